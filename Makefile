@@ -1,0 +1,70 @@
+# The project's only verbs; README and CI call nothing else. Each works from a fresh clone.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export DEEPSEEKJOB_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/deepseekjob
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTEST := $(VENV)/bin/pytest
+PACKAGES := operator/deepseek_operator trainer/deepseek_trainer client/deepseek_client
+STAMP := $(VENV)/.installed
+
+.PHONY: help
+help: ## list the verbs
+	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+$(STAMP): uv.lock pyproject.toml operator/pyproject.toml trainer/pyproject.toml client/pyproject.toml tools/install.sh
+	tools/install.sh $(VENV)
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## install the locked environment into .venv
+
+# ---- the product ------------------------------------------------------------------------------
+.PHONY: demo demo-cluster
+demo: setup ## train the example without a cluster, lose a worker, resume, leave a report (5 minutes)
+	$(VENV)/bin/dsj run examples/demo.yaml --kill-one --report .runs/demo
+
+demo-cluster: setup ## the same on Kubernetes: $$KUBECONFIG, else kind if Docker runs, else the native cluster
+	tools/demo-cluster.sh
+
+# ---- checks -----------------------------------------------------------------------------------
+.PHONY: lint types verify generate
+lint: setup ## ruff and the import layers
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
+
+types: setup ## mypy, strict
+	$(VENV)/bin/mypy $(PACKAGES) tests tools
+
+generate: setup ## write the CRD, the chart's copy of it and docs/api.md from the models
+	$(PY) tools/generate.py
+
+verify: setup ## fail when a generated file differs from what would be generated
+	$(PY) tools/generate.py --check
+
+# ---- tests ------------------------------------------------------------------------------------
+.PHONY: test test-unit test-contract test-chart test-cluster test-training test-e2e test-demo
+test: lint types verify test-unit test-contract test-chart test-cluster test-training test-demo test-e2e ## everything; what CI runs
+
+test-unit: setup ## pure logic, seconds
+	$(PYTEST) tests/unit
+
+test-contract: setup ## operator and trainer agree; generated files and examples are valid
+	$(PYTEST) tests/contract
+
+test-chart: setup ## the Helm chart: lint, schema, rendered objects
+	$(PYTEST) tests/chart
+
+test-cluster: setup ## a real kube-apiserver, no kubelet
+	$(PYTEST) tests/cluster
+
+test-training: setup ## 1 to 4 torch processes over gloo
+	$(PYTEST) tests/training
+
+test-demo: setup ## make demo, and look at what it leaves
+	$(PYTEST) tests/e2e/test_demo.py
+
+test-e2e: setup ## helm install and real pods on two nodes
+	$(PYTEST) tests/e2e --ignore=tests/e2e/test_demo.py

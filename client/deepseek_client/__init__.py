@@ -1,0 +1,1 @@
+"""DeepSeekJob's client package."""

@@ -1,0 +1,1 @@
+"""Running the same manifest without a cluster: pods are processes."""

@@ -1,0 +1,1 @@
+"""The API, pure: names that cross a boundary, the models of DeepSeekJob, the CRD."""

@@ -1,0 +1,133 @@
+"""Every name that crosses a boundary: API group, labels, annotations, environment, paths, exit codes, reasons.
+
+The worker's side of the same contract is `deepseek_trainer.contract`; tests/contract proves that they agree.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+GROUP = "training.deepseekjob.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "DeepSeekJob"
+PLURAL = "deepseekjobs"
+SHORT_NAME = "dsj"
+
+MANAGER = "deepseek-operator"
+"""Field manager of server-side apply, and the value of app.kubernetes.io/managed-by."""
+
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_JOB_NAME = f"{GROUP}/job-name"
+LABEL_JOB_UID = f"{GROUP}/job-uid"
+LABEL_SLOT = f"{GROUP}/slot"
+LABEL_INCARNATION = f"{GROUP}/incarnation"
+
+ANNOTATION_MEMBERSHIP = f"{GROUP}/membership"
+"""JSON of the pod's part in the current generation; the pod sees it as a file through the downward API."""
+ANNOTATION_RUN_CONFIG = f"{GROUP}/run-config"
+"""JSON of the trainer's run config; the pod sees it as a file through the downward API."""
+
+CONTAINER = "worker"
+AGENT_PORT = 8471
+MASTER_PORT = 29500
+MAX_JOB_NAME = 45
+"""`<job>-worker-<slot>-<incarnation>` must stay within 63 characters."""
+PROGRESS_MAX_BYTES = 65536
+
+
+class Env:
+    """Environment variables of a worker pod."""
+
+    JOB_NAME = "DEEPSEEKJOB_NAME"
+    JOB_NAMESPACE = "DEEPSEEKJOB_NAMESPACE"
+    JOB_UID = "DEEPSEEKJOB_UID"
+    POD_NAME = "DEEPSEEKJOB_POD_NAME"
+    POD_IP = "DEEPSEEKJOB_POD_IP"
+    NODE_NAME = "DEEPSEEKJOB_NODE_NAME"
+    MEMBERSHIP_FILE = "DEEPSEEKJOB_MEMBERSHIP_FILE"
+    RUN_CONFIG_FILE = "DEEPSEEKJOB_RUN_CONFIG_FILE"
+    RUN_DIR = "DEEPSEEKJOB_RUN_DIR"
+    CHECKPOINT_DIR = "DEEPSEEKJOB_CHECKPOINT_DIR"
+    PROC_PER_NODE = "DEEPSEEKJOB_PROC_PER_NODE"
+    BACKEND = "DEEPSEEKJOB_BACKEND"
+    MAX_PROCESS_RESTARTS = "DEEPSEEKJOB_MAX_PROCESS_RESTARTS"
+    AGENT_PORT = "DEEPSEEKJOB_AGENT_PORT"
+    TERMINATION_LOG = "DEEPSEEKJOB_TERMINATION_LOG"
+
+
+class Paths:
+    """Where things are inside a worker pod."""
+
+    CONFIG_DIR = "/etc/deepseekjob"
+    MEMBERSHIP_FILE = "/etc/deepseekjob/membership.json"
+    RUN_CONFIG_FILE = "/etc/deepseekjob/run-config.json"
+    RUN_DIR = "/run/deepseekjob"
+    CHECKPOINTS = "/checkpoints"
+    TERMINATION_LOG = "/dev/termination-log"
+
+
+class ExitCode(IntEnum):
+    """Exit status of the worker's container."""
+
+    SUCCESS = 0
+    USER_ERROR = 1
+    DATA_ERROR = 65
+    UNAVAILABLE = 69
+    PREEMPTED = 75
+    CONFIG_ERROR = 78
+
+
+class State(StrEnum):
+    """One word for people: a pure fold of the conditions."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class ConditionType(StrEnum):
+    """Conditions that are always present in status. Reconciling and Stalled are kstatus' own vocabulary."""
+
+    PODS_READY = "PodsReady"
+    """Every worker pod of the current generation runs and is ready."""
+    RUNNING = "Running"
+    """Training makes steps."""
+    CHECKPOINTED = "Checkpointed"
+    """At least one committed checkpoint exists to resume from."""
+    RESTARTING = "Restarting"
+    """The job is on its way back to a checkpoint."""
+    COMPLETE = "Complete"
+    """Terminal: every worker ended with exit status 0."""
+    FAILED = "Failed"
+    """Terminal: the job won't be tried again; the reason says why."""
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+class Reason(StrEnum):
+    """Reasons of conditions and Events."""
+
+    NOT_STARTED = "NotStarted"
+    PODS_CREATED = "PodsCreated"
+    WAITING_FOR_PODS = "WaitingForPods"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL = "ImagePullError"
+    ALL_READY = "AllReady"
+    STARTING = "Starting"
+    TRAINING = "Training"
+    WORKER_LOST = "WorkerLost"
+    WORKER_FAILED = "WorkerFailed"
+    NO_CHECKPOINT = "NoCheckpoint"
+    CHECKPOINT_COMMITTED = "CheckpointCommitted"
+    RESUMED = "Resumed"
+    ALL_WORKERS_SUCCEEDED = "AllWorkersSucceeded"
+    RESTART_LIMIT = "RestartLimitExceeded"
+    CONFIG_ERROR = "ConfigError"
+    DATA_ERROR = "DataError"
+    INVALID_SPEC = "InvalidSpec"
+    FINISHED = "Finished"
+    AS_EXPECTED = "AsExpected"

@@ -1,0 +1,1 @@
+"""Policy, pure: an Observation in, a Plan out."""

@@ -1,0 +1,130 @@
+"""What is observed and what is planned: frozen values, the only things that cross decide()'s border.
+
+    observe(world) -> Observation        reads, once
+    decide(Observation) -> Plan          pure
+    apply(Plan) -> world                 writes: status first (the intent), then children, then Events
+
+A Plan's status is written before any of its effects. Because every effect is derived from what the status
+says (attempt, generation, incarnations) and has a deterministic name, stopping between any two writes and
+deciding again ends in the same state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, NewType
+
+from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
+
+Manifest = dict[str, Any]
+"""A Kubernetes object as the API server takes it."""
+PodName = NewType("PodName", str)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A worker pod as the API server (or the local adapter) has it, stripped to what is decided by."""
+
+    name: str
+    uid: str
+    slot: int
+    incarnation: int
+    phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+    ready: bool = False
+    terminating: bool = False
+    ip: str | None = None
+    node: str | None = None
+    membership: str | None = None
+    """The membership annotation as it is, raw JSON."""
+    exit_code: int | None = None
+    """Exit status of the worker container, once it ended."""
+    reason: str = ""
+    """Why it waits or ended: ImagePullBackOff, Unschedulable, OOMKilled, Evicted, Error …"""
+    message: str = ""
+    """Text behind reason; for an ended container its termination message (JSON of the trainer's Progress)."""
+    disrupted: bool = False
+    """The cluster took it: DisruptionTarget condition, eviction, node shutdown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the agent of a worker said at `/progress`, or last in its termination message; already validated.
+
+    Field names and units are those of `deepseek_trainer.contract.Progress`.
+    """
+
+    generation: int = 0
+    attempt: int = 0
+    phase: str = ""
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: int | None = None
+    position: int | None = None
+    chain: str | None = None
+    loss: float | None = None
+    validation_loss: float | None = None
+    unigram_entropy: float | None = None
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    checkpoint: dict[str, Any] | None = None
+    """{step, time, path, bytes, seconds} of the newest committed checkpoint."""
+    resumed_step: int | None = None
+    resumed_from: str | None = None
+    process_restarts: int = 0
+    goodput: dict[str, float] | None = None
+    failure: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything that decide() may know about one job at one moment."""
+
+    now: datetime
+    """Aware, UTC."""
+    job: DeepSeekJob
+    pods: tuple[Pod, ...] = ()
+    """All pods that carry the job's UID, of any slot and incarnation, terminating ones included."""
+    service_exists: bool = False
+    progress: Progress | None = None
+    """The newest report of node rank 0; None when it could not be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchPod:
+    """Write a pod's annotations; refused by the API server when the UID has changed."""
+
+    name: str
+    uid: str
+    annotations: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePod:
+    """Delete one pod, and no other of the same name."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A Kubernetes Event about the job."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done: written in this order, each part only after the one before it."""
+
+    status: Status
+    """The whole status; written first, and only when it differs from the observed one."""
+    create: tuple[Manifest, ...] = ()
+    patch: tuple[PatchPod, ...] = ()
+    delete: tuple[DeletePod, ...] = ()
+    events: tuple[Event, ...] = field(default=())
+    requeue_after_s: float | None = None
+    """Look again after this many seconds though nothing happened; None: the next event or resync will do."""

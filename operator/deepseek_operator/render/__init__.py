@@ -1,0 +1,1 @@
+"""Manifests, pure: a job and its status in, Kubernetes objects out."""

@@ -1,0 +1,1 @@
+"""DeepSeekJob's trainer package."""

@@ -1,0 +1,1 @@
+"""The agent: torchrun's elastic agent with membership from a file, a progress endpoint, orderly endings."""

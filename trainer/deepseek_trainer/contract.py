@@ -1,0 +1,168 @@
+"""What the agent and the trainer share with whoever launches them: names, paths, exit codes, JSON shapes.
+
+This is half of the contract between the operator and the worker pods; the operator has its own copy
+(`deepseek_operator.api.names`), and tests/contract proves that the two agree. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Env:
+    """Environment variables that the launcher sets in every worker pod."""
+
+    JOB_NAME = "DEEPSEEKJOB_NAME"
+    JOB_NAMESPACE = "DEEPSEEKJOB_NAMESPACE"
+    JOB_UID = "DEEPSEEKJOB_UID"
+    POD_NAME = "DEEPSEEKJOB_POD_NAME"
+    POD_IP = "DEEPSEEKJOB_POD_IP"
+    NODE_NAME = "DEEPSEEKJOB_NODE_NAME"
+    MEMBERSHIP_FILE = "DEEPSEEKJOB_MEMBERSHIP_FILE"
+    RUN_CONFIG_FILE = "DEEPSEEKJOB_RUN_CONFIG_FILE"
+    RUN_DIR = "DEEPSEEKJOB_RUN_DIR"
+    CHECKPOINT_DIR = "DEEPSEEKJOB_CHECKPOINT_DIR"
+    PROC_PER_NODE = "DEEPSEEKJOB_PROC_PER_NODE"
+    BACKEND = "DEEPSEEKJOB_BACKEND"
+    MAX_PROCESS_RESTARTS = "DEEPSEEKJOB_MAX_PROCESS_RESTARTS"
+    AGENT_PORT = "DEEPSEEKJOB_AGENT_PORT"
+    TERMINATION_LOG = "DEEPSEEKJOB_TERMINATION_LOG"
+    # Set by the agent for every training process, beside torchrun's own (RANK, WORLD_SIZE, MASTER_ADDR …).
+    GENERATION = "DEEPSEEKJOB_GENERATION"
+    ATTEMPT = "DEEPSEEKJOB_ATTEMPT"
+    PROGRESS_FILE = "DEEPSEEKJOB_PROGRESS_FILE"
+
+
+class Paths:
+    """Where things are inside a worker pod."""
+
+    MEMBERSHIP_FILE = "/etc/deepseekjob/membership.json"
+    RUN_CONFIG_FILE = "/etc/deepseekjob/run-config.json"
+    RUN_DIR = "/run/deepseekjob"
+    CHECKPOINTS = "/checkpoints"
+    TERMINATION_LOG = "/dev/termination-log"
+    CORPORA = "/opt/deepseekjob/corpora"
+    """Corpora that the image carries, so that a pod without internet can train."""
+
+
+AGENT_PORT = 8471
+MASTER_PORT = 29500
+TERMINATION_LOG_MAX_BYTES = 4096
+PROGRESS_MAX_BYTES = 65536
+
+
+class ExitCode(IntEnum):
+    """The exit status of a worker's container; what the operator's policy is decided by."""
+
+    SUCCESS = 0
+    USER_ERROR = 1
+    """The training process failed more often than it may be restarted in place."""
+    DATA_ERROR = 65
+    """The data can't be read or isn't what it was: a retry can't help."""
+    UNAVAILABLE = 69
+    """Infrastructure: a volume, a peer or the rendezvous could not be reached. Worth another try."""
+    PREEMPTED = 75
+    """SIGTERM arrived; the state was saved and the processes ended in good order."""
+    CONFIG_ERROR = 78
+    """The run config is wrong: a retry can't help."""
+
+
+class _Message(BaseModel):
+    """Frozen, camelCase on the wire, and tolerant of fields from a newer peer."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+
+class Membership(_Message):
+    """One pod's part in a generation: the content of the membership annotation and file."""
+
+    generation: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=1)]
+    node_rank: Annotated[int, Field(ge=0)]
+    nodes: Annotated[int, Field(ge=1)]
+    master: str
+    """IP address or DNS name of the pod that hosts this generation's store."""
+    port: Annotated[int, Field(ge=1, le=65535)] = MASTER_PORT
+    host: bool = False
+    """True for the one member that hosts the store. It need not be node rank 0."""
+
+
+class CheckpointInfo(_Message):
+    """The newest committed checkpoint, as the trainer knows it."""
+
+    step: int
+    time: str
+    """RFC 3339, UTC."""
+    path: str
+    bytes: int
+    seconds: float
+    """Wall seconds that the save took."""
+
+
+class Goodput(_Message):
+    """Seconds of this agent's life by what they were spent on; they sum to its wall clock."""
+
+    productive: float = 0.0
+    startup: float = 0.0
+    checkpoint: float = 0.0
+    recovery: float = 0.0
+    stalled: float = 0.0
+    waiting: float = 0.0
+
+
+class Failure(_Message):
+    """The first failed training process of this pod."""
+
+    rank: int | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    message: str = ""
+    """Last line of the traceback, or the last lines that the process printed; 1 KB at most."""
+
+
+class Report(_Message):
+    """What the training process of global rank 0 writes to `PROGRESS_FILE` (atomically, at most once a second).
+
+    User scripts may write it too; every field is optional.
+    """
+
+    phase: Literal["starting", "preparing", "training", "evaluating", "checkpointing", "finished"] = "starting"
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: int | None = None
+    position: int | None = None
+    """Samples consumed since the start of the data: the ledger's cursor."""
+    chain: str | None = None
+    """Hash chain over the consumed batches, hex."""
+    loss: float | None = None
+    validation_loss: float | None = None
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    checkpoint: CheckpointInfo | None = None
+    resumed_step: int | None = None
+    """The step of the checkpoint that this process started from; None when from scratch."""
+    resumed_from: str | None = None
+    unigram_entropy: float | None = None
+    """Entropy of the corpus' token distribution, nats per token: the loss of a model that ignores context."""
+    goodput: Goodput | None = None
+
+
+class Progress(Report):
+    """The answer of the agent's `/progress`, and the last words in the termination log (then with `failure`)."""
+
+    version: Literal[1] = 1
+    job: str = ""
+    pod: str = ""
+    generation: int = 0
+    attempt: int = 0
+    round: int = 0
+    """Restarts among the agents within this generation."""
+    node_rank: int | None = None
+    process_restarts: int = 0
+    """In-place restarts of training processes seen by this agent since it started."""
+    time: str = ""
+    failure: Failure | None = None

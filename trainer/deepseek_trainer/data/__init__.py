@@ -1,0 +1,1 @@
+"""Corpora, token stores, the order of samples and the ledger of what was trained."""

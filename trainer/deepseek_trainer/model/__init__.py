@@ -1,0 +1,1 @@
+"""DeepSeek-V3 architecture models from transformers, with random weights."""
