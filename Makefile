@@ -13,12 +13,16 @@ STAMP := $(VENV)/.installed
 help: ## list the verbs
 	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
-$(STAMP): uv.lock pyproject.toml operator/pyproject.toml trainer/pyproject.toml client/pyproject.toml tools/install.sh
+$(STAMP): requirements.lock pyproject.toml operator/pyproject.toml trainer/pyproject.toml client/pyproject.toml tools/install.sh
 	tools/install.sh $(VENV)
 	@touch $@
 
 .PHONY: setup
 setup: $(STAMP) ## install the locked environment into .venv
+
+.PHONY: lock
+lock: ## resolve the dependencies and write the locks
+	tools/lock.sh
 
 # ---- the product ------------------------------------------------------------------------------
 .PHONY: demo demo-cluster

