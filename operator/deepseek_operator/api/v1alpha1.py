@@ -8,9 +8,9 @@ opaque here: their schema lives in `deepseek_trainer.config` and is written into
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic.alias_generators import to_camel
 
 from deepseek_operator.api.names import MAX_JOB_NAME
@@ -46,6 +46,21 @@ class Model(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
+    def _rules(self) -> tuple[bool, ...]:
+        """Whether each CEL rule of this model holds, in the rules' order: the same rule where no API server is."""
+        return ()
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        extra = self.model_config.get("json_schema_extra")
+        rules = extra.get("x-kubernetes-validations", []) if isinstance(extra, dict) else []
+        holds = self._rules()
+        if holds and isinstance(rules, list):
+            broken = [r["message"] for r, ok in zip(rules, holds, strict=True) if isinstance(r, dict) and not ok]
+            if broken:
+                raise ValueError("; ".join(map(str, broken)))
+        return self
+
 
 class KeySelector(Model):
     """A key of a ConfigMap or a Secret in the job's namespace."""
@@ -72,6 +87,9 @@ class EnvSource(Model):
         None, description="A key of a Secret; the kubelet reads it, the operator never does."
     )
 
+    def _rules(self) -> tuple[bool, ...]:
+        return ((self.config_map_key_ref is None) != (self.secret_key_ref is None),)
+
 
 class EnvVar(Model):
     """An environment variable of the worker container."""
@@ -91,6 +109,9 @@ class EnvVar(Model):
     name: EnvName = Field(description="Name of the variable.")
     value: Annotated[str, Field(max_length=32768)] | None = Field(None, description="Literal value.")
     value_from: EnvSource | None = Field(None, description="Value from a ConfigMap or a Secret.")
+
+    def _rules(self) -> tuple[bool, ...]:
+        return (self.value is None) != (self.value_from is None), not self.name.startswith("DEEPSEEKJOB_")
 
 
 class Resources(Model):
@@ -174,6 +195,10 @@ class Volume(Model):
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
 
+    def _rules(self) -> tuple[bool, ...]:
+        sources = (self.persistent_volume_claim, self.config_map, self.secret, self.empty_dir)
+        return self.host_path is None, self.host_path is not None or sum(s is not None for s in sources) == 1
+
 
 class Workers(Model):
     """The gang of pods that train: one torchrun agent in each."""
@@ -233,6 +258,9 @@ class Entrypoint(Model):
     args: Annotated[list[Annotated[str, Field(max_length=32768)]], Field(max_length=256)] = Field(
         default_factory=list, description="Arguments."
     )
+
+    def _rules(self) -> tuple[bool, ...]:
+        return ((self.script is None) != (self.module is None),)
 
 
 class CheckpointVolume(Model):
@@ -312,6 +340,13 @@ class Spec(Model):
         None, description="Where and how often the state is saved. Without it, a restart starts over."
     )
     recovery: Recovery = Field(default_factory=Recovery, description="How often the job is tried again.")
+
+    def _rules(self) -> tuple[bool, ...]:
+        return (
+            (self.trainer is None) != (self.entrypoint is None),
+            self.trainer is None or self.data is not None,
+            self.entrypoint is None or self.data is None,
+        )
 
 
 class Condition(Model):
