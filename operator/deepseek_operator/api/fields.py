@@ -1,0 +1,117 @@
+"""What the API models are made of: the base model, bounded field types, and rules that cross fields.
+
+A rule that crosses fields is written once, as a `Rule`: CEL for the API server, its twin in Python for the local
+mode, which has no API server, and one message for both.
+
+Bounds: every string, list and map of the spec is bounded. The API server prices each CEL rule by the largest
+value it could meet and refuses a CRD whose rules could cost too much, so an unbounded field is a broken CRD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    JsonValue,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+INT_OR_STRING = "x-kubernetes-int-or-string"
+VALIDATIONS = "x-kubernetes-validations"
+
+
+def _text_of_number(value: Any) -> Any:
+    """YAML reads `cpu: 4` as a number; Kubernetes takes it as the quantity "4", and so do we."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_text_of_number),
+    Field(
+        max_length=64,
+        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+        json_schema_extra={INT_OR_STRING: True},
+    ),
+]
+DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+DnsName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=253,
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+    ),
+]
+EnvName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+MountPath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^(/[^/:]+)+/?$")]
+SubPath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/].*$")]
+
+
+_SUFFIXES = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
+    **{suffix: Decimal(1024) ** power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
+}
+
+
+def parse_quantity(text: str) -> Decimal:
+    """The number that a valid `Quantity` stands for: "500m" is 0.5, "1Ki" is 1024."""
+    number = text.rstrip("mkMGTPEi")
+    return Decimal(number) * _SUFFIXES[text[len(number) :]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of the object about itself; the message says what is wrong and what to do."""
+
+    cel: str
+    message: str
+    field_path: str | None = None
+    """The field that the API server's message names, below the object that the rule belongs to: `.volumes`."""
+    holds: Callable[[Any], bool] | None = None
+    """The same rule in Python; None where only the API server can tell (a change, an injected schema)."""
+
+    def entry(self) -> dict[str, JsonValue]:
+        """The rule as an entry of x-kubernetes-validations."""
+        entry: dict[str, JsonValue] = {"rule": self.cel, "message": self.message}
+        return entry | {"fieldPath": self.field_path} if self.field_path else entry
+
+
+class Model(BaseModel):
+    """Frozen, strict about unknown fields, camelCase on the wire, and obeys its rules."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Adds the rules to the model's schema, from where they reach the CRD."""
+        generated = handler(schema)
+        if cls.rules:
+            handler.resolve_ref_schema(generated)[VALIDATIONS] = [rule.entry() for rule in cls.rules]
+        return generated
+
+    @model_validator(mode="after")
+    def _obeys_its_rules(self) -> Self:
+        broken = [rule.message for rule in self.rules if rule.holds is not None and not rule.holds(self)]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+
+def exactly_one(*names: str) -> Callable[[Any], bool]:
+    """A rule's `holds`: one and only one of the named fields is set."""
+    return lambda model: sum(getattr(model, name) is not None for name in names) == 1

@@ -1,0 +1,152 @@
+"""The status of a DeepSeekJob: what is true about it, for people (`kubectl get`), programs and kstatus.
+
+Rule: written by the operator alone, whole, once a pass. Unknown fields are ignored when it is read back, so that
+an older operator can go on with what a newer one wrote.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from deepseek_operator.api.fields import Model
+
+
+class StatusModel(Model):
+    """A part of the status."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Condition(StatusModel):
+    """A fact about the job, in the form of metav1.Condition."""
+
+    type: Annotated[str, Field(max_length=316)] = Field(description="Name of the fact.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: Annotated[str, Field(max_length=1024)] = Field(description="Why, in one word for programs.")
+    message: Annotated[str, Field(max_length=32768)] = Field("", description="Why, for people.")
+    last_transition_time: str = Field(
+        description="When status last changed.", json_schema_extra={"format": "date-time"}
+    )
+    observed_generation: int = Field(0, description="The metadata.generation that this is about.")
+
+
+class CheckpointStatus(StatusModel):
+    """The newest committed checkpoint."""
+
+    step: int = Field(description="Optimizer steps that it contains.")
+    time: str = Field(description="When it was committed.", json_schema_extra={"format": "date-time"})
+    path: Annotated[str, Field(max_length=4096)] = Field(description="Where it is on the checkpoint volume.")
+    bytes: int = Field(description="Its size.")
+    seconds: float = Field(description="How long the save took.")
+
+
+class RestoredFrom(StatusModel):
+    """The checkpoint that the present attempt started from."""
+
+    step: int = Field(description="The step that training went on from.")
+    path: Annotated[str, Field(max_length=4096)] = Field(description="Where the checkpoint is.")
+
+
+class FailureStatus(StatusModel):
+    """One worker's failure, with the evidence."""
+
+    time: str = Field(description="When the operator saw it.", json_schema_extra={"format": "date-time"})
+    pod: str = Field(description="The pod.")
+    node: str | None = Field(None, description="The node it ran on.")
+    slot: int = Field(description="The worker's slot.")
+    rank: int | None = Field(None, description="Global rank of the first failed process, where known.")
+    exit_code: int | None = Field(None, description="Exit status of the container; none if the pod vanished.")
+    reason: str = Field(description="Why, in one word.")
+    message: Annotated[str, Field(max_length=2048)] = Field("", description="Last words of the worker.")
+
+
+class Nodes(StatusModel):
+    """Workers ready and wanted."""
+
+    ready: int = Field(0, description="Worker pods of the current generation that are ready.")
+    desired: int = Field(0, description="Worker pods of the current generation.")
+
+
+class Restarts(StatusModel):
+    """Restarts, by who caused them."""
+
+    worker: int = Field(
+        0, description="Worker failures that were answered by a restart; counts against recovery.maxRestarts."
+    )
+    infrastructure: int = Field(
+        0, description="Pods lost to the cluster (deleted, evicted, node gone); costs no budget."
+    )
+    process: int = Field(0, description="Training processes restarted in place.")
+
+
+class TrainingProgress(StatusModel):
+    """What the training reported last."""
+
+    phase: str = Field("", description="starting, preparing, training, evaluating, checkpointing or finished.")
+    step: int | None = Field(None, description="Optimizer steps done.")
+    total_steps: int | None = Field(None, description="Optimizer steps of the whole run.")
+    percent: str | None = Field(None, description="Steps done, as text with a percent sign.")
+    epoch: int | None = Field(None, description="Passes over the data that are complete.")
+    samples: int | None = Field(None, description="Samples consumed, each exactly once.")
+    chain: str | None = Field(None, description="Hash chain over the consumed batches: the data receipt.")
+    loss: str | None = Field(None, description="Training loss, nats per token.")
+    validation_loss: str | None = Field(None, description="Loss on held-out data, nats per token.")
+    unigram_entropy: str | None = Field(None, description="Loss of a model that ignores context, nats per token.")
+    tokens_per_second: int | None = Field(None, description="Throughput of the whole job.")
+    eta: str | None = Field(None, description="Estimated time to the last step, as 1h02m03s.")
+    time: str | None = Field(None, description="When this was read.", json_schema_extra={"format": "date-time"})
+
+
+class GoodputStatus(StatusModel):
+    """Seconds since the start by what they were spent on."""
+
+    productive: int = Field(0, description="Training steps whose result was kept.")
+    startup: int = Field(0, description="From creation to the first step.")
+    checkpoint: int = Field(0, description="Training stood still to save.")
+    recovery: int = Field(0, description="From a fault to the next step.")
+    stalled: int = Field(0, description="Pods ran without making steps.")
+    waiting: int = Field(0, description="Waiting for pods, images or peers.")
+    ratio: str | None = Field(None, description="Productive share of the wall clock.")
+
+
+class Status(StatusModel):
+    """What is true about the job; written by the operator alone, once a pass."""
+
+    observed_generation: int = Field(0, description="The metadata.generation that this status is about.")
+    state: str = Field("Pending", description="One word: a fold of the conditions.")
+    reason: str = Field("", description="The reason behind state.")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        description="Facts about the job, always the same set.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    attempt: int = Field(0, description="Starts from scratch or from a checkpoint, counted before they happen.")
+    generation: int = Field(0, description="Memberships, counted before they are announced.")
+    launched_generation: int = Field(
+        0, description="The newest generation whose pods were all seen: a pod of it that is missing was lost."
+    )
+    incarnations: dict[str, int] = Field(
+        default_factory=dict,
+        description="Replacements of each slot's pod, counted before they are created; slots without one are left out.",
+    )
+    nodes: Nodes = Field(default_factory=Nodes, description="Workers ready and wanted.")
+    ready_nodes: str | None = Field(None, description="Ready and wanted workers as text, for the NODES column.")
+    training: TrainingProgress | None = Field(None, description="What the training reported last.")
+    checkpoint: CheckpointStatus | None = Field(None, description="The newest committed checkpoint.")
+    restored_from: RestoredFrom | None = Field(
+        None, description="The checkpoint that the present attempt started from."
+    )
+    restarts: Restarts = Field(default_factory=Restarts, description="Restarts, by who caused them.")
+    total_restarts: int = Field(0, description="All restarts of workers, for the RESTARTS column.")
+    failures: Annotated[list[FailureStatus], Field(max_length=10)] = Field(
+        default_factory=list, description="The last failures, newest first."
+    )
+    goodput: GoodputStatus | None = Field(None, description="Where the time went.")
+    start_time: str | None = Field(
+        None, description="When the first pods were asked for.", json_schema_extra={"format": "date-time"}
+    )
+    completion_time: str | None = Field(
+        None, description="When the job ended.", json_schema_extra={"format": "date-time"}
+    )
