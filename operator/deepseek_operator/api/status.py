@@ -111,6 +111,13 @@ class GoodputStatus(StatusModel):
     ratio: str | None = Field(None, description="Productive share of the wall clock.")
 
 
+class Master(StatusModel):
+    """The worker that hosts the store of the present generation."""
+
+    slot: Annotated[int, Field(ge=0)] = Field(description="Slot of the worker.")
+    address: Annotated[str, Field(max_length=253)] = Field(description="Its IP address, or its DNS name.")
+
+
 class Status(StatusModel):
     """What is true about the job; written by the operator alone, once a pass."""
 
@@ -131,6 +138,14 @@ class Status(StatusModel):
         default_factory=dict,
         description="Replacements of each slot's pod, counted before they are created; slots without one are left out.",
     )
+    replaced: Annotated[list[int], Field(max_length=4096)] = Field(
+        default_factory=list,
+        description="Slots whose pods are new in the present generation, as long as it is not launched: "
+        "a missing pod of one of them is yet to be created.",
+    )
+    master: Master | None = Field(
+        None, description="The worker that hosts the present generation's store, chosen before it is announced."
+    )
     nodes: Nodes = Field(default_factory=Nodes, description="Workers ready and wanted.")
     ready_nodes: str | None = Field(None, description="Ready and wanted workers as text, for the NODES column.")
     training: TrainingProgress | None = Field(None, description="What the training reported last.")
@@ -144,6 +159,9 @@ class Status(StatusModel):
         default_factory=list, description="The last failures, newest first."
     )
     goodput: GoodputStatus | None = Field(None, description="Where the time went.")
+    earlier_goodput: GoodputStatus | None = Field(
+        None, description="What the replaced pods of node rank 0 reported; their successor's report is added to it."
+    )
     start_time: str | None = Field(
         None, description="When the first pods were asked for.", json_schema_extra={"format": "date-time"}
     )
