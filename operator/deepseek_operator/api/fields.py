@@ -38,12 +38,12 @@ def _text_of_number(value: Any) -> Any:
 
 Quantity = Annotated[
     str,
-    BeforeValidator(_text_of_number),
     Field(
         max_length=64,
         pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
         json_schema_extra={INT_OR_STRING: True},
     ),
+    BeforeValidator(_text_of_number),  # last: pydantic leaves the pattern out of the schema of what follows it
 ]
 DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 DnsName = Annotated[

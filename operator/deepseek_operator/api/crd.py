@@ -1,0 +1,136 @@
+"""The CustomResourceDefinition of DeepSeekJob, made from the models: schema, rules, columns, names.
+
+`spec.trainer` and `spec.data` are the trainer's: whoever generates the CRD hands their JSON schemas in, because the
+operator may not import the trainer. What crosses their fields is written here, as CEL is Kubernetes' own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepseek_operator.api.fields import VALIDATIONS, Rule
+from deepseek_operator.api.names import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
+from deepseek_operator.api.schema import Schema, SchemaError, structural
+from deepseek_operator.api.v1alpha1 import DeepSeekJob, Spec, Status
+
+NAME = f"{PLURAL}.{GROUP}"
+CATEGORY = "ai"
+
+INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
+    "trainer": (
+        Rule(
+            "self.optimizer.warmupSteps <= self.training.steps",
+            "optimizer.warmupSteps (20 unless set) is more than training.steps: the peak learning rate would never "
+            "be reached; lower warmupSteps or raise steps",
+            ".optimizer.warmupSteps",
+        ),
+    ),
+    "trainer.model": (
+        Rule(
+            "!has(self.expertsPerToken) || !has(self.numExperts) || self.expertsPerToken <= self.numExperts",
+            "expertsPerToken is more than numExperts: a token can't be sent to more experts than there are; "
+            "lower expertsPerToken or raise numExperts",
+            ".expertsPerToken",
+        ),
+    ),
+    "data": (
+        Rule(
+            "has(self.corpus) != has(self.path)",
+            "set exactly one of corpus (a named corpus) and path (files on a volume of the workers)",
+        ),
+    ),
+}
+"""Rules across fields of the injected schemas, by their path below `spec`."""
+
+_STANDARD = {
+    "apiVersion": "Version of the schema of this object.",
+    "kind": "Kind of this object.",
+}
+
+
+def _column(name: str, path: str, type_: str, description: str, priority: int = 0) -> Schema:
+    column: Schema = {"name": name, "type": type_, "jsonPath": path, "description": description}
+    return column | ({"priority": priority} if priority else {})
+
+
+COLUMNS = [
+    _column("State", ".status.state", "string", "One word: a fold of the conditions."),
+    _column("Nodes", ".status.readyNodes", "string", "Workers ready and wanted."),
+    _column("Step", ".status.training.step", "integer", "Optimizer steps done."),
+    _column("Progress", ".status.training.percent", "string", "Share of the steps that is done."),
+    _column("Loss", ".status.training.loss", "string", "Training loss, nats per token."),
+    _column("Restarts", ".status.totalRestarts", "integer", "Restarts of workers, whatever caused them."),
+    _column("ETA", ".status.training.eta", "string", "Estimated time to the last step."),
+    _column("Age", ".metadata.creationTimestamp", "date", "Time since the job was created."),
+    _column("Tok/s", ".status.training.tokensPerSecond", "integer", "Throughput of the whole job.", 1),
+    _column("Ckpt", ".status.checkpoint.step", "integer", "Step of the newest committed checkpoint.", 1),
+    _column("Goodput", ".status.goodput.ratio", "string", "Productive share of the wall clock.", 1),
+    _column("Attempt", ".status.attempt", "integer", "Starts from scratch or from a checkpoint.", 1),
+    _column("Reason", ".status.reason", "string", "The reason behind state.", 1),
+]
+"""What `kubectl get dsj` shows; priority 1 is shown with -o wide."""
+
+
+def crd(trainer: Schema, data: Schema) -> dict[str, Any]:
+    """The CustomResourceDefinition.
+
+    Args:
+        trainer: JSON schema of `spec.trainer`, as pydantic writes it.
+        data: JSON schema of `spec.data`.
+
+    Raises:
+        SchemaError: a model can't be written as a structural schema, or a rule names a field that isn't there.
+    """
+    names = {
+        "kind": KIND,
+        "listKind": f"{KIND}List",
+        "plural": PLURAL,
+        "singular": KIND.lower(),
+        "shortNames": [SHORT_NAME],
+        "categories": [CATEGORY],
+    }
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": COLUMNS,
+        "schema": {"openAPIV3Schema": schema(trainer, data)},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": NAME},
+        "spec": {"group": GROUP, "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+
+
+def schema(trainer: Schema, data: Schema) -> Schema:
+    """The structural schema of the whole object. For arguments and errors see `crd`."""
+    spec = structural(Spec.model_json_schema(by_alias=True))
+    for field, injected in {"trainer": trainer, "data": data}.items():
+        own = {"description": spec["properties"][field]["description"]}
+        spec["properties"][field] = structural(injected) | own
+    for path, rules in INJECTED_RULES.items():
+        _find(spec, path)[VALIDATIONS] = [rule.entry() for rule in rules]
+    return {
+        "description": DeepSeekJob.__doc__,
+        "type": "object",
+        VALIDATIONS: [rule.entry() for rule in DeepSeekJob.rules],
+        "required": ["spec"],
+        "properties": {
+            **{name: {"description": text, "type": "string"} for name, text in _STANDARD.items()},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": structural(Status.model_json_schema(by_alias=True), with_defaults=False),
+        },
+    }
+
+
+def _find(spec: Schema, path: str) -> Schema:
+    node = spec
+    for name in path.split("."):
+        if name not in node.get("properties", {}):
+            raise SchemaError(f"spec.{path}: a rule of api/crd.py is about it, but the schema has no field {name}")
+        node = node["properties"][name]
+    return node

@@ -1,0 +1,162 @@
+"""Writes what is generated from the models: the CRD, the chart's copy of it, docs/api.md. Behind `make generate`.
+
+    tools/generate.py            write them
+    tools/generate.py --check    write nothing; fail and name each file that differs (`make verify`)
+
+This is the one place that sees both the operator's models and the trainer's, and puts the one into the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from deepseek_operator.api.crd import NAME, crd
+from deepseek_operator.api.names import GROUP, PLURAL
+from deepseek_trainer.config import DataSpec, TrainerSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+CRD_FILE = f"crds/{GROUP}_{PLURAL}.yaml"
+CHART_FILE = "charts/deepseek-operator/templates/crds.yaml"
+DOCS_FILE = "docs/api.md"
+HEADER = "generated from the models by `make generate`; do not edit"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Repeats equal parts instead of writing anchors, which kubectl reads but people don't."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def outputs() -> dict[str, str]:
+    """The generated files: path below the repository's root -> content."""
+    definition = crd(TrainerSpec.model_json_schema(by_alias=True), DataSpec.model_json_schema(by_alias=True))
+    text = yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    return {
+        CRD_FILE: f"# {HEADER}\n{text}",
+        CHART_FILE: _chart_template(text),
+        DOCS_FILE: _reference(definition),
+    }
+
+
+def _chart_template(crd_text: str) -> str:
+    """The CRD as a Helm template with its two switches."""
+    if "{{" in crd_text:
+        raise SystemExit("a description or rule contains {{, which Helm would take for a template; reword it")
+    name = f"  name: {NAME}\n"
+    annotated = name + (
+        '  labels:\n    {{- include "deepseek-operator.labels" . | nindent 4 }}\n'
+        "  {{- if .Values.crds.keep }}\n"
+        "  annotations:\n    helm.sh/resource-policy: keep\n"
+        "  {{- end }}\n"
+    )
+    body = crd_text.replace(name, annotated, 1)
+    return f"{{{{- /* {HEADER} */ -}}}}\n{{{{- if .Values.crds.install }}}}\n{body}{{{{- end }}}}\n"
+
+
+def _reference(definition: dict[str, Any]) -> str:
+    """docs/api.md: one table a section, and the rules that cross its fields."""
+    version = definition["spec"]["versions"][0]
+    schema = version["schema"]["openAPIV3Schema"]
+    lines = [
+        f"<!-- {HEADER} -->",
+        "# API reference",
+        "",
+        f"`apiVersion: {GROUP}/{version['name']}`, `kind: {definition['spec']['names']['kind']}`, short name "
+        f"`{definition['spec']['names']['shortNames'][0]}`. The same text is in `kubectl explain dsj --recursive`.",
+        "",
+        "A field in **bold** is required. A field that is not named here is refused.",
+        "",
+        *_rules(schema),
+    ]
+    for name in ("spec", "status"):
+        lines += _section(name, schema["properties"][name])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(path: str, schema: dict[str, Any]) -> list[str]:
+    lines = [f"## {path}", "", schema.get("description", ""), "", "| field | type | default | description |"]
+    lines.append("| --- | --- | --- | --- |")
+    nested: list[tuple[str, dict[str, Any]]] = []
+    for name, field in schema["properties"].items():
+        shown = f"**`{name}`**" if name in schema.get("required", []) else f"`{name}`"
+        default = f"`{_literal(field['default'])}`" if field.get("default", {}) != {} else ""
+        lines.append(f"| {shown} | {_type(field)} | {default} | {_cell(field.get('description', ''))} |")
+        child, suffix = (field["items"], "[]") if "items" in field else (field, "")
+        if "properties" in child:
+            nested.append((f"{path}.{name}{suffix}", child))
+    lines += ["", *_rules(schema)]
+    for child_path, child in nested:
+        lines += _section(child_path, child)
+    return lines
+
+
+def _rules(schema: dict[str, Any]) -> list[str]:
+    messages = [
+        f"- {rule['fieldPath'].lstrip('.') + ': ' if 'fieldPath' in rule else ''}{rule['message']}"
+        for rule in schema.get("x-kubernetes-validations", [])
+    ]
+    return ["Rules:", "", *messages, ""] if messages else []
+
+
+def _type(field: dict[str, Any]) -> str:
+    if "enum" in field:
+        return " \\| ".join(f"`{_literal(value)}`" for value in field["enum"])
+    if field.get("x-kubernetes-int-or-string"):
+        return "quantity"
+    if "items" in field:
+        return f"list of {_type(field['items'])}"
+    if "additionalProperties" in field:
+        return f"map of {_type(field['additionalProperties'])}"
+    if field.get("format") == "date-time":
+        return "time"
+    return f"{field['type']}{_bounds(field)}"
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    below = "<" if field.get("exclusiveMinimum") else "≤"
+    above = "<" if field.get("exclusiveMaximum") else "≤"
+    low, high = field.get("minimum"), field.get("maximum")
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f", {'>' if field.get('exclusiveMinimum') else '≥'} {_literal(low)}"
+    return f", {_literal(low)} {below} x {above} {_literal(high)}" if low is not None else f", {above} {_literal(high)}"
+
+
+def _literal(value: Any) -> str:
+    return '""' if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Exit status 0, or 1 when --check found a difference."""
+    parser = argparse.ArgumentParser(description="Write the files that are generated from the models.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a file would change")
+    check: bool = parser.parse_args(arguments).check
+    stale = []
+    for path, content in outputs().items():
+        target = root / path
+        if target.exists() and target.read_text(encoding="utf-8") == content:
+            continue
+        stale.append(path)
+        if not check:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content, encoding="utf-8")
+            print(f"wrote {path}")
+    if check and stale:
+        for path in stale:
+            print(f"{path}: differs from what the models say; run `make generate` and commit it", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
