@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from deepseek_operator.api.fields import DnsName, Model, Quantity, Rule, SubPath, exactly_one
+from deepseek_operator.api.fields import DnsLabel, DnsName, Model, Quantity, Rule, SubPath, exactly_one
 from deepseek_operator.api.names import MAX_JOB_NAME
 from deepseek_operator.api.status import (
     CheckpointStatus,
@@ -49,6 +49,8 @@ __all__ = [
     "ClaimRef",
     "Condition",
     "DeepSeekJob",
+    "DnsLabel",
+    "DnsName",
     "EmptyDir",
     "Entrypoint",
     "EnvSource",
