@@ -1,0 +1,119 @@
+"""Which samples have been trained on: a record of about 300 bytes that is committed with the weights.
+
+Step s owns the positions [s * G, (s + 1) * G) of an endless sequence of epochs, G being the global batch. A
+position's epoch is position // samples, and each epoch has an order of its own, so a batch at the end of an
+epoch flows into the next one: every batch is whole, every sample is used once an epoch, and the position stays
+a pure function of the step. Going back to a checkpoint takes the ledger back with it; nothing else counts what
+was consumed.
+
+`chain` is a receipt: sha256(previous chain, sorted samples of the batch). It is the same for every number of
+ranks and every history of faults, because it depends on what was trained on alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepseek_trainer.data.order import Order
+from deepseek_trainer.errors import DataError
+
+GENESIS = "0" * 64
+_FIXED = {
+    "fingerprint": "the data",
+    "samples": "the number of training samples (data, trainer.training.sequenceLength or data.validationFraction)",
+    "sequence_length": "trainer.training.sequenceLength",
+    "seed": "trainer.training.seed",
+    "global_batch": "trainer.training.globalBatchSize",
+}
+"""What must not change between two starts of one job, and how a user calls it."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The data's side of a checkpoint. Attributes are in samples and optimizer steps."""
+
+    fingerprint: str
+    samples: int
+    sequence_length: int
+    seed: int
+    global_batch: int
+    step: int = 0
+    chain: str = GENESIS
+
+    @property
+    def position(self) -> int:
+        """Samples consumed since the start."""
+        return self.step * self.global_batch
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the data that are complete."""
+        return self.position // self.samples
+
+    def batch(self) -> Batch:
+        """The samples of the next step, in the order in which they are dealt to the ranks."""
+        positions = np.arange(self.position, self.position + self.global_batch, dtype=np.int64)
+        epochs, offsets = np.divmod(positions, self.samples)
+        samples = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            samples[chosen] = self.order(int(epoch))[offsets[chosen]]
+        return Batch(samples=samples, epochs=epochs)
+
+    def order(self, epoch: int) -> Order:
+        return Order(self.samples, f"{self.fingerprint}:{self.seed}:{epoch}")
+
+    def advance(self, batch: Batch) -> Self:
+        """The ledger after the optimizer step that used `batch`."""
+        return replace(self, step=self.step + 1, chain=_link(self.chain, batch, self.samples))
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "position": self.position, "epoch": self.epoch}
+
+    def continued_from(self, saved: dict[str, Any]) -> Self:
+        """This run's ledger, taken forward to where a checkpoint's ledger was.
+
+        Raises:
+            DataError: the checkpoint was trained on something else; the message has the differences.
+        """
+        mine = asdict(self)
+        changes = [
+            f"{name} was {_short(saved.get(field))}, now {_short(mine[field])}"
+            for field, name in _FIXED.items()
+            if saved.get(field) != mine[field]
+        ]
+        if changes:
+            raise DataError(
+                "the run config asks for other data than the checkpoint was trained on: "
+                + "; ".join(changes)
+                + "; put it back as it was, or start over in an empty checkpoint folder"
+            )
+        return replace(self, step=saved["step"], chain=saved["chain"])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A global batch.
+
+    Attributes:
+        samples: int64, shape (global_batch,); index of the training sample.
+        epochs: int64, shape (global_batch,); the epoch that each belongs to.
+    """
+
+    samples: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+
+
+def _link(chain: str, batch: Batch, samples: int) -> str:
+    used = np.sort(batch.epochs * samples + batch.samples)
+    return hashlib.sha256(bytes.fromhex(chain) + used.astype(">i8").tobytes()).hexdigest()
+
+
+def _short(value: object) -> str:
+    """A hash by its first 12 digits, everything else as it is."""
+    return value[:12] if isinstance(value, str) else str(value)

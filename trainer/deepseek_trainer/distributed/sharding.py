@@ -1,0 +1,49 @@
+"""How the model lies over the ranks: FSDP2, one shard of every parameter a rank. The one module that knows it.
+
+torch's `fully_shard` is used directly. transformers 5.23 has a plan-driven layer above it
+(`transformers.distributed`), which shards what `from_pretrained` loads and is no fit for a model that starts from
+random weights: it has no from-config path, leaves a world of one unsharded (a second code path for checkpoints),
+takes the device from the machine and not from the backend (a gloo job on a GPU machine would fail), and fixes the
+mixed-precision policy. The plan here is its plan for DeepSeek-V3: each decoder layer, then the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from deepseek_trainer.distributed.world import World
+
+
+def shard(model: Any, world: World, precision: Literal["fp32", "bf16"]) -> FSDPModule:
+    """Shards a CPU model in place over all ranks and moves it to the world's device.
+
+    In bf16 the forward and backward pass are in bf16; weights, the gradients' sum and the optimizer stay in fp32.
+    The router too: its bias moves in steps that bf16 would round away.
+    """
+    model.to(world.device)
+    mesh = init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("fsdp",))
+    policy = MixedPrecisionPolicy()
+    if precision == "bf16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for layer in model.model.layers:
+        if precision == "bf16" and hasattr(layer.mlp, "gate"):
+            fully_shard(layer.mlp.gate, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.float32))
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    sharded: FSDPModule = fully_shard(model, mesh=mesh, mp_policy=policy)
+    return sharded
+
+
+def sync_on_last(model: FSDPModule, *, last: bool) -> None:
+    """Sums gradients over the ranks in the last micro-step only; weights stay gathered until then."""
+    model.set_requires_gradient_sync(last)
+    model.set_reshard_after_backward(last)
+
+
+def global_norm(norm: torch.Tensor) -> float:
+    """A gradient norm over all ranks' shards, as a number."""
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

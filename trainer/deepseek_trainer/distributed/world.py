@@ -1,0 +1,149 @@
+"""The process group: who else trains, on what device, and how ranks agree.
+
+Reads torchrun's environment; without it the process is a world of one. Every wait in here ends: a peer that stays
+silent for longer than the timeout, or whose connection breaks, is an UnavailableError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from deepseek_trainer.config import ConfigError
+from deepseek_trainer.errors import TrainerError, UnavailableError
+
+T = TypeVar("T")
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+"""Longer than any step, save or evaluation; a peer that needs longer is taken for dead."""
+CONTROL_TIMEOUT = timedelta(hours=2)
+"""For what one rank does while the others wait: preparing the data, verifying a checkpoint."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process' place.
+
+    Attributes:
+        device: where the model and the batches are.
+        control: a gloo group of all ranks, for objects and long waits.
+    """
+
+    rank: int
+    local_rank: int
+    size: int
+    device: torch.device
+    control: dist.ProcessGroup
+
+    @property
+    def leader(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, on every rank; a barrier. The value must be picklable."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def agree(self, work: Callable[[], T], *, on: Callable[[World], bool]) -> list[T | None]:
+        """Runs work on some ranks while the others wait; fails on all ranks if it failed on one.
+
+        Args:
+            on: which ranks work.
+
+        Returns:
+            The results by rank; None for ranks that didn't work.
+
+        Raises:
+            TrainerError: the first failed rank's error, with its type.
+        """
+        result: T | None = None
+        error: BaseException | None = None
+        if on(self):
+            try:
+                result = work()
+            except (TrainerError, ConfigError) as caught:
+                error = caught
+            except Exception as caught:
+                error = UnavailableError(f"rank {self.rank}: {type(caught).__name__}: {caught}")
+        outcomes = self.gather((result, error))
+        failed = next((failure for _, failure in outcomes if failure is not None), None)
+        if failed is not None:
+            raise failed
+        return [value for value, _ in outcomes]
+
+    def lead(self, work: Callable[[], T]) -> T:
+        """Runs work on rank 0 and gives its result to every rank; raises on all what it raised."""
+        result: Any = self.agree(work, on=lambda world: world.leader)[0]
+        return result
+
+    def total(self, *values: float) -> list[float]:
+        """The sums of the values over all ranks, in fp64."""
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(sums)
+        return [float(value) for value in sums.tolist()]
+
+
+@contextmanager
+def join(backend: str, environ: Mapping[str, str]) -> Iterator[World]:
+    """Joins the process group and leaves it again.
+
+    Args:
+        backend: auto, nccl or gloo; auto takes nccl where CUDA is.
+
+    Raises:
+        ConfigError: nccl is asked for where no GPU is.
+        UnavailableError: the peers could not be reached.
+    """
+    rank, size = int(environ.get("RANK", "0")), int(environ.get("WORLD_SIZE", "1"))
+    local_rank = int(environ.get("LOCAL_RANK", "0"))
+    name = _backend(backend)
+    device = torch.device("cuda", local_rank) if name == "nccl" else torch.device("cpu")
+    if name == "nccl":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(
+            name,
+            rank=rank,
+            world_size=size,
+            store=None if "MASTER_ADDR" in environ else dist.HashStore(),
+            timeout=COLLECTIVE_TIMEOUT,
+            device_id=device if name == "nccl" else None,
+        )
+        control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise UnavailableError(f"rank {rank} of {size}: could not reach its peers: {first_line(error)}") from error
+    assert control is not None  # noqa: S101  this rank is in the group of all ranks
+    try:
+        yield World(rank, local_rank, size, device, control)
+    finally:
+        dist.destroy_process_group()
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error means that a peer went away or stayed silent, rather than a defect of this process."""
+    text = str(error).lower()
+    signs = ("connection closed by peer", "connection reset", "gloo", "nccl", "timed out", "broken pipe")
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(sign in text for sign in signs))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _backend(name: str) -> str:
+    if name == "auto":
+        return "nccl" if torch.cuda.is_available() else "gloo"
+    if name == "nccl" and not torch.cuda.is_available():
+        raise ConfigError(
+            "backend: nccl needs a GPU and this process sees none; ask for one in the workers' resources, or take gloo"
+        )
+    return name

@@ -1,0 +1,70 @@
+"""Files that survive a power cut: written, flushed to the disk, and named only then."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes value as JSON and returns when it is on the disk."""
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Appends one line in one write, so that a torn one can only be the last."""
+    with path.open("ab") as file:
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rename(source: Path, target: Path) -> None:
+    """Renames within one folder, and returns when the new name is on the disk."""
+    source.rename(target)
+    sync_folder(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Returns when the content of a file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Size and hash of a file: {"bytes": int, "sha256": str}."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def difference(path: Path, expected: dict[str, Any]) -> str | None:
+    """What is wrong with a file that was once described so; None when nothing is."""
+    try:
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            return f"{path.name} has {size} bytes instead of {expected['bytes']}"
+        if describe(path)["sha256"] != expected["sha256"]:
+            return f"{path.name} differs from its sha256"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    return None

@@ -1,0 +1,37 @@
+"""What can go wrong in a way that a user or an operator can act on, and the exit status that says so.
+
+Each message is one line: the object, what is wrong with it, and the remedy. `__main__` prints it and ends with
+`exit_code`; anything else that is raised is a defect of the trainer or of the machine and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from deepseek_trainer.contract import ExitCode
+
+
+class TrainerError(Exception):
+    """Base of the errors that end a training process in good order."""
+
+    exit_code = ExitCode.USER_ERROR
+
+
+class DataError(TrainerError):
+    """The data or a checkpoint can't be read, or isn't what it was; another try can't help."""
+
+    exit_code = ExitCode.DATA_ERROR
+
+
+class UnavailableError(TrainerError):
+    """A volume, a peer or the rendezvous could not be reached; another try may help."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class FencedError(UnavailableError):
+    """A newer generation trains on the same volume: this process must not write to it any more."""
+
+
+class PreemptedError(TrainerError):
+    """SIGTERM arrived; what had to be saved is saved."""
+
+    exit_code = ExitCode.PREEMPTED
