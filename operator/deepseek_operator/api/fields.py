@@ -9,12 +9,14 @@ value it could meet and refuses a CRD whose rules could cost too much, so an unb
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -29,48 +31,6 @@ from pydantic_core import CoreSchema
 
 INT_OR_STRING = "x-kubernetes-int-or-string"
 VALIDATIONS = "x-kubernetes-validations"
-
-
-def _text_of_number(value: Any) -> Any:
-    """YAML reads `cpu: 4` as a number; Kubernetes takes it as the quantity "4", and so do we."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Quantity = Annotated[
-    str,
-    Field(
-        max_length=64,
-        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
-        json_schema_extra={INT_OR_STRING: True},
-    ),
-    BeforeValidator(_text_of_number),  # last: pydantic leaves the pattern out of the schema of what follows it
-]
-DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-DnsName = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=253,
-        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
-    ),
-]
-EnvName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-MountPath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^(/[^/:]+)+/?$")]
-SubPath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/].*$")]
-
-
-_SUFFIXES = {
-    "": Decimal(1),
-    "m": Decimal("0.001"),
-    **{suffix: Decimal(1000) ** power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
-    **{suffix: Decimal(1024) ** power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
-}
-
-
-def parse_quantity(text: str) -> Decimal:
-    """The number that a valid `Quantity` stands for: "500m" is 0.5, "1Ki" is 1024."""
-    number = text.rstrip("mkMGTPEi")
-    return Decimal(number) * _SUFFIXES[text[len(number) :]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +48,58 @@ class Rule:
         """The rule as an entry of x-kubernetes-validations."""
         entry: dict[str, JsonValue] = {"rule": self.cel, "message": self.message}
         return entry | {"fieldPath": self.field_path} if self.field_path else entry
+
+
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+_QUANTITY_RULE = Rule(
+    f"string(self).matches('{_QUANTITY.replace(chr(92), chr(92) * 2)}')",
+    "not a quantity; write a number and, where there is one, its unit without a space: 500m, 4, 16Gi",
+)
+
+
+def _text_of_number(value: Any) -> Any:
+    """YAML reads `cpu: 4` as a number; Kubernetes takes it as the quantity "4", and so do we."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _is_quantity(text: str) -> str:
+    if not re.match(_QUANTITY, text):
+        raise ValueError(_QUANTITY_RULE.message)
+    return text
+
+
+Quantity = Annotated[
+    str,
+    Field(max_length=64, json_schema_extra={INT_OR_STRING: True, VALIDATIONS: [_QUANTITY_RULE.entry()]}),
+    BeforeValidator(_text_of_number),
+    AfterValidator(_is_quantity),
+]
+DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+DnsName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=253,
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+    ),
+]
+EnvName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+MountPath = Annotated[str, Field(min_length=1, max_length=1024)]
+SubPath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/].*$")]
+
+
+_SUFFIXES = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
+    **{suffix: Decimal(1024) ** power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
+}
+
+
+def parse_quantity(text: str) -> Decimal:
+    """The number that a valid `Quantity` stands for: "500m" is 0.5, "1Ki" is 1024."""
+    number = text.rstrip("mkMGTPEi")
+    return Decimal(number) * _SUFFIXES[text[len(number) :]]
 
 
 class Model(BaseModel):

@@ -129,5 +129,7 @@ class Reason(StrEnum):
     CONFIG_ERROR = "ConfigError"
     DATA_ERROR = "DataError"
     INVALID_SPEC = "InvalidSpec"
+    REFUSED = "Refused"
+    """The API server refuses what the job needs: a quota, a policy, RBAC, or a name that is taken."""
     FINISHED = "Finished"
     AS_EXPECTED = "AsExpected"

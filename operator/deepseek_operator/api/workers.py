@@ -6,6 +6,7 @@ template; volumes are of an allow-list; names and paths that the operator uses a
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -28,6 +29,7 @@ RESERVED_MOUNTS = (Paths.CHECKPOINTS, Paths.CONFIG_DIR, Paths.RUN_DIR, "/tmp", "
 """Folders of the operator's own volumes, and the kernel's; a user's volume may not cover or enter them."""
 RESERVED_PARENTS = ("/etc", "/run")
 """Folders that contain reserved ones: a volume may be mounted inside, not over them."""
+MOUNT_PATTERN = "^(/[^/:]+)+/?$"
 RESERVED_VOLUME_PREFIX = "deepseekjob-"
 RESERVED_ENV_PREFIX = "DEEPSEEKJOB_"
 
@@ -183,12 +185,18 @@ class Volume(Model):
             holds=lambda volume: not volume.name.startswith(RESERVED_VOLUME_PREFIX),
         ),
         Rule(
+            f"self.mountPath.matches('{MOUNT_PATTERN}')",
+            "mountPath must begin with / and have no : and no empty element; write it as /data or /mnt/corpus",
+            ".mountPath",
+            holds=lambda volume: re.match(MOUNT_PATTERN, volume.mount_path) is not None,
+        ),
+        Rule(
             f"!{_cel_list(RESERVED_MOUNTS + RESERVED_PARENTS)}.exists(p, self.mountPath == p || "
             f"self.mountPath == p + '/') && !{_cel_list(RESERVED_MOUNTS)}.exists(p, "
             "self.mountPath.startsWith(p + '/'))",
             f"mountPath is reserved: {', '.join(RESERVED_MOUNTS)} and what is in them, and "
             f"{' and '.join(RESERVED_PARENTS)} themselves, belong to the operator and the system; "
-            "mount elsewhere, for example under /data or /mnt",
+            "mount elsewhere, for example under /data or /mnt (for a larger /dev/shm set workers.sharedMemory)",
             ".mountPath",
             holds=_outside_of_reserved,
         ),
