@@ -1,1 +1,64 @@
-"""Policy, pure: an Observation in, a Plan out."""
+"""Policy, pure: an Observation in, a Plan out.
+
+    launch      the first generation; when a generation's pods were all seen
+    training    what the workers report
+    ending      all have succeeded, or one says that it can't be done
+    recovery    a lost member: the next generation, or giving up
+    readiness   which pods are ready, and what the others wait for
+    running     whether training makes steps
+    settle      conditions and state; whether any of it is worth a write
+
+The policies shape the status. The effects are derived from the finished status, in `effects`.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+from deepseek_operator.decide.effects import creations, deletions, patches
+from deepseek_operator.decide.ending import ending
+from deepseek_operator.decide.invalid import invalid_status
+from deepseek_operator.decide.launch import launch
+from deepseek_operator.decide.readiness import readiness
+from deepseek_operator.decide.recovery import recovery
+from deepseek_operator.decide.report import parse_report
+from deepseek_operator.decide.requeue import requeue_after_s
+from deepseek_operator.decide.running import running
+from deepseek_operator.decide.settle import settle
+from deepseek_operator.decide.training import training
+from deepseek_operator.decide.turn import Policy, Turn, ended
+from deepseek_operator.decide.types import DeletePod, Event, Observation, PatchPod, Plan, Pod, Progress
+
+__all__ = [
+    "DeletePod",
+    "Event",
+    "Observation",
+    "PatchPod",
+    "Plan",
+    "Pod",
+    "Progress",
+    "decide",
+    "invalid_status",
+    "parse_report",
+]
+
+POLICIES: tuple[Policy, ...] = (launch, training, ending, recovery, readiness, running)
+
+
+def decide(seen: Observation) -> Plan:
+    """What is to be done about a job. A job that is being deleted is left to the garbage collector."""
+    if seen.job.metadata.deletion_timestamp is not None:
+        return Plan(status=seen.job.status)
+    turn = Turn(seen, seen.job.status)
+    if not ended(turn.status):
+        turn = reduce(lambda shaped, policy: policy(shaped), POLICIES, turn)
+    turn = settle(turn)
+    delete = deletions(seen, turn.status)
+    return Plan(
+        status=turn.status,
+        create=creations(seen, turn.status),
+        patch=patches(seen, turn.status),
+        delete=delete,
+        events=turn.events if turn.status is not seen.job.status else (),
+        requeue_after_s=requeue_after_s(turn, deleting=bool(delete)),
+    )

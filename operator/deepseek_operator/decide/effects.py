@@ -1,0 +1,69 @@
+"""What must be created, patched and deleted, so that the world becomes what the status says.
+
+Rule: derived from the status and the pods alone, never from what this pass has just decided. So a stop between any
+two writes is harmless: the next pass derives the rest of the same effects.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
+from deepseek_operator.api.v1alpha1 import Status
+from deepseek_operator.decide.gang import is_live, members, membership_of, to_be_created
+from deepseek_operator.decide.turn import ended
+from deepseek_operator.decide.types import DeletePod, Manifest, Observation, PatchPod, Pod
+from deepseek_operator.render import headless_service, membership_json, worker_pod
+
+LOGS_KEPT = 5
+"""Failed pods of former members that are kept for their logs, over all slots."""
+
+
+def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
+    """The Service, and the pods of the present generation that are yet to be created."""
+    if ended(status) or status.generation == 0:
+        return ()
+    service = [] if seen.service_exists else [headless_service(seen.job)]
+    pods = [
+        worker_pod(seen.job, member.slot, member.incarnation, membership_of(seen.job, status, member.slot))
+        for member in members(seen, status)
+        if member.pod is None and to_be_created(status, member.slot)
+    ]
+    return (*service, *pods)
+
+
+def patches(seen: Observation, status: Status) -> tuple[PatchPod, ...]:
+    """The live members that have not been told their part in the present generation."""
+    if ended(status) or status.generation == 0:
+        return ()
+    found = []
+    for member in members(seen, status):
+        if member.pod is None or not is_live(member.pod):
+            continue
+        part = membership_json(membership_of(seen.job, status, member.slot))
+        if member.pod.membership != part:
+            found.append(PatchPod(member.pod.name, member.pod.uid, {ANNOTATION_MEMBERSHIP: part}))
+    return tuple(found)
+
+
+def deletions(seen: Observation, status: Status) -> tuple[DeletePod, ...]:
+    """Live pods that are no members, all live pods of a job that has ended, and old pods beyond those kept."""
+    if status.generation == 0:
+        return ()
+    names = {member.name for member in members(seen, status)}
+    over = ended(status)
+    live = [pod for pod in seen.pods if is_live(pod) and (over or pod.name not in names)]
+    former = [pod for pod in seen.pods if pod.phase in ("Succeeded", "Failed") and pod.name not in names]
+    kept = {pod.uid for pod in _kept_for_logs(former)}
+    spent = [pod for pod in former if pod.uid not in kept and not pod.terminating]
+    return tuple(DeletePod(pod.name, pod.uid) for pod in (*live, *spent))
+
+
+def _kept_for_logs(former: list[Pod]) -> list[Pod]:
+    """The newest failed pod of each slot, and of those the ones that were replaced most often."""
+    failed: dict[int, list[Pod]] = defaultdict(list)
+    for pod in former:
+        if pod.phase == "Failed":
+            failed[pod.slot].append(pod)
+    newest = [max(pods, key=lambda pod: pod.incarnation) for pods in failed.values()]
+    return sorted(newest, key=lambda pod: (-pod.incarnation, pod.slot))[:LOGS_KEPT]

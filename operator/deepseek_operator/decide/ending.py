@@ -1,0 +1,74 @@
+"""Policy: the two ways a job ends. Both are for good.
+
+Complete: every member ended with exit status 0. Failed: a member says that no retry can help (exit status 65 or
+78), or the restarts are used up (`recovery`).
+"""
+
+from __future__ import annotations
+
+from deepseek_operator.api.conditions import Fact
+from deepseek_operator.api.names import ConditionType, ExitCode, Reason
+from deepseek_operator.api.v1alpha1 import FailureStatus
+from deepseek_operator.decide.gang import members
+from deepseek_operator.decide.losses import Cause, Loss, loss_of
+from deepseek_operator.decide.turn import Turn
+from deepseek_operator.decide.types import Event
+
+FAILURES_MAX = 10
+"""Failures that the status remembers."""
+FAILURES_A_PASS = 4
+"""Failures of one pass that are remembered: a node that takes thirty pods along must not erase the history."""
+
+
+def ending(turn: Turn) -> Turn:
+    """Ends the job if all its members are done, or if one says that it can't be done."""
+    gang = members(turn.seen, turn.status)
+    if all(member.pod is not None and member.pod.phase == "Succeeded" for member in gang):
+        return completed(turn, len(gang))
+    fatal = [loss for member in gang if (loss := loss_of(member, turn.status)) and loss.cause is Cause.FATAL]
+    if not fatal:
+        return turn
+    reason = Reason.DATA_ERROR if fatal[0].exit_code == ExitCode.DATA_ERROR else Reason.CONFIG_ERROR
+    return failed(turn, reason, fatal[0].sentence(), fatal)
+
+
+def completed(turn: Turn, workers: int) -> Turn:
+    """The job has succeeded."""
+    reason = Reason.ALL_WORKERS_SUCCEEDED
+    message = (
+        f"all {workers} workers ended with exit status 0" if workers > 1 else "the worker ended with exit status 0"
+    )
+    return (
+        turn.changed(completion_time=turn.now)
+        .stating(
+            Fact(ConditionType.COMPLETE, "True", reason, message),
+            Fact(ConditionType.FAILED, "False", Reason.FINISHED),
+            *_still(Reason.FINISHED),
+        )
+        .announcing(Event("Normal", reason, message))
+    )
+
+
+def failed(turn: Turn, reason: str, message: str, losses: list[Loss]) -> Turn:
+    """The job has failed, and these losses are why."""
+    return (
+        turn.changed(completion_time=turn.now, failures=remembered(turn, losses))
+        .stating(
+            Fact(ConditionType.COMPLETE, "False", reason),
+            Fact(ConditionType.FAILED, "True", reason, message),
+            *_still(reason),
+        )
+        .announcing(Event("Warning", reason, message))
+    )
+
+
+def remembered(turn: Turn, losses: list[Loss]) -> list[FailureStatus]:
+    """status.failures with these losses in front, the newest first."""
+    new = [loss.failure(turn.now) for loss in losses[:FAILURES_A_PASS]]
+    return [*new, *turn.status.failures][:FAILURES_MAX]
+
+
+def _still(reason: str) -> tuple[Fact, ...]:
+    """Nothing runs any more."""
+    kinds = (ConditionType.PODS_READY, ConditionType.RUNNING, ConditionType.RESTARTING)
+    return tuple(Fact(kind, "False", reason) for kind in kinds)

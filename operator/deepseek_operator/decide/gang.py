@@ -1,0 +1,77 @@
+"""The gang: which pod is the member of each slot, and what part it has in the present generation.
+
+Rule: the status alone says who is a member. A pod with any other name is a stranger, however alive it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
+from deepseek_operator.decide.types import Observation, Pod
+from deepseek_operator.render import Membership, pod_name
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A slot of the gang and the pod that fills it; no pod: it is yet to be created, or was lost."""
+
+    slot: int
+    incarnation: int
+    name: str
+    pod: Pod | None
+
+
+def size(job: DeepSeekJob, status: Status) -> int:
+    """Slots of the gang: the number it was started with."""
+    return status.nodes.desired or job.spec.workers.replicas
+
+
+def incarnation_of(status: Status, slot: int) -> int:
+    """How often the slot's pod was replaced."""
+    return status.incarnations.get(str(slot), 0)
+
+
+def members(seen: Observation, status: Status) -> tuple[Member, ...]:
+    """The members of the status' generation, ordered by slot."""
+    by_name = {pod.name: pod for pod in seen.pods}
+    found = []
+    for slot in range(size(seen.job, status)):
+        incarnation = incarnation_of(status, slot)
+        name = pod_name(seen.job.metadata.name, slot, incarnation)
+        found.append(Member(slot, incarnation, name, by_name.get(name)))
+    return tuple(found)
+
+
+def to_be_created(status: Status, slot: int) -> bool:
+    """Whether a missing pod of this slot was never there; otherwise it was lost.
+
+    Generation 1 is all new. In a later one only the replaced slots are. Once all pods of a generation were seen
+    together, none of it is new any more.
+    """
+    if status.launched_generation >= status.generation:
+        return False
+    return status.generation == 1 or slot in status.replaced
+
+
+def membership_of(job: DeepSeekJob, status: Status, slot: int) -> Membership:
+    """A slot's part in the present generation; its node rank is its slot.
+
+    Raises:
+        ValueError: the status has no generation yet.
+    """
+    if status.master is None:
+        raise ValueError(f"job {job.metadata.name}: status.generation {status.generation} has no master")
+    return Membership(
+        generation=status.generation,
+        attempt=status.attempt,
+        node_rank=slot,
+        nodes=size(job, status),
+        master=status.master.address,
+        host=status.master.slot == slot,
+    )
+
+
+def is_live(pod: Pod) -> bool:
+    """The pod runs or will run, and nobody has asked it to stop."""
+    return pod.phase not in ("Succeeded", "Failed") and not pod.terminating

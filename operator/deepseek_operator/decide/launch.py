@@ -1,0 +1,94 @@
+"""Policy: the first generation, and the moment when a generation's pods were all seen.
+
+    generation 1 written -> pods created -> all seen: launchedGeneration = 1 -> a missing pod was lost
+
+The rule also repairs a status that was wiped or rolled back: a pod that the status could not have asked for
+shows that it is behind. Then everything is replaced under a generation that nobody has seen. If only our view was
+old, the API server refuses that status (resourceVersion), and nothing has happened.
+"""
+
+from __future__ import annotations
+
+import json
+
+from deepseek_operator.api.conditions import Fact
+from deepseek_operator.api.names import ConditionType, Reason
+from deepseek_operator.api.v1alpha1 import Master, Nodes
+from deepseek_operator.decide.gang import incarnation_of, members
+from deepseek_operator.decide.turn import Turn
+from deepseek_operator.decide.types import Event
+from deepseek_operator.render import pod_dns
+
+
+def launch(turn: Turn) -> Turn:
+    """Asks for the first generation, or notes that the present one has been launched."""
+    behind = _ahead_of_status(turn)
+    if behind:
+        return _start_over(turn, behind)
+    if turn.status.generation == 0:
+        return _first_generation(turn)
+    if turn.status.launched_generation < turn.status.generation and _all_seen(turn):
+        return turn.changed(launched_generation=turn.status.generation, replaced=[])
+    return turn
+
+
+def _first_generation(turn: Turn) -> Turn:
+    job = turn.seen.job
+    nodes = job.spec.workers.replicas
+    begun = turn.changed(
+        generation=1,
+        attempt=1,
+        start_time=turn.now,
+        nodes=Nodes(ready=0, desired=nodes),
+        master=Master(slot=0, address=pod_dns(job.metadata, 0, 0)),
+    )
+    return begun.stating(Fact(ConditionType.RESTARTING, "False", Reason.AS_EXPECTED)).announcing(
+        Event("Normal", Reason.STARTING, f"starting {nodes} worker{'s' if nodes != 1 else ''}")
+    )
+
+
+def _all_seen(turn: Turn) -> bool:
+    return all(member.pod is not None for member in members(turn.seen, turn.status))
+
+
+def _ahead_of_status(turn: Turn) -> dict[str, int]:
+    """For each slot with a pod newer than the status knows, the newest incarnation."""
+    newest: dict[str, int] = {}
+    for pod in turn.seen.pods:
+        known = incarnation_of(turn.status, pod.slot) if turn.status.generation else -1
+        if pod.incarnation > max(known, newest.get(str(pod.slot), -1)):
+            newest[str(pod.slot)] = pod.incarnation
+    return newest
+
+
+def _announced_generation(membership: str | None) -> int:
+    """The generation in a membership annotation; 0 when it can't be read."""
+    try:
+        generation = json.loads(membership or "").get("generation", 0)
+    except (ValueError, AttributeError):
+        return 0
+    return generation if isinstance(generation, int) and 0 < generation < 2**31 else 0
+
+
+def _start_over(turn: Turn, newest: dict[str, int]) -> Turn:
+    """Replaces the whole gang, under a generation above every one that was announced."""
+    job, status = turn.seen.job, turn.status
+    nodes = status.nodes.desired or job.spec.workers.replicas
+    announced = [_announced_generation(pod.membership) for pod in turn.seen.pods]
+    incarnations = {
+        str(slot): max(incarnation_of(status, slot), newest.get(str(slot), -1)) + 1 for slot in range(nodes)
+    }
+    message = "the status is older than the pods; the whole gang is started anew"
+    begun = turn.changed(
+        generation=max([status.generation, *announced]) + 1,
+        attempt=status.attempt + 1,
+        launched_generation=0,
+        incarnations=incarnations,
+        replaced=list(range(nodes)),
+        start_time=status.start_time or turn.now,
+        nodes=Nodes(ready=0, desired=nodes),
+        master=Master(slot=0, address=pod_dns(job.metadata, 0, incarnations["0"])),
+    )
+    return begun.stating(Fact(ConditionType.RESTARTING, "True", Reason.WORKER_LOST, message)).announcing(
+        Event("Warning", Reason.WORKER_LOST, message)
+    )

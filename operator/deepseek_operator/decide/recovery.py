@@ -1,0 +1,109 @@
+"""Policy: a lost member is answered by the next generation, or by giving up.
+
+    loss seen -> status: generation+1, attempt+1, incarnation+1 of each slot to be replaced, its master
+              -> then pods: replacements are created with their membership, survivors are patched
+
+Rules
+- All losses of one observation make one generation and are charged once: to the cluster if it took any of them,
+  else to the worker. Losses to the cluster cost no budget, and neither does the aftermath of an earlier loss.
+- A member that has already succeeded can't train again, so it is replaced with the others; the restart goes back
+  to a checkpoint and it would be missed.
+- The third restart within a minute, and each one after it, waits ten seconds after the one before. What is lost
+  stays lost meanwhile, so nothing but the moment of the last failure needs to be remembered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from deepseek_operator.api.conditions import Fact
+from deepseek_operator.api.names import ConditionType, Reason
+from deepseek_operator.api.v1alpha1 import GoodputStatus, Master, Restarts, Status
+from deepseek_operator.decide.ending import failed, remembered
+from deepseek_operator.decide.gang import Member, incarnation_of, members, to_be_created
+from deepseek_operator.decide.losses import Cause, Loss, loss_of
+from deepseek_operator.decide.turn import Turn
+from deepseek_operator.decide.types import Event
+from deepseek_operator.render import pod_dns
+
+BURST = 3
+BURST_WINDOW = timedelta(seconds=60)
+PAUSE = timedelta(seconds=10)
+
+_GRAVITY = (Cause.CLUSTER, Cause.WORKER, Cause.UNREACHABLE, Cause.AFTERMATH)
+"""Which cause a restart is charged to when several are seen together: the first of these."""
+
+
+def recovery(turn: Turn) -> Turn:
+    """Restarts the gang on the next generation if a member is lost and the budget allows it."""
+    gang = members(turn.seen, turn.status)
+    losses = [loss for member in gang if (loss := loss_of(member, turn.status))]
+    if turn.over or not losses:
+        return turn
+    losses.sort(key=lambda loss: (_GRAVITY.index(loss.cause), loss.member.slot))
+    pause_s = _pause_s(turn)
+    if pause_s > 0:
+        return replace(turn, wait_s=pause_s)
+    restarts = _charged(turn.status.restarts, losses[0].cause)
+    limit = turn.seen.job.spec.recovery.max_restarts
+    if restarts.worker > limit:
+        return failed(turn, Reason.RESTART_LIMIT, f"{limit} restarts were not enough: {losses[0].sentence()}", losses)
+    return _next_generation(turn, gang, losses, restarts)
+
+
+def _charged(restarts: Restarts, cause: Cause) -> Restarts:
+    if cause in (Cause.WORKER, Cause.UNREACHABLE):
+        return restarts.model_copy(update={"worker": restarts.worker + 1})
+    return restarts.model_copy(update={"infrastructure": restarts.infrastructure + 1})
+
+
+def _pause_s(turn: Turn) -> float:
+    """Seconds until the next restart may begin; 0 or less: now."""
+    moments = {datetime.fromisoformat(failure.time) for failure in turn.status.failures}
+    recent = [moment for moment in moments if timedelta(0) <= turn.seen.now - moment < BURST_WINDOW]
+    if len(recent) < BURST:
+        return 0.0
+    return (max(recent) + PAUSE - turn.seen.now).total_seconds()
+
+
+def _next_generation(turn: Turn, gang: tuple[Member, ...], losses: list[Loss], restarts: Restarts) -> Turn:
+    status = turn.status
+    lost = {loss.member.slot for loss in losses}
+    replaced = lost | {member.slot for member in gang if member.pod and member.pod.phase == "Succeeded"}
+    created_before = {m.slot for m in gang if m.pod is None and to_be_created(status, m.slot)}
+    incarnations = status.incarnations | {str(slot): incarnation_of(status, slot) + 1 for slot in sorted(replaced)}
+    on_worker = losses[0].cause in (Cause.WORKER, Cause.UNREACHABLE)
+    reason = Reason.WORKER_FAILED if on_worker else Reason.WORKER_LOST
+    message = losses[0].sentence() + (f", and {len(losses) - 1} more" if len(losses) > 1 else "")
+    return (
+        replace(turn, report=None)
+        .changed(
+            generation=status.generation + 1,
+            attempt=status.attempt + 1,
+            incarnations=incarnations,
+            replaced=sorted(replaced | created_before),
+            master=_master(turn, [m for m in gang if m.slot not in replaced], incarnations),
+            restarts=restarts,
+            total_restarts=restarts.worker + restarts.infrastructure,
+            failures=remembered(turn, losses),
+            restored_from=None,
+            earlier_goodput=_earlier_goodput(status, rank_zero_replaced=0 in replaced),
+        )
+        .stating(Fact(ConditionType.RESTARTING, "True", reason, message))
+        .announcing(Event("Warning", reason, message))
+    )
+
+
+def _master(turn: Turn, survivors: list[Member], incarnations: dict[str, int]) -> Master:
+    """A survivor that runs, by its address; without one, slot 0 by its DNS name."""
+    running = [m for m in survivors if m.pod and m.pod.phase == "Running" and m.pod.ip]
+    running.sort(key=lambda member: (not (member.pod and member.pod.ready), member.slot))
+    if running and running[0].pod and running[0].pod.ip:
+        return Master(slot=running[0].slot, address=running[0].pod.ip)
+    return Master(slot=0, address=pod_dns(turn.seen.job.metadata, 0, incarnations.get("0", 0)))
+
+
+def _earlier_goodput(status: Status, *, rank_zero_replaced: bool) -> GoodputStatus | None:
+    """A new pod of node rank 0 counts its seconds from nothing: what its predecessors did is kept apart."""
+    return status.goodput if rank_zero_replaced else status.earlier_goodput

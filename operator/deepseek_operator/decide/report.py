@@ -1,0 +1,131 @@
+"""What a worker says about itself, made safe: JSON of unknown origin -> Progress.
+
+Rules: whoever wrote it may be broken or hostile. Too long, not JSON or not an object: no report at all. A field
+of the wrong type, NaN, infinite, negative or absurdly large: that field is left out, the others count. Strings
+are cut and stripped of control characters, because they go to a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from deepseek_operator.api.conditions import rfc3339
+from deepseek_operator.api.names import PROGRESS_MAX_BYTES
+from deepseek_operator.decide.types import Progress
+
+INT_MAX = 2**53
+"""Integers above are not exact in every JSON reader; no counter of ours gets there."""
+NUMBER_MAX = 1e15
+TEXT_MAX = 1024
+PATH_MAX = 4096
+CHAIN_MAX = 128
+PHASES = frozenset({"starting", "preparing", "training", "evaluating", "checkpointing", "finished"})
+GOODPUT_KEYS = ("productive", "startup", "checkpoint", "recovery", "stalled", "waiting")
+
+
+def parse_report(document: bytes | str) -> Progress | None:
+    """The report in a document; None when there is none in it."""
+    if len(document) > PROGRESS_MAX_BYTES:
+        return None
+    try:
+        found = json.loads(document)
+    except (ValueError, RecursionError):
+        return None
+    return report_from(found) if isinstance(found, dict) else None
+
+
+def report_from(found: Mapping[str, Any]) -> Progress:
+    """The report in a JSON object, with the fields that are as they must be."""
+    return Progress(
+        generation=_count(found.get("generation")) or 0,
+        attempt=_count(found.get("attempt")) or 0,
+        phase=_phase(found.get("phase")),
+        step=_count(found.get("step")),
+        total_steps=_count(found.get("totalSteps")),
+        epoch=_count(found.get("epoch")),
+        position=_count(found.get("position")),
+        chain=_text(found.get("chain"), CHAIN_MAX),
+        loss=_number(found.get("loss")),
+        validation_loss=_number(found.get("validationLoss")),
+        unigram_entropy=_number(found.get("unigramEntropy")),
+        tokens_per_second=_number(found.get("tokensPerSecond")),
+        eta_seconds=_number(found.get("etaSeconds")),
+        checkpoint=_checkpoint(found.get("checkpoint")),
+        resumed_step=_count(found.get("resumedStep")),
+        resumed_from=_text(found.get("resumedFrom"), PATH_MAX),
+        process_restarts=_count(found.get("processRestarts")) or 0,
+        goodput=_goodput(found.get("goodput")),
+        failure=_failure(found.get("failure")),
+    )
+
+
+def clean(text: str, limit: int) -> str:
+    """Text that may be shown: newlines and tabs stay, other control characters go, the end is cut."""
+    return "".join(char for char in text if char in "\n\t" or char.isprintable())[:limit].strip()
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= INT_MAX:
+        return None
+    return value
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return float(value) if 0 <= value <= NUMBER_MAX else None
+
+
+def _text(value: Any, limit: int) -> str | None:
+    return (clean(value, limit) or None) if isinstance(value, str) else None
+
+
+def _phase(value: Any) -> str:
+    return value if isinstance(value, str) and value in PHASES else ""
+
+
+def _time(value: Any) -> str | None:
+    """An RFC 3339 moment; anything else would be refused by the API server, and the whole status with it."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return rfc3339(moment) if moment is not None and moment.tzinfo is not None else None
+
+
+def _checkpoint(value: Any) -> dict[str, Any] | None:
+    """All five fields or nothing: half a checkpoint is no place to go back to."""
+    if not isinstance(value, dict):
+        return None
+    found = {
+        "step": _count(value.get("step")),
+        "time": _time(value.get("time")),
+        "path": _text(value.get("path"), PATH_MAX),
+        "bytes": _count(value.get("bytes")),
+        "seconds": _number(value.get("seconds")),
+    }
+    return None if any(part is None for part in found.values()) else found
+
+
+def _goodput(value: Any) -> dict[str, float] | None:
+    if not isinstance(value, dict):
+        return None
+    return {key: _number(value.get(key)) or 0.0 for key in GOODPUT_KEYS}
+
+
+def _failure(value: Any) -> dict[str, Any] | None:
+    if not isinstance(value, dict):
+        return None
+    code = value.get("exitCode")
+    return {
+        "rank": _count(value.get("rank")),
+        "exitCode": code if isinstance(code, int) and not isinstance(code, bool) and abs(code) <= 1024 else None,
+        "signal": _text(value.get("signal"), 32),
+        "message": _text(value.get("message"), TEXT_MAX) or "",
+    }

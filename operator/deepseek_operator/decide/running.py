@@ -1,0 +1,71 @@
+"""Policy: whether training makes steps, is on its way back, and has something to go back to."""
+
+from __future__ import annotations
+
+from deepseek_operator.api.conditions import Fact, is_true
+from deepseek_operator.api.names import ConditionType, Reason
+from deepseek_operator.decide.turn import Turn
+from deepseek_operator.decide.types import Event
+
+_STEPPING = frozenset({"training", "evaluating", "checkpointing", "finished"})
+
+
+def running(turn: Turn) -> Turn:
+    """States Running, Restarting and Checkpointed; announces that a restarted training goes on."""
+    turn = turn.stating(_checkpointed(turn))
+    if turn.over:
+        return turn
+    turn = turn.stating(
+        Fact(ConditionType.COMPLETE, "False", Reason.AS_EXPECTED),
+        Fact(ConditionType.FAILED, "False", Reason.AS_EXPECTED),
+    )
+    return _goes_on(turn) if _makes_steps(turn) else _stands_still(turn)
+
+
+def _makes_steps(turn: Turn) -> bool:
+    if turn.next_generation or turn.wait_s is not None:
+        return False
+    script = turn.seen.job.spec.entrypoint is not None
+    if turn.report is not None and turn.report.step is not None and (script or turn.report.phase in _STEPPING):
+        return True
+    if script:
+        # A user's script need not report anything: it trains when all its workers are there.
+        return turn.status.nodes.ready == turn.status.nodes.desired
+    return turn.report is None and is_true(turn.status.conditions, ConditionType.RUNNING)
+
+
+def _goes_on(turn: Turn) -> Turn:
+    resumed = is_true(turn.status.conditions, ConditionType.RESTARTING)
+    reason = Reason.RESUMED if turn.status.attempt > 1 else Reason.AS_EXPECTED
+    turn = turn.stating(
+        Fact(ConditionType.RUNNING, "True", Reason.TRAINING),
+        Fact(ConditionType.RESTARTING, "False", reason),
+    )
+    if not resumed:
+        return turn
+    origin = turn.status.restored_from
+    start = f"from the checkpoint of step {origin.step}" if origin else "from scratch"
+    return turn.announcing(Event("Normal", Reason.RESUMED, f"training goes on {start} (attempt {turn.status.attempt})"))
+
+
+def _stands_still(turn: Turn) -> Turn:
+    """No steps. Why a new generation restarts was said where it was decided; the rest is news from the workers."""
+    if turn.next_generation:
+        reason = Reason.STARTING if turn.status.attempt <= 1 else Reason.WORKER_LOST
+        return turn.stating(Fact(ConditionType.RUNNING, "False", reason))
+    if not is_true(turn.status.conditions, ConditionType.RUNNING):
+        return turn
+    reason, message = Reason.WORKER_FAILED, "training processes are started again in place"
+    if turn.wait_s is not None:
+        reason, message = Reason.WORKER_LOST, "a worker was lost again; the next restart waits for a moment"
+    return turn.stating(
+        Fact(ConditionType.RUNNING, "False", reason, message),
+        Fact(ConditionType.RESTARTING, "True", reason, message),
+    )
+
+
+def _checkpointed(turn: Turn) -> Fact:
+    newest = turn.status.checkpoint
+    if newest is None:
+        return Fact(ConditionType.CHECKPOINTED, "False", Reason.NO_CHECKPOINT)
+    return Fact(ConditionType.CHECKPOINTED, "True", Reason.CHECKPOINT_COMMITTED, f"step {newest.step}")

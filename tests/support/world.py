@@ -1,0 +1,214 @@
+"""An in-memory cluster: it applies Plans, plays scheduler, kubelet and trainer, and lets faults happen.
+
+It keeps what a real API server would: a status survives only in its wire form, a name exists once, a patch or a
+delete with another UID is refused, a deleted pod that runs is first terminating.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, LABEL_INCARNATION, LABEL_SLOT
+from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
+from deepseek_operator.decide import decide
+from deepseek_operator.decide.types import Event, Observation, Plan, Pod, Progress
+from support.make import START, make_last_words, make_manifest
+
+Decide = Callable[[Observation], Plan]
+CHECKPOINT_EVERY = 20
+STEPS_A_TICK = 10
+
+
+@dataclass
+class World:
+    """One job and its children."""
+
+    manifest: dict[str, Any] = field(default_factory=make_manifest)
+    think: Decide = decide
+    now: datetime = START
+    pods: dict[str, Pod] = field(default_factory=dict)
+    service: bool = False
+    events: list[Event] = field(default_factory=list)
+    status_writes: int = 0
+    step: int = 0
+    saved_step: int = 0
+    trained_generation: int = 0
+    refuse_deletes: int = 0
+    """So many of the next deletes fail."""
+    frozen: set[str] = field(default_factory=set)
+    """Pods that never finish terminating."""
+    _serial: int = 0
+
+    # -- the operator's side -------------------------------------------------------------------------------
+
+    @property
+    def job(self) -> DeepSeekJob:
+        return DeepSeekJob.model_validate(self.manifest)
+
+    @property
+    def status(self) -> Status:
+        return self.job.status
+
+    def observe(self) -> Observation:
+        pods = tuple(self.pods.values())
+        return Observation(self.now, self.job, pods, self.service, self.progress())
+
+    def writes(self, plan: Plan) -> Iterator[Callable[[], None]]:
+        """The plan's writes in their order; each may be the last one before a crash."""
+        if plan.status != self.status:
+            yield lambda: self._write_status(plan.status)
+        for manifest in plan.create:
+            yield lambda manifest=manifest: self._create(manifest)  # type: ignore[misc]
+        for patch in plan.patch:
+            yield lambda patch=patch: self._patch(patch.name, patch.uid, patch.annotations)  # type: ignore[misc]
+        for delete in plan.delete:
+            yield lambda delete=delete: self.delete(delete.name, delete.uid)  # type: ignore[misc]
+        for event in plan.events:
+            yield lambda event=event: self.events.append(event)  # type: ignore[misc]
+
+    def reconcile(self, stop_after: int | None = None) -> Plan:
+        """One pass; `stop_after` writes the operator dies."""
+        plan = self.think(self.observe())
+        for count, write in enumerate(list(self.writes(plan))):
+            if count == stop_after:
+                break
+            write()
+        return plan
+
+    def _write_status(self, status: Status) -> None:
+        self.manifest["status"] = status.model_dump(by_alias=True, exclude_none=True, mode="json")
+        self.status_writes += 1
+
+    def _create(self, manifest: dict[str, Any]) -> None:
+        if manifest["kind"] == "Service":
+            self.service = True
+            return
+        meta = manifest["metadata"]
+        name = meta["name"]
+        if name in self.pods:
+            return
+        self._serial += 1
+        self.pods[name] = Pod(
+            name=name,
+            uid=f"uid-{self._serial}",
+            slot=int(meta["labels"][LABEL_SLOT]),
+            incarnation=int(meta["labels"][LABEL_INCARNATION]),
+            phase="Pending",
+            membership=meta["annotations"][ANNOTATION_MEMBERSHIP],
+        )
+
+    def _patch(self, name: str, uid: str, annotations: dict[str, str]) -> None:
+        pod = self.pods.get(name)
+        if pod is not None and pod.uid == uid:
+            self.pods[name] = replace(pod, membership=annotations[ANNOTATION_MEMBERSHIP])
+
+    def delete(self, name: str, uid: str) -> None:
+        pod = self.pods.get(name)
+        if pod is None or pod.uid != uid:
+            return
+        if self.refuse_deletes > 0:
+            self.refuse_deletes -= 1
+        elif pod.phase in ("Succeeded", "Failed"):
+            del self.pods[name]
+        else:
+            self.pods[name] = replace(pod, terminating=True, ready=False)
+
+    # -- the cluster's side --------------------------------------------------------------------------------
+
+    def kubelet(self) -> None:
+        """Terminating pods go, pending pods run."""
+        for name, pod in list(self.pods.items()):
+            if pod.terminating and name not in self.frozen:
+                del self.pods[name]
+            elif pod.phase == "Pending" and not pod.reason:
+                serial = int(pod.uid.removeprefix("uid-"))
+                self.pods[name] = replace(
+                    pod, phase="Running", ready=True, ip=f"10.0.{serial // 250}.{serial % 250 + 1}", node="node-0"
+                )
+
+    def members(self) -> list[Pod]:
+        """Running pods that were told the newest generation that anybody was told."""
+        told = [(announced(pod), pod) for pod in self.pods.values() if pod.phase == "Running" and not pod.terminating]
+        newest = max((generation for generation, _ in told), default=0)
+        return [pod for generation, pod in told if generation == newest]
+
+    def train(self) -> None:
+        """The gang makes steps if it is whole; on a new generation it goes back to the last checkpoint."""
+        gang = self.members()
+        if len(gang) != self.job.spec.workers.replicas:
+            return
+        generation = announced(gang[0])
+        if generation != self.trained_generation:
+            self.step, self.trained_generation = self.saved_step, generation
+        self.step = min(self.step + STEPS_A_TICK, 100)
+        self.saved_step = max(self.saved_step, self.step // CHECKPOINT_EVERY * CHECKPOINT_EVERY)
+        if self.step == 100:
+            for pod in gang:
+                self.end(pod.name, 0)
+
+    def progress(self) -> Progress | None:
+        """What node rank 0 answers."""
+        rank_zero = next((pod for pod in self.members() if pod.slot == 0), None)
+        if rank_zero is None or announced(rank_zero) != self.trained_generation:
+            return None
+        return Progress(generation=self.trained_generation, phase="training", step=self.step, total_steps=100)
+
+    # -- faults --------------------------------------------------------------------------------------------
+
+    def vanish(self, name: str) -> None:
+        """A pod is deleted by force."""
+        self.pods.pop(name, None)
+
+    def end(self, name: str, exit_code: int, **fields: Any) -> None:
+        """A pod's container ends."""
+        pod = self.pods.get(name)
+        if pod is None or pod.phase in ("Succeeded", "Failed"):
+            return
+        words = make_last_words(announced(pod), message="" if exit_code == 0 else "ValueError: bad", step=self.step)
+        ended: dict[str, Any] = {
+            "phase": "Succeeded" if exit_code == 0 else "Failed",
+            "ready": False,
+            "exit_code": exit_code,
+            "message": words,
+        }
+        self.pods[name] = replace(pod, **(ended | fields))
+
+    # -- time ----------------------------------------------------------------------------------------------
+
+    def tick(self, seconds: float = 5.0, stop_after: int | None = None) -> Plan:
+        """The kubelet acts, the operator acts, the trainer acts."""
+        self.now += timedelta(seconds=seconds)
+        self.kubelet()
+        plan = self.reconcile(stop_after)
+        self.train()
+        return plan
+
+    def run(self, until: Callable[[World], bool], ticks: int = 200) -> World:
+        """Ticks until the condition holds.
+
+        Raises:
+            AssertionError: it doesn't, after so many ticks; shows the last state.
+        """
+        for _ in range(ticks):
+            if until(self):
+                return self
+            self.tick()
+        raise AssertionError(f"not within {ticks} ticks: {self.status!r}\npods: {list(self.pods.values())!r}")
+
+    def run_to_end(self) -> World:
+        return self.run(lambda world: world.status.state in ("Succeeded", "Failed") and not world.live())
+
+    def live(self) -> list[Pod]:
+        """Pods that run or will run."""
+        return [pod for pod in self.pods.values() if pod.phase not in ("Succeeded", "Failed")]
+
+
+def announced(pod: Pod) -> int:
+    """The generation that a pod was told."""
+    import json
+
+    generation = json.loads(pod.membership or "{}").get("generation", 0)
+    return int(generation)
