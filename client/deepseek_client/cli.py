@@ -1,0 +1,209 @@
+"""The `dsj` command. Exit status: 0 done; 1 the job failed; 2 the input is wrong or the cluster said no; 130 Ctrl-C.
+
+Rule: a user sees one line for one error, and never a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from deepseek_operator.api.names import State
+from rich.console import Console
+
+from deepseek_client import console as shown
+from deepseek_client import manifest
+from deepseek_client.errors import ClientError
+from deepseek_client.sdk import DeepSeekJobClient
+
+EXIT_ERROR = 2
+
+app = typer.Typer(
+    name="dsj",
+    help="Train DeepSeek models: on this machine (run), or as DeepSeekJobs on Kubernetes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Output(StrEnum):
+    """How an answer is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+ManifestPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Manifest of a DeepSeekJob.")]
+Name = Annotated[str, typer.Argument(help="Name of the job.")]
+Namespace = Annotated[str | None, typer.Option("-n", "--namespace", help="Namespace; default: the context's.")]
+Kubeconfig = Annotated[Path | None, typer.Option(help="Kubeconfig; default: $KUBECONFIG or ~/.kube/config.")]
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
+Format = Annotated[Output, typer.Option("-o", "--output", help="table or json.")]
+
+
+def main() -> None:
+    """The console script: the command, and every error of ours as one line and an exit status."""
+    try:
+        app()
+    except ClientError as error:
+        for line in str(error).splitlines():
+            Console(stderr=True).print(f"dsj: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(EXIT_ERROR)
+
+
+@app.command()
+def run(
+    job: ManifestPath,
+    kill_one: Annotated[
+        bool, typer.Option("--kill-one", help="Kill one worker midway, as if its machine died, and watch it recover.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.png, report.md and report.json.")] = None,
+    workdir: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints and logs; used again, training goes on from there.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the work folder after a success.")] = False,
+    claim: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Use a folder as this PersistentVolumeClaim.")
+    ] = None,
+) -> None:
+    """Run a manifest on this machine: the same job, the same operator logic, processes for pods."""
+    try:
+        from deepseek_client.local import command
+    except ModuleNotFoundError as error:
+        raise ClientError(f"local mode needs {error.name}: install deepseek-client[local]") from error
+
+    options = command.Options(kill_one, report, workdir, keep, dict(_claim(text) for text in claim or []))
+    raise typer.Exit(command.run(job, options, _out()))
+
+
+@app.command()
+def validate(job: ManifestPath) -> None:
+    """Check a manifest without a cluster: one line for each wrong field."""
+    parsed = manifest.read(job)
+    _out().print(f"{job}: DeepSeekJob {parsed.metadata.name} is valid", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def submit(
+    job: ManifestPath,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Create a job on the cluster."""
+    with DeepSeekJobClient(kubeconfig, context, namespace) as client:
+        created = client.submit(job, namespace)
+    if output is Output.JSON:
+        shown.print_json(_out(), shown.as_dict(created))
+    else:
+        name, where = created.metadata.name, created.metadata.namespace
+        _out().print(f"{where}/{name} created; follow it with: dsj watch {name} -n {where}", highlight=False)
+
+
+@app.command("list")
+def list_jobs(
+    namespace: Namespace = None,
+    all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Jobs of all namespaces.")] = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """List jobs."""
+    with DeepSeekJobClient(kubeconfig, context, namespace) as client:
+        jobs = client.list(all_namespaces=all_namespaces)
+        where = client.namespace
+    if output is Output.JSON:
+        shown.print_json(_out(), [shown.as_dict(job) for job in jobs])
+    elif jobs:
+        _out().print(shown.jobs_table(jobs, datetime.now(UTC), all_namespaces))
+    else:
+        _out().print("no jobs" if all_namespaces else f"no jobs in namespace {where}", highlight=False)
+
+
+@app.command()
+def get(
+    name: Name,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Show one job."""
+    with DeepSeekJobClient(kubeconfig, context, namespace) as client:
+        job = client.get(name)
+    if output is Output.JSON:
+        shown.print_json(_out(), shown.as_dict(job))
+    else:
+        _out().print(shown.job_table(job))
+
+
+@app.command()
+def watch(
+    name: Name,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to watch at most.")] = None,
+) -> None:
+    """Follow a job until it ends. Exit status 0 when it succeeded, 1 when it failed."""
+    from rich.live import Live
+
+    out, state = _out(), ""
+    with DeepSeekJobClient(kubeconfig, context, namespace) as client:
+        changes = client.watch(name, timeout_s=timeout)
+        if out.is_terminal:
+            with Live(console=out, refresh_per_second=4) as live:
+                for job in changes:
+                    live.update(shown.job_table(job))
+                    state = job.status.state
+        else:
+            for job in changes:
+                out.print(shown.one_line(job), highlight=False, markup=False, soft_wrap=True)
+                state = job.status.state
+    raise typer.Exit(1 if state == State.FAILED else 0)
+
+
+@app.command()
+def logs(
+    name: Name,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the workers end.")] = False,
+    rank: Annotated[int | None, typer.Option(min=0, help="The worker that runs this global rank; default 0.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All workers, each line with its pod's name.")] = False,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Print the output of a job's workers."""
+    if everything and rank is not None:
+        raise ClientError("give --rank or --all, not both")
+    with DeepSeekJobClient(kubeconfig, context, namespace) as client:
+        job = client.get(name)
+        pods = shown.choose(client.pods(name), job, rank, everything)
+        shown.print_logs(_out(), client, pods, None, follow)
+
+
+@app.command()
+def delete(name: Name, namespace: Namespace = None, kubeconfig: Kubeconfig = None, context: Context = None) -> None:
+    """Delete a job and its pods. Checkpoints stay on their volume."""
+    with DeepSeekJobClient(kubeconfig, context, namespace) as client:
+        client.delete(name)
+        _out().print(f"{client.namespace}/{name} deleted", highlight=False)
+
+
+def _claim(text: str) -> tuple[str, Path]:
+    name, found, folder = text.partition("=")
+    if not found or not name or not folder:
+        raise ClientError(f"--claim {text}: write NAME=FOLDER")
+    if not Path(folder).is_dir():
+        raise ClientError(f"--claim {text}: {folder} is not a folder")
+    return name, Path(folder)
+
+
+def _out() -> Console:
+    return Console()

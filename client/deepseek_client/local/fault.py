@@ -1,0 +1,31 @@
+"""The loss of a machine, on request: one worker disappears midway, with everything that runs in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deepseek_operator.api.names import State
+from deepseek_operator.decide.types import Observation, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class KillOne:
+    """Due once: when half of the steps are done and the newest checkpoint is some steps behind.
+
+    The victim is the worker of the highest slot. With a step beyond the checkpoint there is something to lose,
+    so that the resume can be told from a lucky continuation.
+    """
+
+    share: float = 0.5
+
+    def victim(self, observation: Observation) -> tuple[str, Progress] | None:
+        """The pod to take and the progress at this moment; None while it is not time."""
+        progress = observation.progress
+        if progress is None or progress.step is None or not progress.total_steps or progress.checkpoint is None:
+            return None
+        training = progress.phase == "training" and observation.job.status.state == State.RUNNING
+        midway = self.share * progress.total_steps <= progress.step < progress.total_steps
+        if not training or not midway or progress.step <= int(progress.checkpoint["step"]):
+            return None
+        living = [pod for pod in observation.pods if pod.phase == "Running" and pod.ready and not pod.terminating]
+        return (max(living, key=lambda pod: pod.slot).name, progress) if living else None

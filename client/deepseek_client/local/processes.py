@@ -1,0 +1,81 @@
+"""Finds and ends all processes of a pod, whatever sessions and parents they gave themselves.
+
+A container's processes die with it because the kernel knows its PID namespace. Here a process belongs to a pod
+when its environment says so: children inherit it through any number of forks, sessions and re-parentings, so
+torchrun's workers (which lead sessions of their own) are found even after their agent was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+PROC = Path("/proc")
+_PR_SET_PDEATHSIG = 1
+
+
+def processes_with(marks: Mapping[str, str]) -> list[int]:
+    """PIDs of the living (not zombie) processes whose initial environment has all these variables."""
+    wanted = {f"{name}={value}".encode() for name, value in marks.items()}
+    return [pid for pid in _pids() if wanted <= _environment(pid) and not _is_zombie(pid)]
+
+
+def signal_all(marks: Mapping[str, str], number: signal.Signals) -> int:
+    """Signals every process with these marks; answers how many there were."""
+    pids = processes_with(marks)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it ended between the look and the signal
+            os.kill(pid, number)
+    return len(pids)
+
+
+def kill_all(marks: Mapping[str, str]) -> int:
+    """SIGKILLs every process with these marks until a look finds none; answers how many were killed.
+
+    A process that forks between the look and the signal leaves a child that the next look finds. SIGKILL can't be
+    refused, so this ends; 100 rounds bound it against a fork bomb.
+    """
+    killed = 0
+    for _ in range(100):
+        found = signal_all(marks, signal.SIGKILL)
+        if not found:
+            break
+        killed += found
+    return killed
+
+
+def death_signal(number: signal.Signals = signal.SIGTERM) -> Callable[[], None]:
+    """For subprocess' preexec_fn: the child gets this signal when the thread that started it dies."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def set_death_signal() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+    return set_death_signal
+
+
+def _pids() -> list[int]:
+    return [int(entry) for entry in os.listdir(PROC) if entry.isdigit()]
+
+
+def _environment(pid: int) -> set[bytes]:
+    try:
+        return set((PROC / str(pid) / "environ").read_bytes().split(b"\0"))
+    except OSError:  # ended, or another user's: none of ours
+        return set()
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the command's name: state, parent …; empty when it ended."""
+    try:
+        return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _is_zombie(pid: int) -> bool:
+    return _stat(pid)[:1] in (["Z"], ["X"], [])
