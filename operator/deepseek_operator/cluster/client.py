@@ -1,0 +1,224 @@
+"""What the operator does to Kubernetes, and nothing more: each method is one request, and one line of RBAC.
+
+Writes carry a precondition: status and Leases the version that was read, pods their UID; creation has
+deterministic names. So a request may be repeated, and a stale one is refused instead of doing harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepseek_operator.api.names import (
+    API_VERSION,
+    GROUP,
+    KIND,
+    LABEL_JOB_UID,
+    LABEL_MANAGED_BY,
+    MANAGER,
+    PLURAL,
+    VERSION,
+)
+from deepseek_operator.cluster.errors import AlreadyExists, NotFound
+from deepseek_operator.cluster.transport import METADATA_LIST, METADATA_ONLY, Transport
+
+Object = dict[str, Any]
+JOBS = f"/apis/{GROUP}/{VERSION}"
+CORE = "/api/v1"
+EVENTS = "/apis/events.k8s.io/v1"
+LEASES = "/apis/coordination.k8s.io/v1"
+_PLURALS = {"Pod": f"{CORE}/namespaces/{{}}/pods", "Service": f"{CORE}/namespaces/{{}}/services"}
+PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class JobRef:
+    """One job as a list shows it: enough to know it again."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+
+
+class KubeClient:
+    """The one adapter to Kubernetes. All errors are those of `cluster.errors`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._http = transport
+
+    async def serves_jobs(self) -> bool:
+        """Whether the API server knows DeepSeekJobs, that is whether the CRD is installed."""
+        try:
+            found = (await self._http.send("get", JOBS)).json()
+        except NotFound:
+            return False
+        return any(resource["name"] == PLURAL for resource in found.get("resources", ()))
+
+    # ---- jobs ---------------------------------------------------------------------------------
+    async def get_job(self, namespace: str, name: str) -> Object:
+        found: Object = (await self._http.send("get", f"{JOBS}/namespaces/{namespace}/{PLURAL}/{name}")).json()
+        return found
+
+    async def list_jobs(self, namespace: str | None) -> list[JobRef]:
+        """All jobs of a namespace, or of the cluster (None); metadata alone is transferred, in pages."""
+        path = f"{JOBS}/namespaces/{namespace}/{PLURAL}" if namespace else f"{JOBS}/{PLURAL}"
+        query = {"limit": str(PAGE)}
+        jobs: list[JobRef] = []
+        while True:
+            page = (await self._http.send("list", path, query=query, accept=METADATA_LIST)).json()
+            for item in page["items"]:
+                meta = item["metadata"]
+                jobs.append(JobRef(meta["namespace"], meta["name"], meta["uid"], meta["resourceVersion"]))
+            token = page["metadata"].get("continue")
+            if not token:
+                return jobs
+            query = {"limit": str(PAGE), "continue": token}
+
+    async def patch_status(self, namespace: str, name: str, resource_version: str, status: Object) -> str:
+        """Merges `status` into the job's, if the job is still of that version. Returns the new version.
+
+        Raises:
+            Conflict: somebody else changed the job in the meantime.
+        """
+        answer = await self._http.send(
+            "patch",
+            f"{JOBS}/namespaces/{namespace}/{PLURAL}/{name}/status",
+            body={"metadata": {"resourceVersion": resource_version}, "status": status},
+            query={"fieldManager": MANAGER},
+            accept=METADATA_ONLY,
+        )
+        return str(answer.json()["metadata"]["resourceVersion"])
+
+    # ---- children -----------------------------------------------------------------------------
+    async def list_pods(self, namespace: str, job_uid: str) -> list[Object]:
+        """The pods that carry the job's UID, as the API server has them now (a consistent read)."""
+        answer = await self._http.send(
+            "list",
+            f"{CORE}/namespaces/{namespace}/pods",
+            query={"labelSelector": f"{LABEL_MANAGED_BY}={MANAGER},{LABEL_JOB_UID}={job_uid}"},
+        )
+        items: list[Object] = answer.json()["items"]
+        return items
+
+    async def owner_of(self, kind: str, namespace: str, name: str) -> str | None:
+        """The UID of the controller of a Pod or Service; None when it has none.
+
+        Raises:
+            NotFound: there is no such object.
+        """
+        path = f"{_PLURALS[kind].format(namespace)}/{name}"
+        meta = (await self._http.send("get", path, accept=METADATA_ONLY)).json()["metadata"]
+        return controller_uid(meta)
+
+    async def create(self, manifest: Mapping[str, Any]) -> None:
+        """Creates a Pod or a Service.
+
+        Raises:
+            AlreadyExists: there is one of that name, whoever owns it.
+        """
+        path = _PLURALS[manifest["kind"]].format(manifest["metadata"]["namespace"])
+        await self._http.send("create", path, body=manifest, query={"fieldManager": MANAGER}, accept=METADATA_ONLY)
+
+    async def apply(self, manifest: Mapping[str, Any]) -> None:
+        """Server-side apply of a Service: what the manifest says holds, what it leaves out is not touched."""
+        meta = manifest["metadata"]
+        path = f"{_PLURALS[manifest['kind']].format(meta['namespace'])}/{meta['name']}"
+        await self._http.send(
+            "apply", path, body=manifest, query={"fieldManager": MANAGER, "force": "true"}, accept=METADATA_ONLY
+        )
+
+    async def annotate_pod(self, namespace: str, name: str, uid: str, annotations: Mapping[str, str]) -> None:
+        """Writes annotations of the pod with that UID.
+
+        Raises:
+            Conflict: the pod of that name is another one by now.
+            NotFound: it is gone.
+        """
+        await self._http.send(
+            "patch",
+            f"{CORE}/namespaces/{namespace}/pods/{name}",
+            body={"metadata": {"uid": uid, "annotations": dict(annotations)}},
+            query={"fieldManager": MANAGER},
+            accept=METADATA_ONLY,
+        )
+
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Deletes the pod with that UID; no harm done when it is gone or another one has its name."""
+        await self._http.send(
+            "delete",
+            f"{CORE}/namespaces/{namespace}/pods/{name}",
+            body={"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}},
+            accept=METADATA_ONLY,
+        )
+
+    # ---- Events -------------------------------------------------------------------------------
+    async def create_event(self, namespace: str, event: Mapping[str, Any]) -> None:
+        """Creates an events.k8s.io/v1 Event.
+
+        Raises:
+            AlreadyExists: the same event was told before; count it with `repeat_event`.
+        """
+        await self._http.send("create", f"{EVENTS}/namespaces/{namespace}/events", body=event, accept=METADATA_ONLY)
+
+    async def repeat_event(self, namespace: str, name: str, count: int, last: str) -> None:
+        """Says that an Event happened `count` times, last at `last` (RFC 3339 with microseconds)."""
+        await self._http.send(
+            "patch",
+            f"{EVENTS}/namespaces/{namespace}/events/{name}",
+            body={"series": {"count": count, "lastObservedTime": last}},
+            accept=METADATA_ONLY,
+        )
+
+    # ---- Leases -------------------------------------------------------------------------------
+    async def get_lease(self, namespace: str, name: str) -> Object:
+        found: Object = (await self._http.send("get", f"{LEASES}/namespaces/{namespace}/leases/{name}")).json()
+        return found
+
+    async def create_lease(self, namespace: str, lease: Mapping[str, Any]) -> Object:
+        created: Object = (
+            await self._http.send("create", f"{LEASES}/namespaces/{namespace}/leases", body=lease)
+        ).json()
+        return created
+
+    async def update_lease(self, namespace: str, lease: Mapping[str, Any]) -> Object:
+        """Replaces a Lease that still is of the version in its metadata.
+
+        Raises:
+            Conflict: another replica was faster.
+        """
+        path = f"{LEASES}/namespaces/{namespace}/leases/{lease['metadata']['name']}"
+        updated: Object = (await self._http.send("update", path, body=lease)).json()
+        return updated
+
+
+def controller_uid(metadata: Mapping[str, Any]) -> str | None:
+    """The UID of the DeepSeekJob that controls an object; None when none does."""
+    for owner in metadata.get("ownerReferences", ()):
+        if owner.get("controller") and owner.get("kind") == KIND and owner.get("apiVersion") == API_VERSION:
+            return str(owner["uid"])
+    return None
+
+
+async def create_or_own(client: KubeClient, manifest: Mapping[str, Any], job_uid: str) -> None:
+    """Creates a child; one that exists and belongs to this very job is a success. A Service is brought up to date.
+
+    Raises:
+        AlreadyExists: the name is taken by something that is not this job's.
+    """
+    try:
+        return await client.create(manifest)
+    except AlreadyExists as error:
+        kind, meta = manifest["kind"], manifest["metadata"]
+        owner = await client.owner_of(kind, meta["namespace"], meta["name"])
+        if owner != job_uid:
+            whose = f"another job (UID {owner})" if owner else "something else"
+            raise AlreadyExists(
+                error.status,
+                error.reason,
+                f"{kind} {meta['name']} exists and belongs to {whose}; delete it or rename the job",
+                error.request,
+            ) from error
+    if kind == "Service":
+        await client.apply(manifest)

@@ -1,0 +1,94 @@
+"""Reads one job's world, once, into a frozen Observation. Reads only.
+
+Reads are spared where their answer is known: a job that was created a moment ago and has no status cannot have
+children; and a Service that was seen is asked for again only after the next resync forgot it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.cluster.client import KubeClient
+from deepseek_operator.cluster.errors import NotFound
+from deepseek_operator.decide.types import Observation, Pod, Progress
+from deepseek_operator.pods import own_pods
+from deepseek_operator.progress import Source
+from deepseek_operator.render import service_name
+
+K = TypeVar("K")
+K_contra = TypeVar("K_contra", contravariant=True)
+
+
+class Follow(Protocol[K_contra]):
+    """`ProgressBook.follow`: reads from a source from now on, and answers its last report."""
+
+    def __call__(self, key: K_contra, source: Source | None) -> Progress | None: ...
+
+
+class Observer(Generic[K]):
+    """Makes Observations."""
+
+    def __init__(self, client: KubeClient, follow: Follow[K], now: Callable[[], datetime]) -> None:
+        self._client = client
+        self._follow = follow
+        self._now = now
+        self._services: set[str] = set()
+
+    async def observe(self, key: K, job: DeepSeekJob, *, newborn: bool = False) -> Observation:
+        """The world of this job, now. newborn: the job as the watch announced its creation.
+
+        Raises:
+            ApiError: a read failed.
+        """
+        if newborn:
+            return Observation(now=self._now(), job=job)
+        meta = job.metadata
+        pods = own_pods(await self._client.list_pods(meta.namespace, meta.uid), meta.uid)
+        return Observation(
+            now=self._now(),
+            job=job,
+            pods=pods,
+            service_exists=await self._service_exists(job),
+            progress=self._follow(key, progress_source(pods, job.status.generation)),
+        )
+
+    def service_seen(self, job_uid: str) -> None:
+        """The Service was just made, so the next pass needn't ask for it."""
+        self._services.add(job_uid)
+
+    def forget_services(self) -> None:
+        """Every Service is asked for again: somebody may have deleted one."""
+        self._services.clear()
+
+    async def _service_exists(self, job: DeepSeekJob) -> bool:
+        meta = job.metadata
+        if meta.uid in self._services:
+            return True
+        try:
+            owner = await self._client.owner_of("Service", meta.namespace, service_name(meta.name))
+        except NotFound:
+            return False
+        if owner == meta.uid:
+            self._services.add(meta.uid)
+        return owner == meta.uid
+
+
+def progress_source(pods: tuple[Pod, ...], generation: int) -> Source | None:
+    """The running pod that is node rank 0 of this generation; None when there is none."""
+    for pod in pods:
+        if pod.phase == "Running" and pod.ip and not pod.terminating and _node_rank(pod, generation) == 0:
+            return Source(pod.uid, pod.ip)
+    return None
+
+
+def _node_rank(pod: Pod, generation: int) -> int | None:
+    """The pod's node rank, if it is a member of this generation; an annotation that is no membership has none."""
+    try:
+        membership = json.loads(pod.membership or "{}")
+        return int(membership["nodeRank"]) if membership["generation"] == generation else None
+    except (ValueError, KeyError, TypeError):
+        return None

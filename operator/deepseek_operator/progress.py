@@ -1,0 +1,142 @@
+"""Progress of running jobs, pulled from node rank 0's agent. What comes back is untrusted.
+
+A pull has a time limit and a size limit, follows no redirect and unpacks nothing; what it got is parsed and
+checked by `decide.report`. Pulls run beside the passes, never inside one: an agent that hangs costs its job a
+report, and nobody else anything. A report that changed puts its job into the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import aiohttp
+
+from deepseek_operator.api.names import AGENT_PORT, PROGRESS_MAX_BYTES
+from deepseek_operator.decide.types import Progress
+
+Key = TypeVar("Key")
+Parse = Callable[[bytes], Progress | None]
+PULL_TIMEOUT_S = 2.0
+
+
+class BadReport(Exception):
+    """The agent answered with something that is no report; the message says what."""
+
+
+def open_progress_session() -> aiohttp.ClientSession:
+    """A session that carries no credentials, no cookies and no proxy, and unpacks nothing. The caller closes it."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=64, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=PULL_TIMEOUT_S),
+        headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "deepseek-operator"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+    )
+
+
+async def pull(session: aiohttp.ClientSession, url: str, limit: int = PROGRESS_MAX_BYTES) -> bytes:
+    """What the URL answers.
+
+    Raises:
+        BadReport: not within the time, not status 200, or longer than limit bytes.
+    """
+    try:
+        async with session.get(url, allow_redirects=False) as response:
+            if response.status != 200:
+                raise BadReport(f"{url}: status {response.status}")
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise BadReport(f"{url}: content encoding {response.headers['Content-Encoding']!r} is not unpacked")
+            body = bytearray()
+            async for chunk in response.content.iter_chunked(8192):
+                body += chunk
+                if len(body) > limit:
+                    raise BadReport(f"{url}: more than {limit} bytes")
+            return bytes(body)
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        raise BadReport(f"{url}: {str(error) or type(error).__name__}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a job's progress is read: one pod, so that another pod's report is never taken for its."""
+
+    pod_uid: str
+    ip: str
+
+    @property
+    def url(self) -> str:
+        """The agent's address.
+
+        Raises:
+            ValueError: the pod's address is not an IP address.
+        """
+        address = ipaddress.ip_address(self.ip)
+        host = f"[{address}]" if address.version == 6 else str(address)
+        return f"http://{host}:{AGENT_PORT}/progress"
+
+
+@dataclass(slots=True)
+class _Follower:
+    source: Source
+    task: asyncio.Task[None]
+    latest: Progress | None = None
+
+
+class ProgressBook(Generic[Key]):
+    """Follows one source for each running job and remembers its last report."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        parse: Parse,
+        *,
+        interval_s: float,
+        on_change: Callable[[Key], None],
+        on_bad: Callable[[Key, str], None],
+    ) -> None:
+        self._session = session
+        self._parse = parse
+        self._interval_s = interval_s
+        self._on_change = on_change
+        self._on_bad = on_bad
+        self._followers: dict[Key, _Follower] = {}
+
+    def follow(self, key: Key, source: Source | None) -> Progress | None:
+        """Reads from this source from now on (None: from none). Returns its last report, if there is one."""
+        follower = self._followers.get(key)
+        if follower is not None and follower.source == source:
+            return follower.latest
+        if follower is not None:
+            self._followers.pop(key).task.cancel()
+        if source is not None:
+            task = asyncio.create_task(self._poll(key, source), name=f"progress of {key}")
+            self._followers[key] = _Follower(source, task)
+        return None
+
+    def close(self) -> None:
+        """Stops all pulls."""
+        for follower in self._followers.values():
+            follower.task.cancel()
+        self._followers.clear()
+
+    async def _poll(self, key: Key, source: Source) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            begin = loop.time()
+            report: Progress | None = None
+            try:
+                report = self._parse(await pull(self._session, source.url))
+                if report is None:
+                    self._on_bad(key, f"{source.url}: not a report")
+            except (BadReport, ValueError) as error:
+                self._on_bad(key, str(error))
+            follower = self._followers[key]
+            if report != follower.latest:
+                follower.latest = report
+                self._on_change(key)
+            await asyncio.sleep(max(0.0, self._interval_s - (loop.time() - begin)))
