@@ -1,6 +1,6 @@
 """Kubernetes' own programs, built from Go modules that are pinned in modules/*/go.mod and go.sum.
 
-Rules: a build is a function of those two files (they are the cache key); a binary appears in the cache by rename,
+Rules: a build is a function of the files in its folder there (they are the cache key); a binary appears in the cache by rename,
 so that a reader never sees half of one; two builders of one module wait for each other (flock).
 """
 
@@ -31,6 +31,7 @@ PACKAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "coredns": ("coredns", "github.com/coredns/coredns"),
         "helm": ("helm", "helm.sh/helm/v3/cmd/helm"),
         "kwok": ("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+        "pause": ("pause", "."),
     }
 )
 """binary -> (folder under modules/, main package)."""
@@ -45,8 +46,8 @@ def cache_root() -> Path:
 def bin_dir(module: str) -> Path:
     """Where the module's binaries are cached; its name changes with the pinned versions."""
     key = hashlib.sha256()
-    for name in ("go.mod", "go.sum"):
-        key.update((MODULES / module / name).read_bytes())
+    for path in sorted((MODULES / module).iterdir()):
+        key.update(path.read_bytes())
     return cache_root() / "native" / f"{module}-{key.hexdigest()[:16]}" / "bin"
 
 

@@ -16,10 +16,10 @@ class Unavailable(NativeError):
 
 
 def main_of(body: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command line's body; a NativeError or an interrupt becomes one line on stderr and exit status 1 or 130."""
+    """Runs a command line's body; an error or an interrupt becomes one line on stderr and exit status 1 or 130."""
     try:
         body(sys.argv[1:])
-    except NativeError as error:
+    except (NativeError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

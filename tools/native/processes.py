@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -119,6 +119,21 @@ def wait_until(
         if time.monotonic() > deadline:
             raise NativeError(f"waited {timeout_s:.0f} s in vain: {what}. Last state: {last()}")
         time.sleep(POLL_S)
+
+
+def strays(programs: Collection[str], directory: Path) -> list[Daemon]:
+    """Processes of these programs that have a path below directory among their arguments, recorded or not."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            arguments = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if Path(arguments[0]).name in programs and any(f"{directory}/" in argument for argument in arguments):
+            found.append(Daemon(arguments[0], int(folder.name), _stat(int(folder.name))[1], ""))
+    return found
 
 
 def _names(daemons: Sequence[Daemon]) -> str:

@@ -1,0 +1,209 @@
+"""The images that a cluster runs, as archives in the cache: operator, trainer and the pods' pause container.
+
+Rules: an archive's name holds the hash of everything that went into it, so that an unchanged image is not built
+again; the builds use the projects' own Containerfiles, with docker where it runs, else with buildah. Where buildah
+builds, the base image is made by debootstrap unless $BASE names one: nothing has to be pulled.
+
+usage: python -m native.images [pause|operator|trainer ...]     prints the archives
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from native import archives, binaries, packages, prefetch
+from native.errors import NativeError, main_of, run
+from native.node import PAUSE_IMAGE
+
+OPERATOR_IMAGE = "localhost/deepseek-operator:dev"
+TRAINER_IMAGE = "localhost/deepseek-trainer:dev"
+CORPUS = "chitchat"
+_SUITE = "bookworm"
+_BASE_PACKAGES = "python3.11,python3-venv,ca-certificates"
+_BASE_IMAGE = f"localhost/deepseekjob-base:{_SUITE}"
+_BUILD_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One of the project's images."""
+
+    project: str
+    tag: str
+
+    @property
+    def sources(self) -> list[Path]:
+        """Everything of the repository that the image is made of."""
+        root = prefetch.REPOSITORY / self.project
+        package = root / f"deepseek_{self.project}"
+        code = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        return [root / "Containerfile", root / "requirements.lock", root / "pyproject.toml", *sorted(code)]
+
+
+OPERATOR = Recipe("operator", OPERATOR_IMAGE)
+TRAINER = Recipe("trainer", TRAINER_IMAGE)
+
+
+def build() -> list[Path]:
+    """Archives of all images, built where they are not cached.
+
+    Raises:
+        NativeError: a download or a build failed.
+        Unavailable: there is no docker that runs, and buildah needs root or can't be installed.
+    """
+    return [pause(), build_image(OPERATOR), build_image(TRAINER)]
+
+
+def pause() -> Path:
+    """Archive of the image that holds a pod's namespaces."""
+    program = binaries.ensure("pause")["pause"]
+    target = _folder() / f"pause-{program.parent.parent.name.rpartition('-')[2]}.tar"
+    if not target.exists():
+        archives.write_single_binary(target, PAUSE_IMAGE, program)
+    return target
+
+
+def build_image(recipe: Recipe) -> Path:
+    """Archive of one of the project's images; older archives of it are removed."""
+    engine = _docker if docker_runs() else _buildah
+    base = os.environ.get("BASE", "")
+    target = _folder() / f"{recipe.project}-{_key(recipe, engine.__name__ + base)}.tar"
+    with _lock():
+        if not target.exists():
+            print(f"building {recipe.tag}", file=sys.stderr, flush=True)
+            with tempfile.TemporaryDirectory(dir=_folder()) as scratch:
+                context = Path(scratch) / "context"
+                _fill_context(context, recipe)
+                built = Path(scratch) / "image.tar"
+                engine(recipe, context, base, built)
+                built.replace(target)
+            for old in set(_folder().glob(f"{recipe.project}-*.tar")) - {target}:
+                old.unlink()
+    return target
+
+
+def docker_runs() -> bool:
+    """Whether a docker daemon answers."""
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, timeout=30, check=False).returncode == 0
+
+
+def _fill_context(context: Path, recipe: Recipe) -> None:
+    """A copy of what the Containerfile names, with prefetched/ beside it."""
+    for source in recipe.sources:
+        target = context / source.relative_to(prefetch.REPOSITORY)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
+    folders = [prefetch.wheels(recipe.project)]
+    patterns = ["*.whl"]
+    if recipe is TRAINER:
+        folders.append(prefetch.corpus(CORPUS))
+        patterns.append(f"{CORPUS}-*.jsonl")
+    prefetched = context / "prefetched"
+    prefetched.mkdir()
+    for folder, pattern in zip(folders, patterns, strict=True):
+        for path in folder.glob(pattern):
+            os.link(path, prefetched / path.name)
+
+
+def _docker(recipe: Recipe, context: Path, base: str, target: Path) -> None:
+    chosen = [f"--build-arg=BASE={base}"] if base else []
+    file = context / recipe.project / "Containerfile"
+    options = ["--build-arg=PIP_NO_INDEX=1", "--tag", recipe.tag, "--file", str(file)]
+    run(["docker", "build", *chosen, *options, str(context)], what=f"build {recipe.tag}", timeout_s=_BUILD_TIMEOUT_S)
+    run(["docker", "save", "--output", str(target), recipe.tag], what=f"save {recipe.tag}")
+
+
+def _buildah(recipe: Recipe, context: Path, base: str, target: Path) -> None:
+    """In a storage of its own, with layers kept, so that only what changed is built again."""
+    packages.require_root("building images without docker")
+    packages.ensure(packages.IMAGES)
+    chosen = base or _base_image()
+    arguments = [f"--build-arg=BASE={chosen}", "--build-arg=PIP_NO_INDEX=1"]
+    file = context / recipe.project / "Containerfile"
+    options = ["--isolation=chroot", "--layers", "--pull=false", f"--tag={recipe.tag}", f"--file={file}"]
+    bud = [*_storage(), "bud", *options, *arguments, str(context)]
+    run(bud, what=f"build {recipe.tag}", timeout_s=_BUILD_TIMEOUT_S)
+    run([*_storage(), "push", "--quiet", recipe.tag, f"docker-archive:{target}:{recipe.tag}"], what="write the archive")
+
+
+def _base_image() -> str:
+    """Debian with Python, made by debootstrap once."""
+    key = hashlib.sha256(f"{_SUITE} {_BASE_PACKAGES}".encode()).hexdigest()[:16]
+    tag = f"{_BASE_IMAGE}-{key}"
+    if subprocess.run([*_storage(), "inspect", "--type=image", tag], capture_output=True, check=False).returncode == 0:
+        return tag
+    print("making the base image (a minute, once)", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=_folder()) as scratch:
+        root = Path(scratch) / "root"
+        include = f"--include={_BASE_PACKAGES}"
+        run(["debootstrap", "--variant=minbase", include, _SUITE, str(root)], what="debootstrap")
+        for folder in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "var/log"):
+            _delete_files(root / folder)
+        container = run([*_storage(), "from", "scratch"], what="base image").strip()
+        run([*_storage(), "add", "--quiet", container, str(root), "/"], what="base image")
+        run([*_storage(), "commit", "--quiet", "--rm", container, tag], what="base image")
+    return tag
+
+
+def _delete_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+
+
+def _storage() -> list[str]:
+    folder = _folder()
+    return ["buildah", f"--root={folder / 'storage'}", f"--runroot={folder / 'storage-run'}"]
+
+
+def _key(recipe: Recipe, variant: str) -> str:
+    key = hashlib.sha256(f"{variant} {_SUITE} {_BASE_PACKAGES}".encode())
+    for path in (*recipe.sources, Path(__file__), Path(prefetch.__file__)):
+        key.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    if recipe is TRAINER:
+        key.update(repr([path.name for path in prefetch.torch_wheels()]).encode())
+    return key.hexdigest()[:16]
+
+
+def _folder() -> Path:
+    folder = binaries.cache_root() / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _lock() -> Iterator[None]:
+    with (_folder() / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _main(arguments: Sequence[str]) -> None:
+    makers: dict[str, Callable[[], Path]] = {
+        "pause": pause,
+        "operator": lambda: build_image(OPERATOR),
+        "trainer": lambda: build_image(TRAINER),
+    }
+    for name in arguments or makers:
+        if name not in makers:
+            raise NativeError(f"image {name}: unknown; there are {', '.join(makers)}")
+        began = time.monotonic()
+        path = makers[name]()
+        print(f"{path} ({path.stat().st_size / 1e6:.0f} MB, {time.monotonic() - began:.1f} s)")
+
+
+if __name__ == "__main__":
+    main_of(_main)

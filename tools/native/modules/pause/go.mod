@@ -1,0 +1,3 @@
+module deepseekjob.dev/tools/pause
+
+go 1.24.0
