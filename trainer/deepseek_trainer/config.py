@@ -48,6 +48,12 @@ class ModelSpec(Section):
         None, description="Routed experts that each token is sent to. Default: the preset's."
     )
 
+    @model_validator(mode="after")
+    def _enough_experts(self) -> ModelSpec:
+        if self.num_experts and self.experts_per_token and self.experts_per_token > self.num_experts:
+            raise ValueError("expertsPerToken is more than numExperts; lower expertsPerToken or raise numExperts")
+        return self
+
 
 class TokenizerSpec(Section):
     """How text becomes token ids."""
@@ -118,6 +124,17 @@ class TrainerSpec(Section):
     training: TrainingSpec = Field(description="Steps, batch and sequence sizes, precision, seed.")
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="AdamW and its schedule.")
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="Validation.")
+
+    @model_validator(mode="after")
+    def _reaches_its_peak(self) -> TrainerSpec:
+        # The default must not make a short trial run wrong: it then ends before the peak.
+        default = OptimizerSpec().warmup_steps
+        if self.optimizer.warmup_steps > max(default, self.training.steps):
+            raise ValueError(
+                f"optimizer.warmupSteps ({self.optimizer.warmup_steps}) is more than training.steps "
+                f"({self.training.steps}): the peak learning rate would never be reached; lower warmupSteps or raise steps"
+            )
+        return self
 
 
 class DataSpec(Section):

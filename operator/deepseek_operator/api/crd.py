@@ -19,9 +19,10 @@ CATEGORY = "ai"
 INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
     "trainer": (
         Rule(
-            "self.optimizer.warmupSteps <= self.training.steps",
-            "optimizer.warmupSteps (20 unless set) is more than training.steps: the peak learning rate would never "
-            "be reached; lower warmupSteps or raise steps",
+            # The default, 20, must not make a short trial run wrong: it then ends before the peak.
+            "self.optimizer.warmupSteps <= 20 || self.optimizer.warmupSteps <= self.training.steps",
+            "optimizer.warmupSteps is more than training.steps: the peak learning rate would never be reached; "
+            "lower warmupSteps or raise steps",
             ".optimizer.warmupSteps",
         ),
     ),

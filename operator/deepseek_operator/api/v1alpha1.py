@@ -57,6 +57,7 @@ __all__ = [
     "EnvVar",
     "FailureStatus",
     "GoodputStatus",
+    "JobName",
     "KeySelector",
     "Master",
     "Model",
@@ -77,6 +78,8 @@ __all__ = [
 ]
 
 JOB_NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+JobName = Annotated[str, Field(pattern=JOB_NAME_PATTERN)]
+"""A DNS label that begins with a letter, because a Service is named after it."""
 IMMUTABLE = {
     "workers": True,
     "backend": True,
@@ -211,7 +214,7 @@ class ObjectMeta(Model):
 
     model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[str, Field(max_length=MAX_JOB_NAME, pattern=JOB_NAME_PATTERN)] = ""
+    name: Annotated[JobName, Field(max_length=MAX_JOB_NAME)] = ""
     namespace: str = "default"
     uid: str = ""
     generation: int = 0

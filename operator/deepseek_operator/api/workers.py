@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from deepseek_operator.api.fields import (
     DnsLabel,
@@ -276,3 +276,13 @@ class Workers(Model):
         description="Volumes of the worker pods.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
+
+    @field_validator("env", "volumes")
+    @classmethod
+    def _named_once(cls, entries: list[EnvVar] | list[Volume]) -> list[EnvVar] | list[Volume]:
+        """The API server sees to it by x-kubernetes-list-map-keys."""
+        names = [entry.name for entry in entries]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: named more than once; keep one entry of each name")
+        return entries
