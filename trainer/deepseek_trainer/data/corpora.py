@@ -125,9 +125,7 @@ def _run(corpus: Corpus, command: list[str], folder: Path) -> None:
         f"(made elsewhere by: python -m deepseek_trainer.data.corpora fetch {corpus.name} --to DIR)"
     )
     try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DataError(f"corpus {corpus.name}: {command[0]}: {error}; {remedy}") from error
     if done.returncode:

@@ -130,7 +130,9 @@ def lost_peer(error: BaseException) -> bool:
     """Whether an error means that a peer went away or stayed silent, rather than a defect of this process."""
     text = str(error).lower()
     signs = ("connection closed by peer", "connection reset", "gloo", "nccl", "timed out", "broken pipe")
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(sign in text for sign in signs))
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -1,0 +1,74 @@
+"""A training process: `python -m deepseek_trainer`, alone or under torchrun.
+
+Reads the run config from the file that $DEEPSEEKJOB_RUN_CONFIG_FILE names, and ends with an exit status of the
+contract. What a user can act on is one line; a traceback is a defect and is left whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+from deepseek_trainer import logs
+from deepseek_trainer.config import ConfigError, load
+from deepseek_trainer.contract import Env, ExitCode, Paths
+from deepseek_trainer.errors import TrainerError
+from deepseek_trainer.report import Reporter
+from deepseek_trainer.signals import StopSignal
+
+log = logging.getLogger("deepseek_trainer")
+
+
+def main(environ: Mapping[str, str] = os.environ) -> ExitCode:
+    logs.configure(int(environ.get("RANK", "0")))
+    try:
+        _run(environ)
+    except ConfigError as error:
+        return _failed(ExitCode.CONFIG_ERROR, error, environ)
+    except TrainerError as error:
+        return _failed(error.exit_code, error, environ)
+    except Exception as error:
+        from deepseek_trainer.distributed.world import first_line, lost_peer
+
+        if not lost_peer(error):
+            raise
+        return _failed(ExitCode.UNAVAILABLE, Exception(f"a peer was lost: {first_line(error)}"), environ)
+    return ExitCode.SUCCESS
+
+
+def _run(environ: Mapping[str, str]) -> None:
+    stop = StopSignal()
+    reporter = Reporter.from_environment(environ)
+    config = load(environ.get(Env.RUN_CONFIG_FILE) or Paths.RUN_CONFIG_FILE)
+
+    # torch and transformers take seconds to import: a wrong config has already been refused.
+    from deepseek_trainer.distributed.world import join
+    from deepseek_trainer.progress import Progress
+    from deepseek_trainer.train import train
+
+    progress = Progress(reporter)
+    try:
+        progress.update(phase="starting")
+        with join(config.backend, environ) as world:
+            train(config, world, progress, stop, environ)
+    finally:
+        progress.close()
+
+
+def _failed(code: ExitCode, error: Exception, environ: Mapping[str, str]) -> ExitCode:
+    """Says why, where people look and where torchrun's agent does."""
+    level = logging.WARNING if code is ExitCode.PREEMPTED else logging.ERROR
+    log.log(level, "%s exit_code=%d: %s", code.name.lower(), code, error)
+    if environ.get("TORCHELASTIC_ERROR_FILE"):
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        handler = get_error_handler()
+        handler.initialize()
+        handler.record_exception(error)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

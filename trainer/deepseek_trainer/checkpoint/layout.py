@@ -1,0 +1,112 @@
+"""Names in a job's checkpoint folder, and what can be known from them.
+
+    step-00000040/                  a checkpoint; it counts once COMMITTED is in it
+      manifest.json  COMMITTED  .metadata  __<rank>_0.distcp
+    step-00000040.g2.tmp/           being written (or left behind) by a process of generation 2
+    resumes.jsonl                   one line each time training starts
+
+Nothing here decides; `save`, `load` and `retention` do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+COMMITTED = "COMMITTED"
+RESUMES = "resumes.jsonl"
+_CHECKPOINT = re.compile(r"step-(\d{8,})")
+_TEMPORARY = re.compile(r"step-\d{8,}(?:\.\w+)?\.g(\d+)\.tmp")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says about itself.
+
+    Attributes:
+        step: optimizer steps that the weights contain; equal to the ledger's.
+        ledger: `Ledger.to_json()`: which samples these weights were trained on.
+        model: the model's shape and vocabulary; a checkpoint fits no other.
+        files: size and sha256 of every other file of the checkpoint, by name.
+        seconds: wall seconds that writing the files took.
+        time: RFC 3339, UTC.
+    """
+
+    version: int
+    job: str
+    step: int
+    generation: int
+    attempt: int
+    world_size: int
+    ledger: dict[str, Any]
+    model: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+    seconds: float
+    time: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file["bytes"] for file in self.files.values())
+
+
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def temporary_folder(folder: Path, step: int, generation: int, purpose: str = "") -> Path:
+    """A name beside the checkpoint's own that says who uses it."""
+    middle = f".{purpose}" if purpose else ""
+    return folder / f"step-{step:08d}{middle}.g{generation}.tmp"
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of everything that has a checkpoint's name, newest first; committed or not."""
+    found = [
+        (int(match.group(1)), child)
+        for child in (folder.iterdir() if folder.is_dir() else ())
+        if (match := _CHECKPOINT.fullmatch(child.name)) and child.is_dir()
+    ]
+    return sorted(found, reverse=True)
+
+
+def temporaries(folder: Path) -> list[tuple[int, Path]]:
+    """(generation, folder) of everything that is being written or was left behind."""
+    return [
+        (int(match.group(1)), child)
+        for child in (folder.iterdir() if folder.is_dir() else ())
+        if (match := _TEMPORARY.fullmatch(child.name))
+    ]
+
+
+def read_manifest(checkpoint: Path) -> Manifest:
+    """The manifest of a checkpoint.
+
+    Raises:
+        OSError, ValueError, TypeError: it is missing or damaged.
+    """
+    return Manifest(**json.loads((checkpoint / MANIFEST).read_bytes()))
+
+
+def newest_generation(folder: Path) -> int:
+    """The newest generation that has left a trace in the folder; 0 when none has."""
+    seen = [generation for generation, _ in temporaries(folder)]
+    for _, checkpoint in checkpoints(folder):
+        try:
+            seen.append(read_manifest(checkpoint).generation)
+        except (OSError, ValueError, TypeError):
+            continue  # says nothing about generations; `load` says why it is unusable
+    resumes = folder / RESUMES
+    for line in resumes.read_text(encoding="utf-8").splitlines() if resumes.is_file() else ():
+        try:
+            seen.append(int(json.loads(line)["generation"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # the torn last line of a process that was killed
+    return max(seen, default=0)

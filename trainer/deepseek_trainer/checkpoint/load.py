@@ -1,0 +1,116 @@
+"""Loading: the newest checkpoint whose every byte is what was committed, read by any number of ranks.
+
+Walks from the newest to the oldest and says why each one is passed over. Uncommitted ones are what a killed process
+leaves and are no loss. If there are committed ones and none is whole, training does not quietly start over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+
+from deepseek_trainer import durable
+from deepseek_trainer.checkpoint import layout
+from deepseek_trainer.checkpoint.layout import Manifest
+from deepseek_trainer.config import ConfigError
+from deepseek_trainer.distributed.world import World
+from deepseek_trainer.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that was verified."""
+
+    path: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Resume:
+    """One start of training: a line of resumes.jsonl.
+
+    Attributes:
+        path: the checkpoint that it started from; None from scratch.
+    """
+
+    time: str
+    generation: int
+    attempt: int
+    step: int
+    path: str | None
+
+
+def newest_whole(folder: Path) -> Found | None:
+    """The newest verified checkpoint; None when none was ever committed.
+
+    Raises:
+        DataError: there are committed checkpoints, and all are damaged.
+    """
+    refused: list[str] = []
+    for _, checkpoint in layout.checkpoints(folder):
+        if not (checkpoint / layout.COMMITTED).exists():
+            log.warning("skipping checkpoint=%s reason=%r", checkpoint.name, "it was never committed")
+            continue
+        problem, manifest = _verify(checkpoint)
+        if manifest is not None:
+            return Found(checkpoint, manifest)
+        log.warning("skipping checkpoint=%s reason=%r", checkpoint.name, problem)
+        refused.append(f"{checkpoint.name}: {problem}")
+    if refused:
+        raise DataError(
+            f"no checkpoint in {folder} is whole: {'; '.join(refused)}; restore one from a backup, "
+            "or empty the folder to start over"
+        )
+    return None
+
+
+def require_same_model(found: Found, model: dict[str, Any]) -> None:
+    """Raises ConfigError with the differences if the checkpoint is of another model."""
+    saved = found.manifest.model
+    changes = [
+        f"{name} was {saved.get(name)}, now {model.get(name)}"
+        for name in sorted({*saved, *model})
+        if saved.get(name) != model.get(name)
+    ]
+    if changes:
+        raise ConfigError(
+            f"trainer.model: {found.path} is of another model: {'; '.join(changes)}; "
+            "put it back as it was, or start over in an empty checkpoint folder"
+        )
+
+
+def read_into(state: dict[str, Any], found: Found, world: World) -> None:
+    """Reads a checkpoint into `state` (of `state.collect`), resharded to this world. A collective."""
+    world.agree(
+        lambda: dcp.load(state, storage_reader=dcp.FileSystemReader(found.path), process_group=world.control),
+        on=lambda world: True,
+    )
+
+
+def record_start(folder: Path, *, generation: int, attempt: int, step: int, path: Path | None) -> None:
+    """Appends to resumes.jsonl that training starts; from then on older generations can't commit."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    resume = Resume(now, generation, attempt, step, None if path is None else str(path))
+    folder.mkdir(parents=True, exist_ok=True)
+    durable.append_line(folder / layout.RESUMES, json.dumps(asdict(resume)))
+
+
+def _verify(checkpoint: Path) -> tuple[str, Manifest | None]:
+    try:
+        manifest = layout.read_manifest(checkpoint)
+    except (OSError, ValueError, TypeError) as error:
+        return f"its manifest can't be read: {error}", None
+    if manifest.ledger.get("step") != manifest.step:
+        return f"its ledger is at step {manifest.ledger.get('step')}, its weights at {manifest.step}", None
+    for name, expected in manifest.files.items():
+        if problem := durable.difference(checkpoint / name, expected):
+            return problem, None
+    return "", manifest

@@ -1,0 +1,48 @@
+"""What is deleted from a checkpoint folder, and what never is.
+
+Only whole checkpoints count towards `keep`, so the newest good one stays even when newer ones are torn. A
+checkpoint is renamed before it is deleted: a process that is killed in between leaves a temporary folder, never a
+half-deleted checkpoint. Temporary folders of this or an older generation are leftovers once training starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from deepseek_trainer import durable
+from deepseek_trainer.checkpoint import layout
+
+log = logging.getLogger(__name__)
+
+
+def apply(folder: Path, *, keep: int, generation: int) -> None:
+    """Deletes what is older than the newest `keep` whole checkpoints."""
+    whole = 0
+    for step, checkpoint in layout.checkpoints(folder):
+        if whole >= keep:
+            doomed = layout.temporary_folder(folder, step, generation, "deleted")
+            durable.rename(checkpoint, doomed)
+            shutil.rmtree(doomed)
+        elif is_whole(checkpoint):
+            whole += 1
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint is committed and every file has its size; hashes are checked when it is loaded."""
+    if not (checkpoint / layout.COMMITTED).exists():
+        return False
+    try:
+        files = layout.read_manifest(checkpoint).files
+        return all((checkpoint / name).stat().st_size == entry["bytes"] for name, entry in files.items())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def clean(folder: Path, *, generation: int) -> None:
+    """Deletes what earlier processes left unfinished; to be called before this one writes."""
+    for owner, leftover in layout.temporaries(folder):
+        if owner <= generation:
+            log.info("removing unfinished=%s", leftover.name)
+            shutil.rmtree(leftover)

@@ -1,0 +1,135 @@
+"""Saving: a checkpoint is either committed and whole, or it does not count. Each arrow may be the last thing done.
+
+    write shards into step-N.gG.tmp  ->  hash them  ->  fence  ->  manifest  ->  rename  ->  COMMITTED  ->  retention
+
+All ranks take part, and all succeed or all fail. Fencing: once a newer generation has left a trace on the volume,
+this one no longer commits. The writing (`_write`) and the committing (`_commit`) are apart, so that the first can
+move to the background.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+
+from deepseek_trainer import durable
+from deepseek_trainer.checkpoint import layout, retention
+from deepseek_trainer.checkpoint.layout import Manifest
+from deepseek_trainer.contract import CheckpointInfo
+from deepseek_trainer.distributed.world import World
+from deepseek_trainer.errors import FencedError
+
+_VERSION = 1
+_RECORDED_PACKAGES = ("deepseek-trainer", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who saves, and where.
+
+    Attributes:
+        folder: the job's checkpoint folder, the same volume on every rank.
+        keep: checkpoints that retention leaves.
+        model: recorded in the manifest; see `Manifest.model`.
+    """
+
+    folder: Path
+    job: str
+    generation: int
+    attempt: int
+    keep: int
+    model: dict[str, Any]
+    world: World
+
+    def save(self, state: dict[str, Any], ledger: dict[str, Any]) -> CheckpointInfo:
+        """Commits the state of one step. A collective.
+
+        Args:
+            state: of `state.collect`.
+            ledger: `Ledger.to_json()` of the same step.
+
+        Raises:
+            FencedError: a newer generation trains on this volume.
+            UnavailableError: the volume is full, read-only or gone.
+        """
+        started = time.perf_counter()
+        temporary = layout.temporary_folder(self.folder, ledger["step"], self.generation)
+        self.world.lead(lambda: _make_empty(temporary))
+        files = self._write(temporary, state)
+        return self.world.lead(lambda: self._commit(temporary, ledger, files, started))
+
+    def _write(self, temporary: Path, state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Writes every rank's shards to the disk, and hashes each where it was written."""
+
+        def write() -> dict[str, dict[str, Any]]:
+            writer = dcp.FileSystemWriter(temporary, single_file_per_rank=True, sync_files=True)
+            dcp.save(state, storage_writer=writer, process_group=self.world.control)
+            mine = sorted(temporary.glob(f"__{self.world.rank}_*.distcp"))
+            if self.world.leader:
+                mine.append(temporary / ".metadata")
+            return {path.name: durable.describe(path) for path in mine}
+
+        described = self.world.agree(write, on=lambda world: True)
+        return {name: entry for files in described for name, entry in (files or {}).items()}
+
+    def _commit(
+        self, temporary: Path, ledger: dict[str, Any], files: dict[str, dict[str, Any]], started: float
+    ) -> CheckpointInfo:
+        self._fence()
+        manifest = Manifest(
+            version=_VERSION,
+            job=self.job,
+            step=ledger["step"],
+            generation=self.generation,
+            attempt=self.attempt,
+            world_size=self.world.size,
+            ledger=ledger,
+            model=self.model,
+            files=files,
+            versions={name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES},
+            seconds=round(time.perf_counter() - started, 3),
+            time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        )
+        durable.write_json(temporary / layout.MANIFEST, manifest.to_json())
+        durable.sync_folder(temporary)
+        checkpoint = layout.checkpoint_folder(self.folder, manifest.step)
+        if checkpoint.exists():  # one that was refused at the start; training has come past it again
+            aside = layout.temporary_folder(self.folder, manifest.step, self.generation, "replaced")
+            shutil.rmtree(aside, ignore_errors=True)
+            durable.rename(checkpoint, aside)
+            shutil.rmtree(aside)
+        durable.rename(temporary, checkpoint)
+        durable.write_bytes(checkpoint / layout.COMMITTED, b"")
+        durable.sync_folder(checkpoint)
+        retention.apply(self.folder, keep=self.keep, generation=self.generation)
+        return info(checkpoint, manifest)
+
+    def _fence(self) -> None:
+        newest = layout.newest_generation(self.folder)
+        if newest > self.generation:
+            raise FencedError(
+                f"generation {self.generation} must not commit to {self.folder}: generation {newest} trains there"
+            )
+
+
+def info(checkpoint: Path, manifest: Manifest) -> CheckpointInfo:
+    """A committed checkpoint as status reports it."""
+    return CheckpointInfo(
+        step=manifest.step,
+        time=manifest.time,
+        path=str(checkpoint),
+        bytes=manifest.bytes,
+        seconds=manifest.seconds,
+    )
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)

@@ -1,0 +1,23 @@
+"""What of a run is saved: weights and optimizer, by parameter name, whatever the number of ranks.
+
+The learning rate and the data's order are pure functions of the step, and the loop has no dropout, so no random
+state belongs to it. The ledger travels in the manifest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+
+def collect(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state as sharded tensors, to be written or to be read into."""
+    weights, moments = get_state_dict(model, optimizer)
+    return {"model": weights, "optimizer": moments}
+
+
+def restore(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Puts a state that was read back into model and optimizer."""
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])

@@ -1,0 +1,27 @@
+"""Validation loss on a fixed set of held-out sequences: the same for every number of ranks and every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepseek_trainer.data.deal import micro_batches
+from deepseek_trainer.data.sequences import Sequences
+from deepseek_trainer.distributed.world import World
+from deepseek_trainer.optim.loss import summed_loss
+
+
+@torch.no_grad()
+def validation_loss(model: Any, data: Sequences, world: World, *, micro_batch_size: int, batches: int) -> float:
+    """Mean loss over the first `batches` micro-batches of held-out sequences, nats per token. A collective."""
+    chosen = np.arange(min(data.validation, batches * micro_batch_size))
+    total = torch.zeros((), dtype=torch.float64, device=world.device)
+    model.eval()
+    for samples in micro_batches(chosen, rank=world.rank, world_size=world.size, micro_batch_size=micro_batch_size):
+        weight = 1.0 if len(samples) else 0.0  # an empty share still takes part in the collectives
+        tokens = data.validation_tokens(samples if len(samples) else chosen[:1]).to(world.device)
+        total += weight * summed_loss(model, tokens)
+    model.train()
+    return world.total(float(total))[0] / (len(chosen) * data.length)

@@ -1,0 +1,40 @@
+"""What rank 0 tells the world: the report for the agent, and the same as log lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from deepseek_trainer.contract import Report
+from deepseek_trainer.report import Reporter
+
+_WINDOW_STEPS = 20
+
+
+class Progress:
+    """The report as it grows, and how fast training is."""
+
+    def __init__(self, reporter: Reporter, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.report = Report()
+        self._reporter = reporter
+        self._clock = clock
+        self._ends: list[float] = []
+
+    def update(self, **changes: Any) -> None:
+        """Changes fields of the report; a change of phase is written at once."""
+        self.report = self.report.model_copy(update=changes)
+        self._reporter.write(self.report)
+
+    def started(self) -> None:
+        """The next step starts now: what came before doesn't count towards throughput."""
+        self._ends = [self._clock()]
+
+    def stepped(self, tokens: int) -> float:
+        """A step has ended; the throughput over the last steps, tokens per second of the whole job."""
+        self._ends = [*self._ends[-_WINDOW_STEPS:], self._clock()]
+        elapsed = self._ends[-1] - self._ends[0]
+        return tokens * (len(self._ends) - 1) / elapsed if elapsed else 0.0
+
+    def close(self) -> None:
+        self._reporter.flush()

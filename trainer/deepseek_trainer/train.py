@@ -1,0 +1,295 @@
+"""The training loop, to be read from top to bottom.
+
+What it keeps true, for any number of ranks and any history of faults:
+- the gradient of a step is that of its global batch in one process: losses are summed and divided by the tokens
+  of the whole batch, however unevenly the batch is dealt;
+- weights, optimizer and ledger are saved and go back together;
+- after a resume, each step is bit for bit what it would have been (same number of ranks; else to rounding).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepseek_trainer.checkpoint import load, retention, save, state
+from deepseek_trainer.checkpoint.save import Writer
+from deepseek_trainer.config import RunConfig
+from deepseek_trainer.contract import Env
+from deepseek_trainer.data import sequences, store
+from deepseek_trainer.data.deal import micro_batches
+from deepseek_trainer.data.ledger import Batch, Ledger
+from deepseek_trainer.data.prepare import prepare
+from deepseek_trainer.data.sequences import Sequences
+from deepseek_trainer.distributed import sharding
+from deepseek_trainer.distributed.world import World
+from deepseek_trainer.errors import DataError, PreemptedError, TrainerError
+from deepseek_trainer.evaluate import validation_loss
+from deepseek_trainer.logs import fields
+from deepseek_trainer.model import build, presets
+from deepseek_trainer.optim import adamw, schedule
+from deepseek_trainer.optim.loss import summed_loss
+from deepseek_trainer.progress import Progress
+from deepseek_trainer.signals import StopSignal
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one start of training works with; everything that stays the same from step to step."""
+
+    config: RunConfig
+    world: World
+    progress: Progress
+    data: Sequences
+    model: Any
+    optimizer: torch.optim.Optimizer
+    checkpoints: Writer | None
+    """None: nothing is saved."""
+
+
+def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal, environ: Mapping[str, str]) -> None:
+    """Trains to the last step, from the newest checkpoint if there is one. A collective.
+
+    Raises:
+        ConfigError, DataError: the config, the data or a checkpoint is wrong.
+        UnavailableError: the volume failed, or a newer generation has taken over.
+        PreemptedError: SIGTERM arrived and the state was saved.
+        TrainerError: the loss is no number any more.
+    """
+    training = config.trainer.training
+    run, ledger = _set_up(config, world, progress, environ)
+    ledger, saved_step = _resume(run, ledger, environ)
+    tokens_per_step = training.global_batch_size * run.data.length
+    stop.defer()
+    progress.started()
+
+    while ledger.step < training.steps:
+        rate = schedule.learning_rate(config.trainer.optimizer, step=ledger.step, total_steps=training.steps)
+        adamw.set_learning_rate(run.optimizer, rate)
+        batch = ledger.batch()
+        loss = _accumulate(run, batch, tokens_per_step)
+        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.trainer.optimizer.gradient_clip)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        ledger = ledger.advance(batch)
+
+        # The ranks agree on the loss, and on whether to stop after this step.
+        loss, stopping = world.total(loss, float(stop.requested))
+        speed = progress.stepped(tokens_per_step)
+        _tell(run, ledger, loss=loss, lr=rate, grad_norm=sharding.global_norm(norm), tokens_per_second=speed)
+
+        last = ledger.step == training.steps
+        if last or (not stopping and _due(ledger.step, config.trainer.evaluation.every_steps)):
+            _evaluate(run, ledger.step)
+        if config.checkpoint and (last or stopping or _due(ledger.step, config.checkpoint.every_steps)):
+            saved_step = _save(run, ledger)
+        if stopping and not last:
+            raise PreemptedError(f"SIGTERM: stopped after step {ledger.step}; newest checkpoint: step {saved_step}")
+
+    progress.update(phase="finished", eta_seconds=0.0)
+    log.info("finished %s", fields(step=ledger.step, samples=ledger.position, chain=ledger.chain))
+
+
+def _set_up(config: RunConfig, world: World, progress: Progress, environ: Mapping[str, str]) -> tuple[Run, Ledger]:
+    """Data, model and optimizer as they are before the first step."""
+    spec, training = config.trainer, config.trainer.training
+    shape = presets.shape(spec.model)
+    progress.update(phase="preparing", total_steps=training.steps)
+    data = _open_data(config, world, environ)
+    info = data.store.info
+    model = build.build(shape, vocab_size=info.vocab_size, sequence_length=training.sequence_length, seed=training.seed)
+    parameters = build.parameter_count(model)
+    sharding.shard(model, world, training.precision)
+    log.info(
+        "set up %s",
+        fields(
+            job=config.job,
+            model=spec.model.preset,
+            parameters=parameters,
+            ranks=world.size,
+            device=world.device.type,
+            samples=data.training,
+            held_out=data.validation,
+            tokens=info.tokens,
+            unigram_entropy=info.unigram_entropy,
+        ),
+    )
+    progress.update(unigram_entropy=info.unigram_entropy)
+    ledger = Ledger(
+        fingerprint=info.fingerprint,
+        samples=data.training,
+        sequence_length=data.length,
+        seed=training.seed,
+        global_batch=training.global_batch_size,
+    )
+    checkpoints = _writer(config, world, environ, {**shape.to_json(), "vocab_size": info.vocab_size})
+    return Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), checkpoints), ledger
+
+
+def _open_data(config: RunConfig, world: World, environ: Mapping[str, str]) -> Sequences:
+    """The run's sequences, the same on every rank.
+
+    Rank 0 prepares the store first. Then each node's first rank looks: on a shared folder it finds that one, else
+    it prepares its own.
+    """
+    world.lead(lambda: prepare(config, environ))
+    folders = world.agree(lambda: prepare(config, environ), on=lambda world: world.local_rank == 0)
+    opened = store.open_store(next(folder for folder in folders if folder is not None))
+    fingerprints = world.gather(opened.info.fingerprint)
+    if len(set(fingerprints)) > 1:
+        raise DataError(
+            f"the ranks have different data: fingerprints {', '.join(sorted({f[:12] for f in fingerprints}))}; "
+            "put dataCache on a volume that all workers share, or give all nodes the same files"
+        )
+    return sequences.split(
+        opened,
+        length=config.trainer.training.sequence_length,
+        validation_fraction=config.data.validation_fraction,
+    )
+
+
+def _writer(config: RunConfig, world: World, environ: Mapping[str, str], model: dict[str, Any]) -> Writer | None:
+    if config.checkpoint is None:
+        return None
+    return Writer(
+        folder=Path(config.checkpoint.directory),
+        job=config.job,
+        generation=int(environ.get(Env.GENERATION) or 1),
+        attempt=int(environ.get(Env.ATTEMPT) or 1),
+        keep=config.checkpoint.keep,
+        model=model,
+        world=world,
+    )
+
+
+def _resume(run: Run, ledger: Ledger, environ: Mapping[str, str]) -> tuple[Ledger, int | None]:
+    """Takes weights, optimizer and ledger to the newest whole checkpoint; the step of that, if there is one."""
+    writer, progress = run.checkpoints, run.progress
+    if writer is None:
+        return ledger, None
+
+    def find() -> load.Found | None:
+        found = load.newest_whole(writer.folder)
+        if found:
+            load.require_same_model(found, writer.model)
+            ledger.continued_from(found.manifest.ledger)
+        retention.clean(writer.folder, generation=writer.generation)
+        step, path = (found.manifest.step, found.path) if found else (0, None)
+        load.record_start(writer.folder, generation=writer.generation, attempt=writer.attempt, step=step, path=path)
+        return found
+
+    found = run.world.lead(find)
+    if found is None:
+        return ledger, None
+    saved = state.collect(run.model, run.optimizer)
+    load.read_into(saved, found, run.world)
+    state.restore(run.model, run.optimizer, saved)
+    ledger = ledger.continued_from(found.manifest.ledger)
+    log.info(
+        "resumed %s",
+        fields(step=ledger.step, path=found.path, saved_by=found.manifest.world_size, chain=ledger.chain),
+    )
+    progress.update(
+        step=ledger.step,
+        epoch=ledger.epoch,
+        position=ledger.position,
+        chain=ledger.chain,
+        resumed_step=ledger.step,
+        resumed_from=str(found.path),
+        checkpoint=save.info(found.path, found.manifest),
+    )
+    return ledger, ledger.step
+
+
+def _accumulate(run: Run, batch: Batch, tokens_per_step: int) -> float:
+    """This rank's part of the gradient of the whole batch, and of its mean loss."""
+    mine = micro_batches(
+        batch.samples,
+        rank=run.world.rank,
+        world_size=run.world.size,
+        micro_batch_size=run.config.trainer.training.micro_batch_size,
+    )
+    summed = torch.zeros((), dtype=torch.float64, device=run.world.device)
+    for i, samples in enumerate(mine):
+        sharding.sync_on_last(run.model, last=i == len(mine) - 1)
+        weight = 1.0 if len(samples) else 0.0  # out of samples, but not out of the collectives
+        tokens = run.data.training_tokens(samples if len(samples) else batch.samples[:1]).to(run.world.device)
+        loss = weight * summed_loss(run.model, tokens)
+        (loss * (run.world.size / tokens_per_step)).backward()  # FSDP takes the mean over the ranks
+        summed += loss.detach()
+    return float(summed) / tokens_per_step
+
+
+def _evaluate(run: Run, step: int) -> None:
+    run.progress.update(phase="evaluating")
+    spec = run.config.trainer
+    loss = validation_loss(
+        run.model,
+        run.data,
+        run.world,
+        micro_batch_size=spec.training.micro_batch_size,
+        batches=spec.evaluation.batches,
+    )
+    log.info(
+        "evaluated %s",
+        fields(step=step, validation_loss=loss, unigram_entropy=run.data.store.info.unigram_entropy),
+    )
+    run.progress.update(phase="training", validation_loss=loss)
+    run.progress.started()
+
+
+def _save(run: Run, ledger: Ledger) -> int:
+    assert run.checkpoints is not None  # noqa: S101  asked for by the caller
+    run.progress.update(phase="checkpointing")
+    saved = run.checkpoints.save(state.collect(run.model, run.optimizer), ledger.to_json())
+    log.info("saved %s", fields(step=saved.step, path=saved.path, bytes=saved.bytes, seconds=saved.seconds))
+    run.progress.update(phase="training", checkpoint=saved)
+    run.progress.started()
+    return saved.step
+
+
+def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float, tokens_per_second: float) -> None:
+    """Logs and reports a step.
+
+    Raises:
+        TrainerError: the loss is no number.
+    """
+    log.info(
+        fields(
+            step=ledger.step,
+            loss=loss,
+            lr=lr,
+            grad_norm=grad_norm,
+            tokens_per_second=round(tokens_per_second),
+            epoch=ledger.epoch,
+        )
+    )
+    if not math.isfinite(loss):
+        raise TrainerError(
+            f"the loss is {loss} after step {ledger.step}; lower trainer.optimizer.learningRate, "
+            "or lengthen trainer.optimizer.warmupSteps"
+        )
+    steps_left = run.config.trainer.training.steps - ledger.step
+    tokens_per_step = ledger.global_batch * ledger.sequence_length
+    run.progress.update(
+        phase="training",
+        step=ledger.step,
+        loss=loss,
+        tokens_per_second=tokens_per_second,
+        eta_seconds=steps_left * tokens_per_step / tokens_per_second if tokens_per_second else None,
+        epoch=ledger.epoch,
+        position=ledger.position,
+        chain=ledger.chain,
+    )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
