@@ -1,0 +1,87 @@
+"""Fixtures of the tests on real nodes: a cluster for the session, the operator as Helm installs it, storage."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import site as sites
+from support.kubectl import Kubectl
+from support.site import Site
+from support.storage import shared_claim as claim
+
+CHART = Path(__file__).parents[2] / "charts" / "deepseek-operator"
+RELEASE, NAMESPACE = "deepseek-operator", "deepseek-system"
+CLAIM = "deepseek-checkpoints"
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    wanted = any("site" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        sites.prebuild(session.config)
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """The cluster."""
+    with sites.site() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def operator(site: Site) -> Iterator[None]:
+    """The operator, installed the way users install it."""
+    repository, _, tag = site.operator_image.rpartition(":")
+    helm = [str(site.helm), f"--kubeconfig={site.kubeconfig}", f"--namespace={NAMESPACE}"]
+    values = [f"--set=image.repository={repository}", f"--set=image.tag={tag}"]
+    install = [*helm, "install", RELEASE, str(CHART), "--create-namespace", "--wait", "--timeout=120s", *values]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=180, check=False)
+    if done.returncode != 0:
+        system = Kubectl(site.kubectl, site.kubeconfig, NAMESPACE)
+        pytest.fail(f"helm install: {done.stderr}\n{system.run('describe', 'pods')}\n{_operator_log(system)}")
+    yield
+    subprocess.run([*helm, "uninstall", RELEASE, "--wait"], capture_output=True, timeout=180, check=True)
+
+
+@pytest.fixture
+def kubectl(site: Site) -> Iterator[Kubectl]:
+    """kubectl as admin, in a namespace of the test's own that enforces the restricted pod security standard."""
+    admin = Kubectl(site.kubectl, site.kubeconfig)
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    label = {"pod-security.kubernetes.io/enforce": "restricted"}
+    admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": label}})
+    yield Kubectl(site.kubectl, site.kubeconfig, name)
+    admin.run("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def shared_claim(site: Site, kubectl: Kubectl) -> Iterator[tuple[str, Path]]:
+    """A bound ReadWriteMany claim, and the folder of this machine where its content is."""
+    here = site.shared_here / kubectl.namespace
+    with claim(kubectl, here, CLAIM, node_path=f"{site.shared_there}/{kubectl.namespace}"):
+        yield CLAIM, here
+
+
+@pytest.fixture
+def trainer_image(site: Site) -> str:
+    """The image that worker pods run."""
+    return site.trainer_image
+
+
+@pytest.fixture(autouse=True)
+def clean_operator_log(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test the operator's log must hold no error and no traceback."""
+    yield
+    if "operator" not in request.fixturenames:
+        return
+    site: Site = request.getfixturevalue("site")
+    log = _operator_log(Kubectl(site.kubectl, site.kubeconfig, NAMESPACE))
+    bad = [line for line in log.splitlines() if '"level": "error"' in line or "Traceback" in line]
+    assert not bad, "the operator logged:\n" + "\n".join(bad)
+
+
+def _operator_log(system: Kubectl) -> str:
+    return system.run("logs", f"deployment/{RELEASE}", "--tail=-1", "--all-containers")

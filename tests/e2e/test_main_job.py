@@ -1,0 +1,133 @@
+"""The main job on real parts: helm install, kubectl apply, two nodes, a lost worker, resume, success, no remains.
+
+One test, because it is one story: each part needs the state that the part before it left. What is asserted
+comes from three places that do not know of each other: `kubectl get`, the status and the checkpoint volume.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.eventually import eventually
+from support.kubectl import Kubectl
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "chitchat-pretrain.yaml"
+
+
+def load_example(image: str, claim: str) -> dict[str, Any]:
+    """The example as users apply it, with the image that this cluster has and this test's volume."""
+    job: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    job["spec"]["workers"]["image"] = image
+    job["spec"]["checkpoint"]["volume"]["claimName"] = claim
+    return job
+
+
+def columns(kubectl: Kubectl, name: str) -> dict[str, str]:
+    """One row of `kubectl get dsj` by its headings; columns are cut where the headings start."""
+    head, row = kubectl.run("get", "dsj", name).splitlines()[:2]
+    starts = [m.start() for m in re.finditer(r"\S+", head)]
+    ends = [*starts[1:], None]
+    return {head[a:b].strip(): row[a:b].strip() for a, b in zip(starts, ends, strict=True)}
+
+
+def resumes(volume: Path) -> list[dict[str, Any]]:
+    """What the trainer itself wrote on the volume, one entry each time training started."""
+    return [json.loads(line) for line in (volume / "resumes.jsonl").read_text().splitlines()]
+
+
+def test_a_job_survives_the_loss_of_a_worker(
+    kubectl: Kubectl, operator: None, trainer_image: str, shared_claim: tuple[str, Path]
+) -> None:
+    """Two workers on two nodes train over the pod network; one is deleted by force; the job ends Succeeded."""
+    claim, volume = shared_claim
+    job = load_example(trainer_image, claim)
+    name = job["metadata"]["name"]
+    kubectl.apply(job)
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = kubectl.json("get", "dsj", name).get("status", {})
+        assert found.get("state") != "Failed", json.dumps(found, indent=1)
+        return found
+
+    def describe() -> str:
+        pods = kubectl.run("get", "pods", "-o", "wide")
+        logs = kubectl.run("logs", "-l", f"training.deepseekjob.dev/job-name={name}", "--tail=15", "--prefix")
+        return f"{kubectl.run('get', 'dsj', '-o', 'wide')}\n{pods}\n{logs}"
+
+    def wait(what: str, deadline_s: float, probe: Any) -> Any:
+        return eventually(probe, deadline_s=deadline_s, interval_s=0.5, describe=describe, what=what)
+
+    # Workers run on both nodes and talk over the pod network.
+    wait("the first step", 180, lambda: (status().get("training") or {}).get("step"))
+    pods = kubectl.items("pods", "-l", f"training.deepseekjob.dev/job-name={name}")
+    assert {p["metadata"]["name"] for p in pods} == {f"{name}-worker-0-0", f"{name}-worker-1-0"}
+    assert len({p["spec"]["nodeName"] for p in pods}) == 2, "both workers are on one node"
+
+    # People see it advance.
+    first = columns(kubectl, name)
+    wait("a checkpoint to lose a worker after", 240, lambda: (status().get("checkpoint") or {}).get("step"))
+    later = wait(
+        "the loss to fall in `kubectl get dsj`",
+        120,
+        lambda: (row := columns(kubectl, name)) and float(row["LOSS"]) < float(first["LOSS"]) and row,
+    )
+    print(f"\nkubectl get dsj: {first}\nkubectl get dsj: {later}")
+    assert int(later["STEP"].split("/")[0]) > int(first["STEP"].split("/")[0])
+    assert later["STATE"] == "Running"
+
+    # A worker is lost; the job goes on from its checkpoint in the next generation.
+    before = status()
+    kubectl.run("delete", "pod", f"{name}-worker-1-0", "--force", "--grace-period=0")
+    resumed = wait(
+        "training in generation 2",
+        180,
+        lambda: (s := status())["generation"] == 2 and s["state"] == "Running" and s.get("restoredFrom") and s,
+    )
+    entry = resumes(volume / name)[-1]
+    print(f"resumed: volume says {entry}, status says {resumed['restoredFrom']}")
+    assert entry["generation"] == 2
+    assert entry["attempt"] == resumed["attempt"] == 2
+    assert entry["step"] == resumed["restoredFrom"]["step"] >= before["checkpoint"]["step"] > 0
+    assert resumed["restarts"]["infrastructure"] == 1
+    assert resumed["restarts"]["worker"] == 0, "a deleted pod must not cost the user's budget"
+    assert {
+        p["metadata"]["name"] for p in kubectl.items("pods", "-l", f"training.deepseekjob.dev/job-name={name}")
+    } == {
+        f"{name}-worker-0-0",
+        f"{name}-worker-1-1",
+    }
+
+    # It ends well, and says so to people and to programs.
+    kubectl.run("wait", "--for=condition=Complete", f"dsj/{name}", "--timeout=400s", timeout_s=420)
+    done = status()
+    training = job["spec"]["trainer"]["training"]
+    assert done["state"] == "Succeeded"
+    assert done["training"]["step"] == training["steps"]
+    assert done["training"]["samples"] == training["steps"] * training["globalBatchSize"]
+    assert float(done["training"]["validationLoss"]) < float(done["training"]["unigramEntropy"])
+    print(kubectl.run("get", "dsj", name, "-o", "wide"))
+
+    # Deleting it leaves nothing of it in the cluster; the checkpoints stay.
+    uid = kubectl.json("get", "dsj", name)["metadata"]["uid"]
+    kubectl.run("delete", "dsj", name)
+    kinds = "pods,services,configmaps,secrets,persistentvolumeclaims,leases.coordination.k8s.io,endpointslices"
+    wait(
+        "no child to be left",
+        60,
+        lambda: (
+            not [
+                item
+                for item in kubectl.items(kinds)
+                if any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences", []))
+            ]
+            and not kubectl.items("pods")
+        ),
+    )
+    assert any((volume / name).glob("step-*/COMMITTED"))

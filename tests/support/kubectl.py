@@ -1,0 +1,50 @@
+"""kubectl as the tests' hand: what a user types is what is tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class KubectlError(AssertionError):
+    """kubectl ended with another status than 0; the message has what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kubectl:
+    """Runs one kubectl binary against one cluster, in one namespace."""
+
+    binary: Path | str
+    kubeconfig: Path
+    namespace: str = "default"
+
+    def run(self, *args: str, stdin: str | None = None, timeout_s: float = 60) -> str:
+        """Standard output of `kubectl ARGS`.
+
+        Raises:
+            KubectlError: the exit status was not 0.
+        """
+        command = [str(self.binary), f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *args]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
+        if done.returncode != 0:
+            raise KubectlError(f"kubectl {' '.join(args)}: exit {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def json(self, *args: str) -> Any:
+        """Parsed output of `kubectl ARGS -o json`."""
+        return json.loads(self.run(*args, "-o", "json"))
+
+    def items(self, *args: str) -> list[dict[str, Any]]:
+        """The items of `kubectl get ARGS -o json`."""
+        items: list[dict[str, Any]] = self.json("get", *args)["items"]
+        return items
+
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        """`kubectl apply` of the objects."""
+        self.run("apply", "-f", "-", stdin=yaml.safe_dump_all([dict(o) for o in objects]))
