@@ -1,0 +1,184 @@
+"""Real agents as processes: each is a pod on a loopback address of its own, with files where a pod has volumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from support.eventually import eventually
+
+SCRIPT = Path(__file__).with_name("tiny_training.py")
+_HOSTS = iter(range(2, 250))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+class Pod:
+    """One agent and its training processes. `command` is what follows the agent's own name."""
+
+    def __init__(self, folder: Path, name: str, *command: str, ip: str = "127.0.0.2", **environ: str) -> None:
+        self.name = name
+        self.ip = ip
+        self.port = free_port()
+        self.folder = folder / name
+        self.folder.mkdir()
+        self.membership = self.folder / "membership.json"
+        self.termination_log = self.folder / "termination-log"
+        self._log = self.folder / "log"
+        pod_environ = {
+            "DEEPSEEKJOB_NAME": "job",
+            "DEEPSEEKJOB_UID": "uid-1",
+            "DEEPSEEKJOB_POD_NAME": name,
+            "DEEPSEEKJOB_POD_IP": self.ip,
+            "DEEPSEEKJOB_AGENT_PORT": str(self.port),
+            "DEEPSEEKJOB_MEMBERSHIP_FILE": str(self.membership),
+            "DEEPSEEKJOB_RUN_DIR": str(self.folder / "run"),
+            "DEEPSEEKJOB_TERMINATION_LOG": str(self.termination_log),
+        }
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deepseek_trainer.agent", *command],
+                env=os.environ | pod_environ | environ,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def write_membership(self, text: str) -> None:
+        """As kubelet does: the file changes as a whole."""
+        staged = self.membership.with_suffix(".staged")
+        staged.write_text(text)
+        staged.replace(self.membership)
+
+    def children(self) -> list[int]:
+        """PIDs of the training processes."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"http://{self.ip}:{self.port}{path}", timeout=5) as answer:
+            return bytes(answer.read())
+
+    def progress(self) -> dict[str, Any]:
+        return dict(json.loads(self.get("/progress")))
+
+    def last_words(self) -> dict[str, Any]:
+        return dict(json.loads(self.termination_log.read_bytes()))
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """The whole pod at once, as when its node loses power. Its training processes die with the agent."""
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> list[int]:
+        """Stops all processes of the pod; answers their PIDs, for `thaw`."""
+        pids = [self.process.pid, *self.children()]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        return pids
+
+    def wait(self, deadline_s: float = 60) -> int:
+        """Exit status of the agent."""
+        try:
+            return self.process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} did not end within {deadline_s:g} s:\n{self.log()}") from None
+
+
+def thaw(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
+class World:
+    """The pods of one job, and the operator's word to them."""
+
+    def __init__(self, folder: Path, steps: int = 100_000) -> None:
+        self.folder = folder
+        self.shared = folder / "shared"
+        self.shared.mkdir()
+        self.steps = steps
+        self.port = free_port()
+        self.pods: list[Pod] = []
+
+    def start(self, name: str, *command: str, **environ: str) -> Pod:
+        command = command or (str(SCRIPT), str(self.shared), str(self.steps))
+        pod = Pod(self.folder, name, *command, ip=f"127.0.0.{next(_HOSTS)}", **environ)
+        self.pods.append(pod)
+        return pod
+
+    def announce(self, generation: int, *members: Pod, host: int = 0, attempt: int | None = None) -> None:
+        """Writes the members' files; all of them use one port, generation after generation."""
+        for rank, pod in enumerate(members):
+            content = {
+                "generation": generation,
+                "attempt": attempt or generation,
+                "nodeRank": rank,
+                "nodes": len(members),
+                "master": members[host].ip,
+                "port": self.port,
+                "host": rank == host,
+            }
+            pod.write_membership(json.dumps(content))
+
+    def log(self) -> list[dict[str, Any]]:
+        """The steps that were trained, oldest first."""
+        path = self.shared / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def await_step(self, *, after: int = 0, deadline_s: float = 60, **wanted: object) -> dict[str, Any]:
+        """The newest step beyond `after` whose line has these values."""
+
+        def probe() -> dict[str, Any] | None:
+            for line in reversed(self.log()):
+                if line["step"] > after and wanted.items() <= line.items():
+                    return line
+            return None
+
+        found = eventually(probe, deadline_s=deadline_s, what=f"a step with {wanted}", describe=self.describe)
+        assert found is not None
+        return found
+
+    def order(self, text: str, what: str) -> None:
+        """Tells the training script to fail: `what` is fail-<rank> or exit-<rank>."""
+        (self.shared / what).write_text(text)
+
+    def describe(self) -> str:
+        tails = [
+            f"--- {pod.name} ({pod.process.poll()})\n" + "\n".join(pod.log().splitlines()[-25:]) for pod in self.pods
+        ]
+        return "\n".join([str(self.log()[-3:]), *tails])
+
+    def close(self) -> None:
+        for pod in self.pods:
+            for pid in [pod.process.pid, *pod.children()] if pod.process.poll() is None else []:
+                os.kill(pid, signal.SIGKILL)
+            pod.process.wait()
+
+
+def timed(what: str, began: float, line: dict[str, Any]) -> None:
+    """Prints how long the world took from a fault to its next step."""
+    print(f"{what}: {line['time'] - began:.1f} s to step {line['step']} (world size {line['world']})")
+
+
+def now() -> float:
+    return time.time()

@@ -1,0 +1,74 @@
+"""A training script of plain torchrun: gloo, one all-reduce a step, resumes from a step file. Knows nothing of us.
+
+usage: tiny_training.py FOLDER STEPS
+In FOLDER: `step` is the checkpoint, `log.jsonl` what happened; `fail-<rank>` makes that rank raise the text in it
+(once), `exit-<rank>` makes it exit with the number in it.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+
+def obey(folder: Path, rank: int) -> None:
+    for order in ("fail", "exit"):
+        path = folder / f"{order}-{rank}"
+        if path.exists():
+            text = path.read_text()
+            path.unlink()
+            if order == "exit":
+                print(f"config is wrong: {text}", file=sys.stderr, flush=True)
+                os._exit(int(text))
+            raise ValueError(text)
+
+
+def main() -> None:
+    folder, steps = Path(sys.argv[1]), int(sys.argv[2])
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo")
+    file = folder / "step"
+    first = int(file.read_text()) if file.exists() else 0
+    print(f"hello from rank {rank} of {world}", flush=True)
+    for step in range(first, steps):
+        obey(folder, rank)
+        flags = torch.tensor([1.0, float(bool(stopped))])
+        dist.all_reduce(flags)
+        assert flags[0] == world
+        if rank == 0:
+            record(folder, file, step + 1, world)
+        if flags[1]:
+            sys.exit(75)
+        time.sleep(0.05)
+    dist.destroy_process_group()
+
+
+def record(folder: Path, file: Path, step: int, world: int) -> None:
+    temporary = folder / "step.tmp"
+    temporary.write_text(str(step))
+    temporary.replace(file)
+    line = {
+        "step": step,
+        "world": world,
+        "generation": int(os.environ["DEEPSEEKJOB_GENERATION"]),
+        "attempt": int(os.environ["DEEPSEEKJOB_ATTEMPT"]),
+        "pod": os.environ["DEEPSEEKJOB_POD_NAME"],
+        "time": time.time(),
+    }
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+    report = Path(os.environ["DEEPSEEKJOB_PROGRESS_FILE"])
+    staged = report.with_suffix(".staged")
+    staged.write_text(json.dumps({"phase": "training", "step": step, "loss": 1.0 / step}))
+    staged.replace(report)
+
+
+if __name__ == "__main__":
+    main()

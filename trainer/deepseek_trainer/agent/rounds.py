@@ -1,0 +1,86 @@
+"""What agents tell each other through the store, and what follows from it: pure.
+
+A generation consists of rounds. Each agent enters a round with an Entry; when all entries are there, node rank 0
+answers with a Start that everyone obeys. A round is over as soon as any agent says so, and the next one begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from deepseek_trainer.contract import ExitCode, Failure
+
+RETRYABLE_ELSEWHERE = frozenset({ExitCode.UNAVAILABLE})
+"""Exit status of a training process that ends its pod, unless it was a peer that vanished."""
+FATAL = frozenset({ExitCode.DATA_ERROR, ExitCode.CONFIG_ERROR})
+"""Exit status of a training process that ends its pod at once: another try can't help."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class LocalFailure(_Record):
+    """Why an agent left the round before: its first failed training process."""
+
+    time: float
+    """Unix seconds at which the process failed, as near to the cause as is known."""
+    failure: Failure
+
+
+class Entry(_Record):
+    """One agent enters a round."""
+
+    token: str
+    """Made up once by each agent process: tells a restarted agent from its predecessor."""
+    pod: str
+    address: str
+    procs: int
+    port: int
+    """A free port of this pod, for the training processes' own store should it be node rank 0."""
+    failure: LocalFailure | None = None
+
+
+class Culprit(_Record):
+    """The first process failure of the round before, over all nodes."""
+
+    node_rank: int
+    pod: str
+    failure: Failure
+
+
+class Start(_Record):
+    """Node rank 0's answer to a complete set of entries."""
+
+    master_addr: str = ""
+    master_port: int = 0
+    culprit: Culprit | None = None
+    give_up: bool = False
+    """The culprit's pod ends; the others wait for the next generation."""
+    error: str = ""
+    """The entries do not fit together: every agent ends with CONFIG_ERROR."""
+
+
+def start(entries: Sequence[Entry], round_number: int, max_process_restarts: int) -> Start:
+    """What this round comes to, given all entries in the order of their node ranks."""
+    procs = [entry.procs for entry in entries]
+    if len(set(procs)) > 1:
+        return Start(error=f"processes per node differ between the pods: {procs}; set the same number for all")
+    culprit = _culprit(entries)
+    give_up = culprit is not None and (
+        round_number > max_process_restarts or culprit.failure.exit_code in RETRYABLE_ELSEWHERE
+    )
+    return Start(master_addr=entries[0].address, master_port=entries[0].port, culprit=culprit, give_up=give_up)
+
+
+def _culprit(entries: Sequence[Entry]) -> Culprit | None:
+    """The earliest failure: the later ones are its victims, whose peer had gone."""
+    failed = [(entry.failure.time, rank) for rank, entry in enumerate(entries) if entry.failure]
+    if not failed:
+        return None
+    _, rank = min(failed)
+    entry = entries[rank]
+    assert entry.failure is not None  # noqa: S101 - narrows for the type checker
+    return Culprit(node_rank=rank, pod=entry.pod, failure=entry.failure.failure)

@@ -1,0 +1,123 @@
+"""One generation as this agent lives it: the membership, the connection to its store, and the round it is in.
+
+Every key carries the generation and the round, so nothing that an older generation writes is ever read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from deepseek_trainer.agent.rounds import Entry, Start, start
+from deepseek_trainer.agent.store import PrefixStore, Store, StoreLink, StoreLost
+from deepseek_trainer.contract import Membership
+
+RECONNECT_S = 0.5
+HEARTBEAT_S = 1.0
+
+
+class Session:
+    """The keys of a generation. Every method may raise StoreLost; after `reconnect` it can be called again."""
+
+    def __init__(self, membership: Membership, open_store: Callable[[], Store], clock: Callable[[], float]) -> None:
+        self.membership = membership
+        self.round = 0
+        self.left_round = -1
+        """Rounds up to this one are over for this agent, whatever the store says (or can't be told) about them."""
+        self._open_store = open_store
+        self._clock = clock
+        self._link = StoreLink(open_store)
+        self._linked_at = clock()
+        self._beats = 0
+        self._beat_at = float("-inf")
+
+    @property
+    def lost(self) -> str:
+        return self._link.lost
+
+    @property
+    def is_open(self) -> bool:
+        return self._link.is_open
+
+    def reconnect(self) -> None:
+        """Tries again if the connection is lost, at most twice a second."""
+        if self._link.lost and self._clock() - self._linked_at >= RECONNECT_S:
+            self._link.close()
+            self._link, self._linked_at = StoreLink(self._open_store), self._clock()
+
+    def torch_store(self) -> Store:
+        """The round's own room in the store, for torch's agent."""
+        return PrefixStore(self._key("torch"), self._link.store)
+
+    def find_round(self) -> None:
+        """Advances to the first round that is not over, and ends those that this agent has left."""
+        if self.left_round >= self.round:
+            self._link.claim(self._key("over", number=self.left_round), "1")
+            self.round = self.left_round + 1
+        while self._link.check([self._key("over")]):
+            self.round += 1
+
+    def enter(self, entry: Entry) -> bool:
+        """Puts this agent into the round. False when a predecessor of this agent is in it: the round is then over."""
+        mine = entry.model_dump_json()
+        found = self._link.claim(self._key("entry", self.membership.node_rank), mine)
+        if Entry.model_validate_json(found).token == entry.token:
+            return True
+        self.left_round = self.round
+        return False
+
+    def is_over(self) -> bool:
+        return self._link.check([self._key("over")])
+
+    def try_start(self, max_process_restarts: int) -> Start | None:
+        """The round's Start, once it is there; node rank 0 makes it when all have entered."""
+        if self.membership.node_rank == 0 and self._link.check(self._all("entry")):
+            entries = [Entry.model_validate_json(text) for text in self._link.get(self._all("entry"))]
+            self._link.claim(self._key("start"), start(entries, self.round, max_process_restarts).model_dump_json())
+        if not self._link.check([self._key("start")]):
+            return None
+        return Start.model_validate_json(self._link.get([self._key("start")])[0])
+
+    def beat(self) -> None:
+        """Shows the others that this agent lives, at most once a second."""
+        if self._clock() - self._beat_at >= HEARTBEAT_S:
+            self._beat_at, self._beats = self._clock(), self._beats + 1
+            self._link.set(self._key("beat", self.membership.node_rank), str(self._beats))
+
+    def mark(self, what: str) -> None:
+        """Sets this node's flag (done, left) in the round."""
+        self._link.claim(self._key(what, self.membership.node_rank), "1")
+
+    def everyone(self, what: str) -> bool:
+        return self._link.check(self._all(what))
+
+    def missing(self, what: str) -> list[int]:
+        """Node ranks without this flag or entry. One call a node: for messages and for ends, not for loops."""
+        return [rank for rank in range(self.membership.nodes) if not self._link.check([self._key(what, rank)])]
+
+    def beats_of(self, ranks: list[int]) -> dict[int, str]:
+        """The last beat of each of these nodes; none for a node that never beat."""
+        seen = [rank for rank in ranks if self._link.check([self._key("beat", rank)])]
+        return dict(zip(seen, self._link.get([self._key("beat", rank) for rank in seen]), strict=True)) if seen else {}
+
+    def finish(self) -> None:
+        self._link.claim(self._key("finished"), "1")
+
+    def is_finished(self) -> bool:
+        return self._link.check([self._key("finished")])
+
+    def describe_missing(self) -> str:
+        """For people: which node ranks have not entered the round."""
+        try:
+            return f"node ranks {self.missing('entry')} of {self.membership.nodes} in round {self.round}"
+        except StoreLost as error:
+            return f"the store at {self.membership.master}:{self.membership.port} ({error})"
+
+    def close(self) -> None:
+        self._link.close()
+
+    def _key(self, *parts: object, number: int | None = None) -> str:
+        number = self.round if number is None else number
+        return "/".join(map(str, ("generation", self.membership.generation, "round", number, *parts)))
+
+    def _all(self, what: str) -> list[str]:
+        return [self._key(what, rank) for rank in range(self.membership.nodes)]

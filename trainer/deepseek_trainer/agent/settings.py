@@ -1,0 +1,127 @@
+"""What the agent is told: its command line and the environment of the pod, read once, all errors in one place."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Never
+
+from deepseek_trainer.config import ConfigError
+from deepseek_trainer.contract import AGENT_PORT, Env, Paths
+
+TERMINATION_GRACE_S = "DEEPSEEKJOB_TERMINATION_GRACE_S"
+"""Seconds that training processes have to save after SIGTERM; keep it below the pod's own grace period."""
+
+BUILT_IN = ("-m", "deepseek_trainer")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that does not change while the agent lives. Seconds where a name ends in _s."""
+
+    job: str
+    namespace: str
+    uid: str
+    pod: str
+    pod_ip: str | None
+    """None: address and interface are left to the system, and the HTTP server listens everywhere."""
+    membership_file: Path
+    run_dir: Path
+    termination_log: Path
+    proc_per_node: int
+    backend: str
+    max_process_restarts: int
+    """Rounds after the first that a generation may have because training processes failed."""
+    agent_port: int
+    termination_grace_s: float
+    rendezvous_timeout_s: float
+    """How long the agent waits for a generation and its peers before it gives up as UNAVAILABLE."""
+    departure_grace_s: float
+    """How long an agent whose processes succeeded waits for a new generation when its peers have vanished."""
+    command: tuple[str, ...]
+    """Arguments of the Python interpreter: `-m module args…` or `script args…`."""
+
+    @property
+    def is_built_in(self) -> bool:
+        return self.command[:2] == BUILT_IN
+
+    @property
+    def run_id(self) -> str:
+        return self.uid or self.job
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Never:
+        raise ConfigError(f"agent's command line: {message}; see python -m deepseek_trainer.agent --help")
+
+
+def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Settings from the command line and the environment.
+
+    Raises:
+        ConfigError: an option or a variable is wrong; the message names it.
+    """
+    options = _parser().parse_args(arguments)
+    module, script = options.module, options.script
+    if module == []:
+        raise ConfigError("agent's command line: -m needs the name of a module")
+    command = ("-m", *module) if module else tuple(script) or BUILT_IN
+    pod = environ.get(Env.POD_NAME, "") or "local"
+    return Settings(
+        job=environ.get(Env.JOB_NAME, "") or "local",
+        namespace=environ.get(Env.JOB_NAMESPACE, ""),
+        uid=environ.get(Env.JOB_UID, ""),
+        pod=pod,
+        pod_ip=environ.get(Env.POD_IP) or None,
+        membership_file=Path(environ.get(Env.MEMBERSHIP_FILE) or Paths.MEMBERSHIP_FILE),
+        run_dir=Path(environ.get(Env.RUN_DIR) or Paths.RUN_DIR),
+        termination_log=Path(environ.get(Env.TERMINATION_LOG) or Paths.TERMINATION_LOG),
+        proc_per_node=_number(environ, Env.PROC_PER_NODE, 1, low=1, high=1024),
+        backend=environ.get(Env.BACKEND) or "auto",
+        max_process_restarts=_number(environ, Env.MAX_PROCESS_RESTARTS, 3, low=0, high=1_000_000),
+        agent_port=_number(environ, Env.AGENT_PORT, AGENT_PORT, low=1, high=65535),
+        termination_grace_s=_number(environ, TERMINATION_GRACE_S, 25, low=0, high=86_400),
+        rendezvous_timeout_s=options.rendezvous_timeout_s,
+        departure_grace_s=options.departure_grace_s,
+        command=command,
+    )
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m deepseek_trainer.agent",
+        description="Runs the training processes of one worker pod under torchrun's elastic agent. Without a module or "
+        "script it runs the built-in trainer. The rest is told by environment variables DEEPSEEKJOB_*.",
+    )
+    parser.add_argument(
+        "--rendezvous-timeout-s",
+        type=float,
+        default=1800.0,
+        metavar="SECONDS",
+        help="how long to wait for a generation and its peers before giving up with exit status 69 (default 1800)",
+    )
+    parser.add_argument(
+        "--departure-grace-s",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long to wait for a new generation when this pod succeeded but its peers vanished (default 30)",
+    )
+    parser.add_argument(
+        "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="module to run, then its arguments"
+    )
+    parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="script to run, then its arguments")
+    return parser
+
+
+def _number(environ: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:
+    text = environ.get(name, "") or str(default)
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise ConfigError(f"{name}={text}: set it to a whole number from {low} to {high}")
+    return value

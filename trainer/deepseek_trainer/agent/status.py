@@ -1,0 +1,174 @@
+"""What the agent knows at this moment: its own state merged with the report of global rank 0, for all who ask.
+
+The supervision loop writes, the HTTP server's threads read. The report is untrusted: too large, malformed or of
+another shape is logged once and otherwise as if it were not there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from deepseek_trainer.agent.goodput import Bucket, GoodputClock
+from deepseek_trainer.agent.log import EventLog
+from deepseek_trainer.agent.settings import Settings
+from deepseek_trainer.contract import PROGRESS_MAX_BYTES, Failure, Goodput, Membership, Progress, Report
+
+REPORT_MAX_BYTES = PROGRESS_MAX_BYTES // 2
+REPORT_EVERY_S = 0.25
+HEALTHY_S = 60.0
+"""The supervision loop must have turned within this time; it turns ten times a second, torch's import apart."""
+
+
+class Status:
+    """The agent's state. `tick` is called by the supervision loop at every turn and wait."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._log = EventLog(self.context)
+        self._lock = threading.Lock()
+        self._goodput = GoodputClock(clock())
+        self._ticked_at = clock()
+        self._read_at = float("-inf")
+        self._membership: Membership | None = None
+        self._round = 0
+        self._process_restarts = 0
+        self._failure: Failure | None = None
+        self._report: Report | None = None
+        self._report_file: Path | None = None
+        self._complaint = ""
+        self._is_running = False
+        self._faulted = False
+        self._has_reported = False
+
+    def context(self) -> dict[str, object]:
+        """The fields that every log line carries."""
+        generation = self._membership.generation if self._membership else 0
+        return {"job": self._settings.job, "pod": self._settings.pod, "generation": generation, "round": self._round}
+
+    def is_healthy(self) -> bool:
+        return self._clock() - self._ticked_at < HEALTHY_S
+
+    def joined(self, membership: Membership, round_number: int, report_file: Path) -> None:
+        """A round starts with this pod in it, and its processes will report in this file."""
+        with self._lock:
+            self._advance()
+            if self._membership is not None and self._membership.generation == membership.generation:
+                self._process_restarts += 1
+            self._membership, self._round = membership, round_number
+            self._report, self._report_file, self._is_running = None, report_file, True
+            self._goodput.restarted()
+
+    def stopped(self, *, fault: bool) -> None:
+        """The training processes do not run; with fault, what follows until the next step is recovery."""
+        with self._lock:
+            self._advance()
+            self._read_report()
+            self._is_running = False
+            self._faulted = self._faulted or fault
+
+    def failed(self, failure: Failure) -> None:
+        with self._lock:
+            self._failure = failure
+
+    def tick(self) -> None:
+        now = self._clock()
+        with self._lock:
+            self._ticked_at = now
+            self._advance()
+            if self._is_running and now - self._read_at >= REPORT_EVERY_S:
+                self._read_at = now
+                self._read_report()
+
+    def goodput(self) -> Goodput:
+        with self._lock:
+            return self._goodput.goodput()
+
+    def progress(self) -> Progress:
+        """The answer of /progress; the last words too, when a failure has been noted."""
+        with self._lock:
+            self._advance()
+            report = self._report or Report()
+            fields = report.model_dump() | {
+                "job": self._settings.job,
+                "pod": self._settings.pod,
+                "generation": self._membership.generation if self._membership else 0,
+                "attempt": self._membership.attempt if self._membership else 0,
+                "round": self._round,
+                "node_rank": self._membership.node_rank if self._membership else None,
+                "process_restarts": self._process_restarts,
+                "time": self._wall_clock().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "failure": self._failure,
+                "goodput": self._goodput.goodput(),
+            }
+            return Progress.model_validate(fields)
+
+    def _advance(self) -> None:
+        self._goodput.advance(self._clock(), self._bucket())
+
+    def _bucket(self) -> Bucket:
+        late: Bucket = "recovery" if self._faulted else "startup"
+        if not self._is_running:
+            return "recovery" if self._faulted else "waiting"
+        if self._report is None:
+            # Only global rank 0 reports, and a user's script need not: then running is all that can be seen.
+            return late if self._expects_report() else "productive"
+        if self._report.phase == "checkpointing":
+            return "checkpoint"
+        return "productive" if _has_stepped(self._report) else late
+
+    def _expects_report(self) -> bool:
+        is_first = self._membership is not None and self._membership.node_rank == 0
+        return is_first and (self._settings.is_built_in or self._has_reported)
+
+    def _read_report(self) -> None:
+        report = self._parse_report()
+        if report is None or report == self._report:
+            return
+        if self._report is None and report.resumed_step is not None:
+            self._goodput.resumed(report.resumed_step)
+        if report.step is not None and _has_stepped(report):
+            self._goodput.stepped(report.step)
+            self._faulted = False
+        self._report, self._has_reported = report, True
+
+    def _parse_report(self) -> Report | None:
+        if self._report_file is None:
+            return None
+        try:
+            with self._report_file.open("rb") as file:
+                content = file.read(REPORT_MAX_BYTES + 1)
+            if len(content) > REPORT_MAX_BYTES:
+                return self._complain(f"larger than {REPORT_MAX_BYTES} bytes")
+            return Report.model_validate_json(content)
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            first = error.errors()[0]
+            return self._complain(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        except OSError as error:
+            return self._complain(error.strerror or str(error))
+
+    def _complain(self, complaint: str) -> Report | None:
+        if complaint != self._complaint:
+            self._complaint = complaint
+            self._log.warning("report ignored", path=self._report_file, reason=complaint)
+        return None
+
+
+def _has_stepped(report: Report) -> bool:
+    """Whether these processes have completed a step of their own."""
+    return report.step is not None and report.step > (report.resumed_step or 0)

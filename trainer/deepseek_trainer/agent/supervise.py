@@ -1,0 +1,226 @@
+"""Supervises the training processes of this pod: torch's elastic agent with our rules for what ends a round.
+
+    processes run ──┬─ membership or round changed ──► kill them, rendezvous, start anew
+                    ├─ one failed, status 65 or 78 ──► end: another try can't help
+                    ├─ one failed otherwise ─────────► rendezvous; the agents decide together who gives up
+                    ├─ all succeeded ────────────────► depart, or go back when peers need another round
+                    └─ SIGTERM ──────────────────────► forward it, wait for the grace, end
+
+Processes of a round that is over are killed, not asked: they hang in a collective whose peer is gone, and their
+state is not wanted, for training goes back to a checkpoint. Only SIGTERM to the pod lets them save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SignalException, SubprocessContext
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from deepseek_trainer.agent.departure import Outcome
+from deepseek_trainer.agent.failure import failure
+from deepseek_trainer.agent.handler import MembershipRendezvous, ProcessRestartsExhausted
+from deepseek_trainer.agent.log import EventLog
+from deepseek_trainer.agent.output import Output
+from deepseek_trainer.agent.rounds import FATAL, LocalFailure
+from deepseek_trainer.agent.settings import Settings
+from deepseek_trainer.agent.status import Status
+from deepseek_trainer.contract import Env, ExitCode, Failure
+
+MONITOR_INTERVAL_S = 0.1
+KILL_TIMEOUT_S = 10
+SETTLE_S = 1.0
+"""How long a process that printed a traceback may take to end, so that its own exit status is known."""
+
+
+class Supervisor(LocalElasticAgent):
+    """One run of the pod's training processes, over any number of rounds and generations."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        handler: MembershipRendezvous,
+        output: Output,
+        status: Status,
+        log: EventLog,
+        *,
+        pause: Callable[[float], None],
+        environment: dict[str, str],
+    ) -> None:
+        """Args: pause: waits, ticks the status, and raises SignalException when the agent was told to stop."""
+        launcher = ("-S", str(Path(__file__).with_name("exec.py")), str(os.getpid()))
+        spec = WorkerSpec(
+            role="trainer",
+            local_world_size=settings.proc_per_node,
+            rdzv_handler=handler,
+            entrypoint=sys.executable,
+            args=(*launcher, sys.executable, "-u", *settings.command),
+            max_restarts=settings.max_process_restarts,
+            monitor_interval=MONITOR_INTERVAL_S,
+        )
+        super().__init__(spec, output, shutdown_timeout=round(settings.termination_grace_s))
+        self._settings = settings
+        self._handler = handler
+        self._output = output
+        self._status = status
+        self._log = log
+        self._pause = pause
+        self._environment = environment
+        self.first_failure: Failure | None = None
+        self.has_succeeded = False
+        """All processes of this pod have succeeded, and no round has begun since."""
+
+    def exit_codes(self) -> dict[int, int | None]:
+        """Exit status of each process of the last start, by local rank; None while it runs."""
+        context = self._pcontext
+        if not isinstance(context, SubprocessContext):
+            return {}
+        return {local_rank: handle.proc.poll() for local_rank, handle in context.subprocess_handlers.items()}
+
+    def _invoke_run(self, role: str = "trainer") -> RunResult:
+        """The loop; in place of torch's, which counts restarts by its own rules and leaves at the first success."""
+        group = self._worker_group
+        self._initialize_workers(group)
+        while True:
+            self._pause(group.spec.monitor_interval)
+            if self._handler.num_nodes_waiting() > 0:
+                self._log.info("membership or round changed")
+                self._restart(group, fault=True)
+                continue
+            result = self._monitor_workers(group)
+            group.state = result.state
+            if result.state == WorkerState.SUCCEEDED and self._depart():
+                return result
+            if result.state == WorkerState.FAILED and self._must_end():
+                return result
+            if result.state != WorkerState.HEALTHY:
+                try:
+                    self._restart(group, fault=True)
+                except ProcessRestartsExhausted as error:
+                    self._log.error("training process may not be restarted any more", reason=error)
+                    group.state = WorkerState.FAILED
+                    return RunResult(WorkerState.FAILED, failures=result.failures)
+
+    def _restart(self, group: WorkerGroup, *, fault: bool) -> None:
+        self._status.stopped(fault=fault)
+        self._restart_workers(group)
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
+        joined = self._handler.joined
+        assert joined is not None  # noqa: S101 - set by the rendezvous that precedes every start
+        self.first_failure, self.has_succeeded = None, False
+        self._status.joined(joined.membership, joined.round, self._report_file())
+        started = super()._start_workers(worker_group)
+        self._log.info(
+            "training processes started",
+            node_rank=worker_group.group_rank,
+            nodes=worker_group.group_world_size,
+            ranks=",".join(str(worker.global_rank) for worker in worker_group.workers),
+            master=f"{worker_group.master_addr}:{worker_group.master_port}",
+        )
+        return started
+
+    def _set_local_rank_env(self, worker_env: dict[str, str | None], local_rank: int, spec: WorkerSpec) -> None:
+        """Adds this generation's variables to torchrun's own, each time the processes start."""
+        super()._set_local_rank_env(worker_env, local_rank, spec)
+        joined = self._handler.joined
+        assert joined is not None  # noqa: S101 - as above
+        worker_env.update(self._environment)
+        worker_env[Env.GENERATION] = str(joined.membership.generation)
+        worker_env[Env.ATTEMPT] = str(joined.membership.attempt)
+        worker_env[Env.PROGRESS_FILE] = str(self._report_file())
+
+    def _report_file(self) -> Path:
+        """One file a round: a process that outlived its round can't speak for the next one."""
+        joined = self._handler.joined
+        assert joined is not None  # noqa: S101 - as above
+        return self._settings.run_dir / f"report-g{joined.membership.generation}-r{joined.round}.json"
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        self._shutdown(signal.SIGKILL, KILL_TIMEOUT_S)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+        """Ends the processes, then what they left behind in their process groups, and reads their last output."""
+        super()._shutdown(death_sig, timeout)
+        context = self._pcontext
+        if isinstance(context, SubprocessContext):
+            for handle in context.subprocess_handlers.values():
+                with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left
+                    os.killpg(handle.proc.pid, signal.SIGKILL)
+        self._output.drain()
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        """Looks at each process; at the first failure the others are killed at once."""
+        codes = self.exit_codes()
+        if any(code not in (None, 0) for code in codes.values()):
+            return self._failed(worker_group)
+        if all(code == 0 for code in codes.values()):
+            self._output.drain()
+            return RunResult(
+                WorkerState.SUCCEEDED, return_values={worker.global_rank: None for worker in worker_group.workers}
+            )
+        return RunResult(WorkerState.HEALTHY)
+
+    def _failed(self, worker_group: WorkerGroup) -> RunResult:
+        """Finds the process that failed first; the ones that fail with it lost their peer."""
+        seen_at = time.time()
+        self._settle()
+        codes = {local_rank: code for local_rank, code in self.exit_codes().items() if code not in (None, 0)}
+        self._shutdown(signal.SIGKILL, KILL_TIMEOUT_S)
+        failed_at = {local_rank: self._output.traceback_at(local_rank) or seen_at for local_rank in codes}
+        first = min(codes, key=lambda local_rank: (codes[local_rank] not in FATAL, failed_at[local_rank], local_rank))
+        rank, code = worker_group.workers[first].global_rank, codes[first] or 0
+        evidence = failure(rank, code, self._output.error_text(first), self._output.stderr_tail(first))
+        self.first_failure = evidence
+        self._handler.local_failure = LocalFailure(time=failed_at[first], failure=evidence)
+        last_line = evidence.message.splitlines()[-1] if evidence.message else ""
+        self._log.warning(
+            "training process failed", rank=rank, exit_code=evidence.exit_code, signal=evidence.signal, reason=last_line
+        )
+        pid = int(worker_group.workers[first].id)
+        return RunResult(WorkerState.FAILED, failures={rank: ProcessFailure(first, pid, code, os.devnull)})
+
+    def _settle(self) -> None:
+        """Waits a moment for processes that printed a traceback and have not ended yet."""
+        end = time.monotonic() + SETTLE_S
+        while time.monotonic() < end:
+            running = [local_rank for local_rank, code in self.exit_codes().items() if code is None]
+            if not any(self._output.traceback_at(local_rank) for local_rank in running):
+                return
+            self._pause(0.02)
+
+    def _must_end(self) -> bool:
+        return self.first_failure is not None and self.first_failure.exit_code in FATAL
+
+    def _depart(self) -> bool:
+        """Waits until leaving harms nobody. False when the processes must run again."""
+        self._log.info("training processes succeeded")
+        self.has_succeeded = True
+        self._status.stopped(fault=False)
+        departure = self._handler.departure()
+        while (outcome := departure.outcome()) == Outcome.WAIT:
+            self._pause(MONITOR_INTERVAL_S)
+        return outcome == Outcome.LEAVE
+
+
+def exit_code_of(first_failure: Failure | None) -> ExitCode:
+    """The pod's exit status for the failure that ended it."""
+    passed_on = FATAL | {ExitCode.UNAVAILABLE}
+    code = first_failure.exit_code if first_failure else None
+    return ExitCode(code) if code in passed_on else ExitCode.USER_ERROR
+
+
+def exit_code_after_signal(codes: dict[int, int | None], error: SignalException) -> int:
+    """75 when every process ended in good order, else the status of a process that the signal ended."""
+    in_order = {ExitCode.SUCCESS, ExitCode.PREEMPTED}
+    if codes and all(code in in_order for code in codes.values()):
+        return ExitCode.PREEMPTED
+    return 128 + int(error.sigval)
