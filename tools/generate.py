@@ -1,6 +1,6 @@
-"""Writes what is generated from the models: the CRD, the chart's copy of it, docs/api.md. Behind `make generate`.
+"""Writes what is generated: the CRD, the chart's copy of it, docs/api.md, the chart's table of values.
 
-    tools/generate.py            write them
+    tools/generate.py            write them (`make generate`)
     tools/generate.py --check    write nothing; fail and name each file that differs (`make verify`)
 
 This is the one place that sees both the operator's models and the trainer's, and puts the one into the other.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from chart_readme import with_table
 from deepseek_operator.api.crd import NAME, crd
 from deepseek_operator.api.names import GROUP, PLURAL
 from deepseek_trainer.config import DataSpec, TrainerSpec
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CRD_FILE = f"crds/{GROUP}_{PLURAL}.yaml"
 CHART_FILE = "charts/deepseek-operator/templates/crds.yaml"
 DOCS_FILE = "docs/api.md"
+CHART = "charts/deepseek-operator"
 HEADER = "generated from the models by `make generate`; do not edit"
 
 
@@ -32,14 +34,16 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def outputs() -> dict[str, str]:
+def outputs(root: Path = ROOT) -> dict[str, str]:
     """The generated files: path below the repository's root -> content."""
+    readme, values = (root / CHART / name for name in ("README.md", "values.yaml"))
     definition = crd(TrainerSpec.model_json_schema(by_alias=True), DataSpec.model_json_schema(by_alias=True))
     text = yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
     return {
         CRD_FILE: f"# {HEADER}\n{text}",
         CHART_FILE: _chart_template(text),
         DOCS_FILE: _reference(definition),
+        f"{CHART}/README.md": with_table(readme.read_text(encoding="utf-8"), values.read_text(encoding="utf-8")),
     }
 
 

@@ -1,0 +1,88 @@
+{{/* Names, labels and the rules of the roles: what more than one template needs. */}}
+
+{{- define "deepseek-operator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "deepseek-operator.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "deepseek-operator.name" . }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "deepseek-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "deepseek-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "deepseek-operator.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "deepseek-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "deepseek-operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "deepseek-operator.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.name: set the name of the account, or serviceAccount.create=true" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "deepseek-operator.image" -}}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* A setting as the text of an environment variable: whole numbers never as 1e+06, which Helm makes of large ones. */}}
+{{- define "deepseek-operator.text" -}}
+{{- if and (kindIs "float64" .) (eq (float64 (int64 .)) .) }}
+{{- int64 . }}
+{{- else }}
+{{- . }}
+{{- end }}
+{{- end }}
+
+{{/* What the operator may do where jobs are. Each rule says what for; there is no more. */}}
+{{- define "deepseek-operator.jobRules" -}}
+# See every job. Specs are never written.
+- apiGroups: [training.deepseekjob.dev]
+  resources: [deepseekjobs]
+  verbs: [get, list, watch]
+# Write what is true about a job, once a pass.
+- apiGroups: [training.deepseekjob.dev]
+  resources: [deepseekjobs/status]
+  verbs: [get, patch, update]
+# Make a job the owner that its children are deleted with, where OwnerReferencesPermissionEnforcement is on.
+- apiGroups: [training.deepseekjob.dev]
+  resources: [deepseekjobs/finalizers]
+  verbs: [update]
+# Workers: create, replace, and write their membership annotation. No exec, no logs.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, patch, delete]
+# The headless Service that gives workers their DNS names. Deleted with its job, never by the operator.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, create, patch]
+# Tell what happened, and how often.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+# The operator's own Lease must come back through its watch: so it notices when the watch has gone deaf.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ .Values.settings.leaseName | quote }}]
+  verbs: [list, watch]
+{{- end }}
