@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from native import binaries, controlplane
+from native import binaries, cluster, controlplane, packages
 from native.errors import Unavailable
 
 BINARIES = ("etcd", "kube-apiserver", "kubectl")
@@ -46,3 +46,13 @@ def require(*names: str) -> dict[str, Path]:
         return binaries.ensure(*names)
     except Unavailable as error:
         pytest.skip(str(error))
+
+
+def require_nodes() -> None:
+    """A visible skip where no cluster with nodes can be made: without root, or without Go."""
+    try:
+        packages.require_root("a cluster with nodes")
+        packages.ensure(packages.NODE)
+    except Unavailable as error:
+        pytest.skip(str(error))
+    require(*cluster.BINARIES, *cluster.TOOLS)

@@ -43,8 +43,8 @@ def remove(prefix: str, root: Path = ROOT) -> None:
 
 
 def existing(prefix: str, root: Path = ROOT) -> list[Path]:
-    """Groups whose name starts with prefix."""
-    return [group for tree in trees(root) for group in tree.glob(f"{prefix}*")]
+    """Groups whose name starts with prefix; runc also makes them in the v2 tree that v1 machines have beside."""
+    return [group for tree in (*trees(root), root / "unified") for group in tree.glob(f"{prefix}*")]
 
 
 def _remove(group: Path) -> None:

@@ -134,6 +134,9 @@ def start_node(cluster: Cluster, index: int) -> None:
     """Boots a stopped node and waits until it is Ready."""
     node.start(cluster.node(index))
     node.wait_booted(cluster.node(index))
+    # The API server calls a node Ready for a while after it died: the kubelet itself has to answer as well.
+    health = f"/api/v1/nodes/{cluster.node(index).name}/proxy/healthz"
+    processes.wait_until(lambda: _answers(cluster, health), READY_TIMEOUT_S, f"kubelet answers at {health}")
     wait_nodes(cluster, ready=[index])
 
 
@@ -158,6 +161,14 @@ def wait_nodes(cluster: Cluster, ready: Sequence[int]) -> None:
     processes.wait_until(
         all_ready, READY_TIMEOUT_S, "nodes are Ready", lambda: f"{answer[0]}; logs: {cluster.directory}"
     )
+
+
+def _answers(cluster: Cluster, path: str) -> bool:
+    kubectl = [str(binaries.ensure("kubectl")["kubectl"]), "--kubeconfig", str(cluster.kubeconfig)]
+    try:
+        return run([*kubectl, "--request-timeout=5s", "get", "--raw", path]) == "ok"
+    except NativeError:
+        return False
 
 
 def _start_control_plane(cluster: Cluster) -> ControlPlane:
