@@ -121,4 +121,5 @@ def make_checkpoint(step: int = 20) -> dict[str, Any]:
 
 def observe(job: DeepSeekJob, *pods: Pod, after_s: float = 0.0, **fields: Any) -> Observation:
     """An observation of a job whose Service exists."""
-    return Observation(**({"now": later(after_s), "job": job, "pods": pods, "service_exists": True} | fields))
+    seen: dict[str, Any] = {"now": later(after_s), "job": job, "pods": pods, "service_exists": True}
+    return Observation(**(seen | fields))

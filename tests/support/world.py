@@ -6,6 +6,7 @@ delete with another UID is refused, a deleted pod that runs is first terminating
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -208,7 +209,5 @@ class World:
 
 def announced(pod: Pod) -> int:
     """The generation that a pod was told."""
-    import json
-
     generation = json.loads(pod.membership or "{}").get("generation", 0)
     return int(generation)

@@ -35,6 +35,15 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def parse_time(text: str | None) -> datetime | None:
+    """A moment as the API writes it; None when there is none, or it can't be read."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
 def fact_of(conditions: Iterable[Condition], kind: ConditionType) -> Condition | None:
     """The condition of one type; None when it was never written."""
     return next((condition for condition in conditions if condition.type == kind), None)

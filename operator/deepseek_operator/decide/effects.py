@@ -56,7 +56,9 @@ def deletions(seen: Observation, status: Status) -> tuple[DeletePod, ...]:
     former = [pod for pod in seen.pods if pod.phase in ("Succeeded", "Failed") and pod.name not in names]
     kept = {pod.uid for pod in _kept_for_logs(former)}
     spent = [pod for pod in former if pod.uid not in kept and not pod.terminating]
-    return tuple(DeletePod(pod.name, pod.uid) for pod in (*live, *spent))
+    return tuple(
+        DeletePod(pod.name, pod.uid) for pod in sorted((*live, *spent), key=lambda pod: (pod.slot, pod.incarnation))
+    )
 
 
 def _kept_for_logs(former: list[Pod]) -> list[Pod]:

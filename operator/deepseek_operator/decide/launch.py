@@ -22,9 +22,8 @@ from deepseek_operator.render import pod_dns
 
 def launch(turn: Turn) -> Turn:
     """Asks for the first generation, or notes that the present one has been launched."""
-    behind = _ahead_of_status(turn)
-    if behind:
-        return _start_over(turn, behind)
+    if _is_behind(turn):
+        return _start_over(turn)
     if turn.status.generation == 0:
         return _first_generation(turn)
     if turn.status.launched_generation < turn.status.generation and _all_seen(turn):
@@ -51,14 +50,15 @@ def _all_seen(turn: Turn) -> bool:
     return all(member.pod is not None for member in members(turn.seen, turn.status))
 
 
-def _ahead_of_status(turn: Turn) -> dict[str, int]:
-    """For each slot with a pod newer than the status knows, the newest incarnation."""
-    newest: dict[str, int] = {}
-    for pod in turn.seen.pods:
-        known = incarnation_of(turn.status, pod.slot) if turn.status.generation else -1
-        if pod.incarnation > max(known, newest.get(str(pod.slot), -1)):
-            newest[str(pod.slot)] = pod.incarnation
-    return newest
+def _is_behind(turn: Turn) -> bool:
+    """Whether there are pods that the status could not have asked for."""
+    status = turn.status
+    if status.generation == 0:
+        return bool(turn.seen.pods)
+    return any(
+        pod.incarnation > incarnation_of(status, pod.slot) or _announced_generation(pod.membership) > status.generation
+        for pod in turn.seen.pods
+    )
 
 
 def _announced_generation(membership: str | None) -> int:
@@ -70,14 +70,12 @@ def _announced_generation(membership: str | None) -> int:
     return generation if isinstance(generation, int) and 0 < generation < 2**31 else 0
 
 
-def _start_over(turn: Turn, newest: dict[str, int]) -> Turn:
+def _start_over(turn: Turn) -> Turn:
     """Replaces the whole gang, under a generation above every one that was announced."""
     job, status = turn.seen.job, turn.status
     nodes = status.nodes.desired or job.spec.workers.replicas
     announced = [_announced_generation(pod.membership) for pod in turn.seen.pods]
-    incarnations = {
-        str(slot): max(incarnation_of(status, slot), newest.get(str(slot), -1)) + 1 for slot in range(nodes)
-    }
+    incarnations = {str(slot): _newest_incarnation(turn, slot) + 1 for slot in range(nodes)}
     message = "the status is older than the pods; the whole gang is started anew"
     begun = turn.changed(
         generation=max([status.generation, *announced]) + 1,
@@ -92,3 +90,7 @@ def _start_over(turn: Turn, newest: dict[str, int]) -> Turn:
     return begun.stating(Fact(ConditionType.RESTARTING, "True", Reason.WORKER_LOST, message)).announcing(
         Event("Warning", Reason.WORKER_LOST, message)
     )
+
+
+def _newest_incarnation(turn: Turn, slot: int) -> int:
+    return max([incarnation_of(turn.status, slot), *(pod.incarnation for pod in turn.seen.pods if pod.slot == slot)])

@@ -65,9 +65,9 @@ class Loss:
     def sentence(self) -> str:
         """The loss, for people."""
         node = f" on node {self.member.pod.node}" if self.member.pod and self.member.pod.node else ""
-        ended = f" with exit status {self.exit_code}" if self.exit_code is not None else ""
+        status = f", exit status {self.exit_code}" if self.exit_code is not None else ""
         words = f": {self.message}" if self.message else ""
-        return f"worker {self.member.slot} (pod {self.member.name}{node}) ended{ended}, {self.reason}{words}"
+        return f"worker {self.member.slot} (pod {self.member.name}{node}): {self.reason}{status}{words}"
 
 
 _REASON_OF_EXIT: dict[int, str] = {

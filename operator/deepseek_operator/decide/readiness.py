@@ -45,8 +45,6 @@ def _pods_ready(gang: tuple[Member, ...], ready: int) -> Fact:
     if stuck is not None and stuck.pod is not None:
         message = clean(stuck.pod.message, TEXT_MAX)
         return Fact(kind, "False", _obstacle(stuck), f"worker {stuck.slot}: {stuck.pod.reason}: {message}")
-    if all(member.pod is None for member in gang):
-        return Fact(kind, "False", Reason.PODS_CREATED, f"{len(gang)} worker pods are asked for")
     return Fact(kind, "False", Reason.WAITING_FOR_PODS, f"{ready} of {len(gang)} worker pods are ready")
 
 

@@ -15,9 +15,9 @@ Rules
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from deepseek_operator.api.conditions import Fact
+from deepseek_operator.api.conditions import Fact, parse_time
 from deepseek_operator.api.names import ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import GoodputStatus, Master, Restarts, Status
 from deepseek_operator.decide.ending import failed, remembered
@@ -42,13 +42,13 @@ def recovery(turn: Turn) -> Turn:
     if turn.over or not losses:
         return turn
     losses.sort(key=lambda loss: (_GRAVITY.index(loss.cause), loss.member.slot))
-    pause_s = _pause_s(turn)
-    if pause_s > 0:
-        return replace(turn, wait_s=pause_s)
     restarts = _charged(turn.status.restarts, losses[0].cause)
     limit = turn.seen.job.spec.recovery.max_restarts
     if restarts.worker > limit:
         return failed(turn, Reason.RESTART_LIMIT, f"{limit} restarts were not enough: {losses[0].sentence()}", losses)
+    pause_s = _pause_s(turn)
+    if pause_s > 0:
+        return replace(turn, wait_s=pause_s)
     return _next_generation(turn, gang, losses, restarts)
 
 
@@ -60,8 +60,8 @@ def _charged(restarts: Restarts, cause: Cause) -> Restarts:
 
 def _pause_s(turn: Turn) -> float:
     """Seconds until the next restart may begin; 0 or less: now."""
-    moments = {datetime.fromisoformat(failure.time) for failure in turn.status.failures}
-    recent = [moment for moment in moments if timedelta(0) <= turn.seen.now - moment < BURST_WINDOW]
+    moments = {parse_time(failure.time) for failure in turn.status.failures}
+    recent = [moment for moment in moments if moment and timedelta(0) <= turn.seen.now - moment < BURST_WINDOW]
     if len(recent) < BURST:
         return 0.0
     return (max(recent) + PAUSE - turn.seen.now).total_seconds()

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from deepseek_operator.api.conditions import Fact, is_true, merge, summary
+from deepseek_operator.api.conditions import Fact, is_true, merge, parse_time, summary
 from deepseek_operator.api.names import ConditionType, Reason, State
 from deepseek_operator.api.v1alpha1 import Condition, Status, TrainingProgress
 from deepseek_operator.decide.turn import Turn
@@ -78,9 +78,8 @@ def _significant(status: Status) -> Status:
 
 def _age_s(status: Status, now: datetime) -> float:
     """Seconds since the last write; negative when it is not known."""
-    if status.training is None or status.training.time is None:
-        return -1.0
-    return (now - datetime.fromisoformat(status.training.time)).total_seconds()
+    written = parse_time(status.training.time) if status.training is not None else None
+    return -1.0 if written is None else (now - written).total_seconds()
 
 
 def _stamped(status: Status, now: str) -> Status:

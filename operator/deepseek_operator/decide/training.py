@@ -7,8 +7,8 @@ rolled back, and must never overwrite the present.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 
+from deepseek_operator.api.conditions import parse_time
 from deepseek_operator.api.v1alpha1 import (
     CheckpointStatus,
     GoodputStatus,
@@ -100,11 +100,12 @@ def _restored_from(report: Progress) -> RestoredFrom | None:
 
 def _goodput(turn: Turn, report: Progress) -> GoodputStatus | None:
     """The reports of all pods of node rank 0, and the time between them: together the wall clock since the start."""
-    if report.goodput is None or turn.status.start_time is None:
+    started = parse_time(turn.status.start_time)
+    if report.goodput is None or started is None:
         return None
     earlier = turn.status.earlier_goodput or GoodputStatus()
     spent = {key: getattr(earlier, key) + report.goodput[key] for key in GOODPUT_KEYS}
-    wall = (turn.seen.now - datetime.fromisoformat(turn.status.start_time)).total_seconds()
+    wall = (turn.seen.now - started).total_seconds()
     gap = wall - sum(spent.values())
     spent["waiting" if _is_first(turn.status) else "recovery"] += max(gap, 0.0)
     total = sum(spent.values())

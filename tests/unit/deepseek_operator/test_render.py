@@ -1,0 +1,191 @@
+"""Manifests: one golden for a full job, and the rules that a golden can't say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_RUN_CONFIG, MAX_JOB_NAME, Env
+from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.render import (
+    Membership,
+    headless_service,
+    membership_json,
+    pod_dns,
+    pod_name,
+    run_config_json,
+    service_name,
+    worker_pod,
+)
+from support.make import UID, make_job, make_manifest, make_script_manifest
+
+GOLDEN = Path(__file__).parent / "golden"
+MEMBERSHIP = Membership(generation=1, attempt=1, node_rank=1, nodes=3, master="m", host=False)
+
+FULL_WORKERS: dict[str, Any] = {
+    "procPerNode": 2,
+    "imagePullPolicy": "Always",
+    "imagePullSecrets": [{"name": "registry"}],
+    "resources": {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"nvidia.com/gpu": "2"}},
+    "env": [
+        {"name": "NCCL_DEBUG", "value": "INFO"},
+        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+    ],
+    "nodeSelector": {"gpu": "h100"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "sharedMemory": "8Gi",
+    "volumes": [
+        {"name": "corpus", "mountPath": "/data", "readOnly": True, "persistentVolumeClaim": {"claimName": "corpus"}},
+        {"name": "scratch", "mountPath": "/scratch", "emptyDir": {"sizeLimit": "10Gi"}},
+        {"name": "conf", "mountPath": "/conf", "subPath": "a", "configMap": {"name": "conf"}},
+        {"name": "keys", "mountPath": "/keys", "secret": {"name": "keys"}},
+    ],
+}
+
+
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    [only] = pod["spec"]["containers"]
+    return dict(only)
+
+
+def script_pod(**workers: Any) -> dict[str, Any]:
+    job = DeepSeekJob.model_validate(make_script_manifest(**workers))
+    return worker_pod(job, 0, 0, MEMBERSHIP)
+
+
+def test_manifests_of_a_full_job_are_the_golden_ones() -> None:
+    job = make_job(workers=FULL_WORKERS)
+    rendered = [headless_service(job), worker_pod(job, 1, 2, MEMBERSHIP)]
+    assert rendered == list(yaml.safe_load_all((GOLDEN / "full-job.yaml").read_text()))
+
+
+def test_plain_job_asks_for_nothing_that_was_not_asked_for() -> None:
+    pod = script_pod()
+    assert {"nodeSelector", "imagePullSecrets"} & pod["spec"].keys() == set()
+    assert container(pod)["resources"] == {}
+    assert [v["name"] for v in pod["spec"]["volumes"]] == ["deepseekjob-config", "deepseekjob-run", "deepseekjob-tmp"]
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "tail"),
+    [
+        ({"script": "/app/train.py", "args": ["--lr", "1"]}, ["/app/train.py", "--lr", "1"]),
+        ({"module": "my.train"}, ["-m", "my.train"]),
+    ],
+)
+def test_entrypoint_follows_the_agent(entrypoint: dict[str, Any], tail: list[str]) -> None:
+    manifest = make_script_manifest()
+    manifest["spec"]["entrypoint"] = entrypoint
+    pod = worker_pod(DeepSeekJob.model_validate(manifest), 0, 0, MEMBERSHIP)
+    assert container(pod)["command"] == ["python", "-m", "deepseek_trainer.agent", *tail]
+
+
+def test_script_has_no_run_config() -> None:
+    pod = script_pod()
+    assert ANNOTATION_RUN_CONFIG not in pod["metadata"]["annotations"]
+    assert Env.RUN_CONFIG_FILE not in {variable["name"] for variable in container(pod)["env"]}
+    [config] = [v for v in pod["spec"]["volumes"] if v["name"] == "deepseekjob-config"]
+    assert [item["path"] for item in config["downwardAPI"]["items"]] == ["membership.json"]
+
+
+def test_user_may_replace_home_and_nothing_appears_twice() -> None:
+    names = [v["name"] for v in container(script_pod(env=[{"name": "HOME", "value": "/scratch"}]))["env"]]
+    assert names.count("HOME") == 1
+    assert len(names) == len(set(names))
+
+
+def test_own_tolerations_for_lost_nodes_win() -> None:
+    own = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 600}
+    found = script_pod(tolerations=[own])["spec"]["tolerations"]
+    assert [t["tolerationSeconds"] for t in found if t["key"] == own["key"]] == [600]
+    everything = script_pod(tolerations=[{"operator": "Exists"}])["spec"]["tolerations"]
+    assert everything == [{"operator": "Exists"}]
+
+
+def test_pod_meets_the_restricted_pod_security_standard() -> None:
+    pod = worker_pod(make_job(workers=FULL_WORKERS), 0, 0, MEMBERSHIP)
+    spec, worker = pod["spec"], container(pod)
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] > 0
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert worker["securityContext"]["allowPrivilegeEscalation"] is False
+    assert worker["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    allowed = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
+    assert all(volume.keys() - {"name"} <= allowed for volume in spec["volumes"])
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+
+
+def test_every_mount_has_its_volume() -> None:
+    pod = worker_pod(make_job(workers=FULL_WORKERS), 0, 0, MEMBERSHIP)
+    volumes = [volume["name"] for volume in pod["spec"]["volumes"]]
+    mounts = container(pod)["volumeMounts"]
+    assert volumes == [mount["name"] for mount in mounts]
+    assert len({mount["mountPath"] for mount in mounts}) == len(mounts)
+
+
+def test_rendering_leaves_the_job_as_it_is_and_shares_nothing_between_pods() -> None:
+    job = make_job(workers=FULL_WORKERS)
+    before = job.model_dump_json()
+    one, other = worker_pod(job, 0, 0, MEMBERSHIP), worker_pod(job, 0, 0, MEMBERSHIP)
+    assert one == other
+    container(one)["env"].append({"name": "X"})
+    one["spec"]["tolerations"].clear()
+    container(one)["resources"]["limits"]["cpu"] = "9"
+    assert worker_pod(job, 0, 0, MEMBERSHIP) == other
+    assert job.model_dump_json() == before
+
+
+def test_sub_path_defaults_to_the_job_so_that_jobs_can_share_a_volume() -> None:
+    job = make_job(spec={"checkpoint": {"volume": {"claimName": "c", "subPath": "runs/7"}}})
+    paths = [
+        next(m["subPath"] for m in container(worker_pod(j, 0, 0, MEMBERSHIP))["volumeMounts"] if "subPath" in m)
+        for j in (make_job(), job)
+    ]
+    assert paths == ["demo", "runs/7"]
+
+
+def test_names_fit_into_a_dns_label() -> None:
+    longest = "j" * MAX_JOB_NAME
+    assert len(pod_name(longest, 4095, 9999)) <= 63
+    assert len(service_name(longest)) <= 63
+    assert pod_dns(make_job().metadata, 2, 1) == "demo-worker-2-1.demo-workers.team-a.svc"
+
+
+def test_children_belong_to_their_job() -> None:
+    job = make_job()
+    for child in (headless_service(job), worker_pod(job, 0, 0, MEMBERSHIP)):
+        [owner] = child["metadata"]["ownerReferences"]
+        assert owner["uid"] == UID
+        assert owner["controller"] is True
+        assert owner["blockOwnerDeletion"] is True
+
+
+def test_membership_is_canonical_json_with_the_trainers_keys() -> None:
+    text = membership_json(MEMBERSHIP)
+    expected = {"generation": 1, "attempt": 1, "nodeRank": 1, "nodes": 3, "master": "m", "port": 29500, "host": False}
+    assert json.loads(text) == expected
+    assert text == json.dumps(expected, sort_keys=True, separators=(",", ":"))
+    assert worker_pod(make_job(), 1, 0, MEMBERSHIP)["metadata"]["annotations"][ANNOTATION_MEMBERSHIP] == text
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "section", "cache"),
+    [
+        (True, {"directory": "/checkpoints", "everySteps": 20, "keep": 3}, "/checkpoints/data"),
+        (False, None, "/run/deepseekjob/data"),
+    ],
+)
+def test_run_config(checkpoint: bool, section: dict[str, Any] | None, cache: str) -> None:
+    manifest = make_manifest(checkpoint=checkpoint)
+    found = json.loads(run_config_json(DeepSeekJob.model_validate(manifest)) or "")
+    assert found == {
+        "job": "demo",
+        "backend": "auto",
+        "trainer": manifest["spec"]["trainer"],
+        "data": {"corpus": "chitchat"},
+        "checkpoint": section,
+        "dataCache": cache,
+    }
