@@ -207,3 +207,7 @@ def _claim(text: str) -> tuple[str, Path]:
 
 def _out() -> Console:
     return Console()
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from deepseek_operator.api.names import API_VERSION, KIND, MAX_JOB_NAME
-from deepseek_operator.api.v1alpha1 import DeepSeekJob, DnsLabel
+from deepseek_operator.api.v1alpha1 import DeepSeekJob, JobName
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -27,7 +27,7 @@ Location = tuple[int | str, ...]
 class _JobName(BaseModel):
     """metadata.name: the API server checks it for every object, so the model of the API leaves it open."""
 
-    name: DnsLabel
+    name: JobName
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def parse(manifest: dict[str, Any], source: str = "manifest") -> DeepSeekJob:
     Raises:
         ManifestError: with one line for each wrong field.
     """
-    problems = [*_identity(manifest), *_api(manifest), *_trainer(manifest)]
+    problems = [*_identity(manifest), *_api(manifest), *_twice(manifest), *_trainer(manifest)]
     if problems:
         raise ManifestError(source, list(dict.fromkeys(problems)))
     return DeepSeekJob.model_validate(manifest)
@@ -78,7 +78,7 @@ def _identity(manifest: dict[str, Any]) -> Iterator[str]:
     try:
         _JobName(name=name)
     except ValidationError:
-        yield f"metadata.name: {name!r} is not a DNS label; use lower-case letters, digits and '-'"
+        yield f"metadata.name: {name!r} is not a DNS label that begins with a letter; use lower-case letters, digits and '-'"
     if len(str(name)) > MAX_JOB_NAME:
         yield f"metadata.name: longer than {MAX_JOB_NAME} characters; pods are named after it, choose a shorter one"
 
@@ -94,6 +94,18 @@ def _api(manifest: dict[str, Any]) -> Iterator[str]:
         for problem in error.errors():
             if problem["loc"] != ("metadata",) or metadata is not None:
                 yield from describe(problem, DeepSeekJob)
+
+
+def _twice(manifest: dict[str, Any]) -> Iterator[str]:
+    """Lists that the API server keeps as maps: a name may be there once."""
+    spec = manifest.get("spec")
+    workers = spec.get("workers") if isinstance(spec, dict) else None
+    for key in ("env", "volumes"):
+        items = workers.get(key) if isinstance(workers, dict) else None
+        names = [item.get("name") for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                yield f"spec.workers.{key}[{index}].name: {name!r} is there already; keep one"
 
 
 def _trainer(manifest: dict[str, Any]) -> Iterator[str]:

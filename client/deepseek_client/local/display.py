@@ -47,9 +47,10 @@ class PlainView:
     def update(self, job: DeepSeekJob, history: History) -> None:
         status, last = job.status, history.last
         step = last.step if last else None
-        news = (status.state, status.generation, status.reason)
+        starting = last.phase if last and last.phase in ("starting", "preparing") else ""
+        news = (status.state, status.generation, status.reason, starting)
         moved = (*news, step)
-        if self._shown[:3] != news or (self._shown != moved and self._clock() >= self._next):
+        if self._shown[:4] != news or (self._shown != moved and self._clock() >= self._next):
             self._shown = moved
             self._next = self._clock() + PLAIN_INTERVAL_S
             self._console.print(self._line(job, history), highlight=False, markup=False, soft_wrap=True)
@@ -144,7 +145,7 @@ class LiveView:
 
     @staticmethod
     def _curve(history: History) -> Text:
-        losses = [sample.loss for sample in history.curve() if sample.loss is not None]
+        losses = [step.loss for step in history.curve()]
         return Text(f"loss {sparkline(losses, 60)}" if losses else "loss —", style="cyan")
 
     def _tail(self) -> list[Text]:

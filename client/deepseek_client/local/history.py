@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from deepseek_operator.decide.types import Event, Observation, Progress
+
+from deepseek_client.local.steplog import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class History:
     """Grows while the run goes on; every time is in seconds since its beginning."""
 
     samples: list[Sample] = field(default_factory=list)
+    segments: list[list[Step]] = field(default_factory=list)
+    """Every step that was logged; a new list begins where training went back to a checkpoint."""
     interruptions: list[Interruption] = field(default_factory=list)
     events: list[LoggedEvent] = field(default_factory=list)
     checkpoints: set[int] = field(default_factory=set)
@@ -86,6 +91,20 @@ class History:
         if not self.samples or replace(self.samples[-1], time_s=time_s) != sample:
             self.samples.append(sample)
 
+    def logged(self, steps: Iterable[Step]) -> None:
+        """Takes in steps from the log, in the order of time."""
+        for step in steps:
+            if not self.segments or self.segments[-1][-1].step >= step.step:
+                self.segments.append([])
+                self._precise_recovery(step)
+            self.segments[-1].append(step)
+
+    def _precise_recovery(self, first: Step) -> None:
+        """The log knows the first step after an interruption to the millisecond."""
+        if self.interruptions and first.time_s > self.interruptions[-1].time_s:
+            last = self.interruptions[-1]
+            self.interruptions[-1] = replace(last, recovery_s=first.time_s - last.time_s)
+
     def interrupt(self, time_s: float, pod: str, progress: Progress) -> None:
         """Notes that a worker is being taken away now."""
         checkpoint = int(progress.checkpoint["step"]) if progress.checkpoint else 0
@@ -103,25 +122,45 @@ class History:
         if progress.generation <= last.generation or progress.phase in ("starting", "preparing"):
             return
         resumed = progress.resumed_step or 0
-        if last.recovery_s is None and progress.step > resumed:
-            last = replace(last, resumed_step=resumed, recovery_s=time_s - last.time_s)
+        if last.resumed_step is None and progress.step > resumed:
+            recovery_s = last.recovery_s if last.recovery_s is not None else time_s - last.time_s
+            last = replace(last, resumed_step=resumed, recovery_s=recovery_s)
         if last.caught_up_s is None and progress.step > last.step:
             last = replace(last, caught_up_s=time_s - last.time_s)
         self.interruptions[-1] = last
 
-    def curve(self) -> list[Sample]:
-        """The samples whose steps were kept: what was redone after an interruption counts once."""
-        kept: list[Sample] = []
+    def lines(self) -> list[list[Step]]:
+        """The training loss, one list for each start: from the log, else from what was polled."""
+        if self.segments:
+            return self.segments
+        found: dict[int, list[Step]] = {}
         for sample in self.samples:
-            while kept and kept[-1].generation < sample.generation and kept[-1].step >= sample.step:
-                kept.pop()
-            kept.append(sample)
+            if sample.loss is not None:
+                found.setdefault(sample.generation, []).append(Step(sample.time_s, sample.step, sample.loss))
+        return list(found.values())
+
+    def curve(self) -> list[Step]:
+        """The steps that were kept: what was done again after an interruption counts once."""
+        kept: list[Step] = []
+        for line in self.lines():
+            kept = [step for step in kept if step.step < line[0].step] + line
         return kept
+
+    def evaluations(self) -> list[Sample]:
+        """The first sample of each new validation loss."""
+        found: list[Sample] = []
+        for sample in self.samples:
+            if sample.validation_loss is not None and (
+                not found or found[-1].validation_loss != sample.validation_loss
+            ):
+                found.append(sample)
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for the report's JSON."""
         return {
             "samples": [asdict(sample) for sample in self.samples],
+            "steps": [[asdict(step) for step in line] for line in self.lines()],
             "interruptions": [asdict(interruption) for interruption in self.interruptions],
             "events": [asdict(event) for event in self.events],
         }

@@ -7,6 +7,7 @@ import http.client
 from deepseek_operator.api.names import AGENT_PORT, PROGRESS_MAX_BYTES
 
 TIMEOUT_S = 1.0
+"""The live display waits for it: short, and a missed report is only a delay."""
 
 
 def get(ip: str, path: str, timeout_s: float = TIMEOUT_S) -> bytes | None:

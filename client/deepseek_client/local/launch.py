@@ -155,7 +155,7 @@ def _folder(volume: Mapping[str, Any], pod: str, folders: Folders) -> Path:
     if "downwardAPI" in volume:
         return folders.pod(pod) / "config"
     if "emptyDir" in volume:
-        return folders.pod(pod) / "volumes" / name
+        return folders.pod(pod) / "volumes" / str(name)
     kind = next((key for key in volume if key != "name"), "unknown")
     raise ClientError(
         f"volume {name}: a {kind} volume needs a cluster; for a local run use a persistentVolumeClaim and put the "

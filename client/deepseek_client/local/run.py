@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from types import FrameType
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from deepseek_operator.decide.types import Event, Observation, Plan
 
 from deepseek_client.local.fault import KillOne
 from deepseek_client.local.history import History
+from deepseek_client.local.steplog import StepLog
 from deepseek_client.local.world import LocalWorld
 
 TICK_S = 0.25
@@ -32,7 +34,7 @@ class View(Protocol):
         """Called once a tick."""
 
     def event(self, time_s: float, event: Event) -> None:
-        """Called for every Event, after `update`."""
+        """Called for every Event."""
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class LocalRun:
         self._clock = clock
         self._sleep = sleep
         self._began = clock()
+        self._steps = StepLog(datetime.now())  # the logs are in local time
 
     def run(self, interrupt: Interrupt) -> DeepSeekJob:
         """Until the job succeeded or failed, or the interrupt came. No pod's process is left in any case.
@@ -99,11 +102,12 @@ class LocalRun:
 
     def _pass(self) -> None:
         observation = self.world.observe()
+        self.history.logged(self._steps.read(self.world.log_files()))
         self.history.observe(self._now(), observation)
         events = self.world.apply(self._decide(observation))
-        self._view.update(self.world.job, self.history)
         for event in events:
             self._announce(event)
+        self._view.update(self.world.job, self.history)
         self._strike(observation)
 
     def _strike(self, observation: Observation) -> None:

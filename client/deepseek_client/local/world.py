@@ -12,8 +12,8 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
@@ -25,6 +25,7 @@ from deepseek_client.local.addresses import AddressBook, free_port
 from deepseek_client.local.folders import Folders, write_atomically
 from deepseek_client.local.launch import translate
 from deepseek_client.local.pods import LocalPod
+from deepseek_client.local.readiness import Readiness
 from deepseek_client.local.scheduler import PodScheduler
 
 Clock = Callable[[], float]
@@ -48,7 +49,7 @@ class LocalWorld:
         self._addresses = AddressBook()
         self._ports: dict[int, int] = {}
         self._scheduler = PodScheduler(job.metadata.name)
-        self._probes = ThreadPoolExecutor(max_workers=16, thread_name_prefix="probe")
+        self._readiness = Readiness()
 
     def __enter__(self) -> LocalWorld:
         self._save()
@@ -63,10 +64,9 @@ class LocalWorld:
         self._collect_deleted()
         for pod in self.pods.values():
             pod.sweep()
-        living = [pod for pod in self.pods.values() if pod.exit_code() is None]
-        healthy = self._probes.map(lambda pod: http.get(pod.ip, "/healthz") is not None, living)
-        for pod, ready in zip(living, list(healthy), strict=True):
-            pod.ready = ready
+        ready = self._readiness.look({pod.name: pod.ip for pod in self.pods.values() if pod.exit_code() is None})
+        for pod in self.pods.values():
+            pod.ready = ready.get(pod.name, False)
         return Observation(
             now=datetime.now(UTC),
             job=self.job,
@@ -160,6 +160,10 @@ class LocalWorld:
         pod.kill(self._scheduler)
         self._addresses.release(name)
 
+    def log_files(self) -> list[Path]:
+        """The output of every pod that ever ran, in the order of their starts."""
+        return [self.folders.log(name) for name in self.logs]
+
     # ---- names --------------------------------------------------------------------------------
     def _resolve(self, text: str) -> str:
         """The cluster's DNS, and a store's port of its own for each generation.
@@ -197,7 +201,7 @@ class LocalWorld:
             self.vanish(name)
         self._addresses.close()
         self._scheduler.close()
-        self._probes.shutdown(wait=True)
+        self._readiness.close()
 
     def _save(self) -> None:
         write_atomically(

@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from deepseek_client.local.history import History, Sample
+from deepseek_client.local.history import History
+from deepseek_client.local.steplog import Step
 from deepseek_client.report.summary import Summary
 
 _LOSS, _VALIDATION, _ENTROPY, _LOST = "#2166ac", "#b2182b", "#666666", "#e08214"
@@ -25,10 +26,10 @@ def draw(history: History, summary: Summary, path: Path) -> None:
     FigureCanvasAgg(figure)
     figure.suptitle(_title(summary), fontsize=13)
     over_steps, over_time = figure.subplots(2, 1)
-    _loss(over_steps, history.curve(), "step")
+    _loss(over_steps, [history.curve()], history, "step")
     _mark_steps(over_steps, summary)
     over_steps.set_xlabel("optimizer step")
-    _loss(over_time, history.samples, "time_s")
+    _loss(over_time, history.lines(), history, "time_s")
     _mark_time(over_time, summary)
     over_time.set_xlabel("wall clock since the start, seconds")
     for axes in (over_steps, over_time):
@@ -38,7 +39,7 @@ def draw(history: History, summary: Summary, path: Path) -> None:
         axes.set_ylabel("loss, nats per token")
         axes.grid(visible=True, alpha=0.25)
         axes.margins(x=0.02)
-        axes.legend(loc="upper right", framealpha=0.95)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False)
     figure.savefig(path)
 
 
@@ -51,13 +52,12 @@ def _title(summary: Summary) -> str:
     return "  ·  ".join(parts)
 
 
-def _loss(axes: Any, samples: list[Sample], x: str) -> None:
-    """The training loss, one line a generation so that no line bridges an interruption; validation as dots."""
-    for index, generation in enumerate(sorted({sample.generation for sample in samples})):
-        part = [s for s in samples if s.generation == generation and s.loss is not None]
+def _loss(axes: Any, lines: list[list[Step]], history: History, x: str) -> None:
+    """The training loss, one line for each start so that none bridges an interruption; validation as dots."""
+    for index, line in enumerate(lines):
         label = "training loss" if index == 0 else None
-        axes.plot([getattr(s, x) for s in part], [s.loss for s in part], color=_LOSS, linewidth=1.4, label=label)
-    evaluated = _evaluations(samples)
+        axes.plot([getattr(s, x) for s in line], [s.loss for s in line], color=_LOSS, linewidth=1.4, label=label)
+    evaluated = history.evaluations()
     if evaluated:
         axes.plot(
             [getattr(s, x) for s in evaluated],
@@ -69,15 +69,6 @@ def _loss(axes: Any, samples: list[Sample], x: str) -> None:
             linestyle=":",
             label="validation loss",
         )
-
-
-def _evaluations(samples: list[Sample]) -> list[Sample]:
-    """The first sample of each new validation loss."""
-    found: list[Sample] = []
-    for sample in samples:
-        if sample.validation_loss is not None and (not found or found[-1].validation_loss != sample.validation_loss):
-            found.append(sample)
-    return found
 
 
 def _mark_steps(axes: Any, summary: Summary) -> None:
