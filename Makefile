@@ -32,6 +32,19 @@ demo: setup ## train the example without a cluster, lose a worker, resume, leave
 demo-cluster: setup ## the same on Kubernetes: $$KUBECONFIG, else kind if Docker runs, else the native cluster
 	tools/demo-cluster.sh
 
+# ---- a Kubernetes on this machine (root; no Docker, no image registry) ---------------------------
+NAME ?= default
+NODES ?= 2
+.PHONY: images cluster-up cluster-down
+images: setup ## build the operator's and the trainer's image; prints their archives
+	PYTHONPATH=tools $(PY) -m native.images
+
+cluster-up: setup ## start a two-node Kubernetes with the images, and print its KUBECONFIG (NAME=, NODES=)
+	PYTHONPATH=tools $(PY) -m native up --name $(NAME) --nodes $(NODES)
+
+cluster-down: setup ## end it and remove all that it had (NAME=)
+	PYTHONPATH=tools $(PY) -m native down --name $(NAME)
+
 # ---- checks -----------------------------------------------------------------------------------
 .PHONY: lint types verify generate
 lint: setup ## ruff and the import layers

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from native import volumes
 from support.kubectl import Kubectl
-
-NON_ROOT = 65532
-"""uid and gid of the project's images."""
 
 
 @contextmanager
@@ -21,24 +18,11 @@ def shared_claim(kubectl: Kubectl, folder: Path, name: str, *, node_path: str | 
         folder: where this process sees the volume; created, and given to the images' user.
         node_path: where the nodes see it, when that differs.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chown(folder, NON_ROOT, NON_ROOT)
-    common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    volume_name = f"{kubectl.namespace}-{name}"
-    volume = {
-        **common,
-        "capacity": {"storage": "10Gi"},
-        "hostPath": {"path": node_path or str(folder), "type": "Directory"},
-        "persistentVolumeReclaimPolicy": "Retain",
-        "claimRef": {"namespace": kubectl.namespace, "name": name},
-    }
-    claim = {**common, "volumeName": volume_name, "resources": {"requests": {"storage": "10Gi"}}}
-    kubectl.apply(
-        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume_name}, "spec": volume},
-        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": claim},
-    )
+    volumes.create_folder(folder)
+    volume, claim = volumes.shared(kubectl.namespace, name, node_path or str(folder))
+    kubectl.apply(volume, claim)
     try:
         yield folder
     finally:
         kubectl.run("delete", "pvc", name, "--ignore-not-found", "--wait=false")
-        kubectl.run("delete", "pv", volume_name, "--ignore-not-found", "--wait=false")
+        kubectl.run("delete", "pv", volume["metadata"]["name"], "--ignore-not-found", "--wait=false")

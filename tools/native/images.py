@@ -202,7 +202,9 @@ def _main(arguments: Sequence[str]) -> None:
             raise NativeError(f"image {name}: unknown; there are {', '.join(makers)}")
         began = time.monotonic()
         path = makers[name]()
-        print(f"{path} ({path.stat().st_size / 1e6:.0f} MB, {time.monotonic() - began:.1f} s)")
+        note = f"{name}: {path.stat().st_size / 1e6:.0f} MB, {time.monotonic() - began:.1f} s"
+        print(note, file=sys.stderr, flush=True)
+        print(path)
 
 
 if __name__ == "__main__":
