@@ -148,15 +148,12 @@ class World:
     def await_step(self, *, after: int = 0, deadline_s: float = 60, **wanted: object) -> dict[str, Any]:
         """The newest step beyond `after` whose line has these values."""
 
-        def probe() -> dict[str, Any] | None:
-            for line in reversed(self.log()):
-                if line["step"] > after and wanted.items() <= line.items():
-                    return line
-            return None
+        def probe() -> dict[str, Any]:
+            found = [line for line in self.log() if line["step"] > after and wanted.items() <= line.items()]
+            return found[-1] if found else {}
 
-        found = eventually(probe, deadline_s=deadline_s, what=f"a step with {wanted}", describe=self.describe)
-        assert found is not None
-        return found
+        what = f"a step after {after} with {wanted}"
+        return eventually(probe, deadline_s=deadline_s, what=what, describe=self.describe)
 
     def order(self, text: str, what: str) -> None:
         """Tells the training script to fail: `what` is fail-<rank> or exit-<rank>."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
         namespace=environ.get(Env.JOB_NAMESPACE, ""),
         uid=environ.get(Env.JOB_UID, ""),
         pod=pod,
-        pod_ip=environ.get(Env.POD_IP) or None,
+        pod_ip=_address(environ, Env.POD_IP),
         membership_file=Path(environ.get(Env.MEMBERSHIP_FILE) or Paths.MEMBERSHIP_FILE),
         run_dir=Path(environ.get(Env.RUN_DIR) or Paths.RUN_DIR),
         termination_log=Path(environ.get(Env.TERMINATION_LOG) or Paths.TERMINATION_LOG),
@@ -125,3 +126,11 @@ def _number(environ: Mapping[str, str], name: str, default: int, *, low: int, hi
     if not low <= value <= high:
         raise ConfigError(f"{name}={text}: set it to a whole number from {low} to {high}")
     return value
+
+
+def _address(environ: Mapping[str, str], name: str) -> str | None:
+    text = environ.get(name, "")
+    try:
+        return str(ipaddress.ip_address(text)) if text else None
+    except ValueError as error:
+        raise ConfigError(f"{name}={text}: set it to the pod's IP address, or leave it out") from error

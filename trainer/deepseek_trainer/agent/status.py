@@ -20,7 +20,6 @@ from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.contract import PROGRESS_MAX_BYTES, Failure, Goodput, Membership, Progress, Report
 
 REPORT_MAX_BYTES = PROGRESS_MAX_BYTES // 2
-REPORT_EVERY_S = 0.25
 HEALTHY_S = 60.0
 """The supervision loop must have turned within this time; it turns ten times a second, torch's import apart."""
 
@@ -32,10 +31,12 @@ class Status:
         self,
         settings: Settings,
         *,
+        report_every_s: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
+        self._report_every_s = report_every_s
         self._clock = clock
         self._wall_clock = wall_clock
         self._log = EventLog(self.context)
@@ -89,7 +90,7 @@ class Status:
         with self._lock:
             self._ticked_at = now
             self._advance()
-            if self._is_running and now - self._read_at >= REPORT_EVERY_S:
+            if self._is_running and now - self._read_at >= self._report_every_s:
                 self._read_at = now
                 self._read_report()
 

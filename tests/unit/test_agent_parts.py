@@ -1,0 +1,341 @@
+"""The agent's pure parts: rounds, failures, goodput, last words, settings, status, metrics, network."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from deepseek_trainer.agent import lastwords, log, network, server, settings
+from deepseek_trainer.agent.failure import failure
+from deepseek_trainer.agent.goodput import GoodputClock
+from deepseek_trainer.agent.metrics import exposition
+from deepseek_trainer.agent.rounds import Entry, LocalFailure, start
+from deepseek_trainer.agent.status import Status
+from deepseek_trainer.config import ConfigError
+from deepseek_trainer.contract import PROGRESS_MAX_BYTES, Failure, Membership, Progress, Report
+from deepseek_trainer.report import Reporter
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# rounds
+
+
+def entry(rank: int, failed_at: float | None = None, *, exit_code: int = 1, procs: int = 2) -> Entry:
+    evidence = Failure(rank=rank, exit_code=exit_code, message=f"rank {rank} broke")
+    failed = None if failed_at is None else LocalFailure(time=failed_at, failure=evidence)
+    return Entry(
+        token=f"t{rank}", pod=f"p{rank}", address=f"10.0.0.{rank}", procs=procs, port=4000 + rank, failure=failed
+    )
+
+
+def test_node_rank_0_is_the_master_of_the_training_processes() -> None:
+    begun = start([entry(0), entry(1)], 0, 3)
+    assert (begun.master_addr, begun.master_port, begun.culprit, begun.give_up) == ("10.0.0.0", 4000, None, False)
+
+
+def test_the_earliest_failure_is_the_culprit_and_the_later_ones_its_victims() -> None:
+    begun = start([entry(0, 10.5), entry(1), entry(2, 10.1)], 1, 3)
+    assert begun.culprit is not None
+    assert (begun.culprit.node_rank, begun.culprit.pod, begun.give_up) == (2, "p2", False)
+
+
+@pytest.mark.parametrize(("round_number", "gives_up"), [(1, False), (2, False), (3, True)])
+def test_a_generation_gives_up_after_the_allowed_restarts(round_number: int, gives_up: bool) -> None:
+    assert start([entry(0, 1.0), entry(1)], round_number, 2).give_up is gives_up
+
+
+def test_rounds_without_a_failure_spend_nothing() -> None:
+    assert not start([entry(0), entry(1)], 9, 0).give_up
+
+
+def test_unavailable_infrastructure_ends_the_culprits_pod_at_the_first_time() -> None:
+    assert start([entry(0), entry(1, 1.0, exit_code=69)], 1, 3).give_up
+
+
+def test_pods_with_different_numbers_of_processes_do_not_start() -> None:
+    assert "[2, 3]" in start([entry(0), entry(1, procs=3)], 0, 3).error
+
+
+# failure
+
+TRACEBACK = ["Traceback (most recent call last):", '  File "x.py", line 1, in <module>', "ValueError: no such column"]
+
+
+@pytest.mark.parametrize(
+    ("code", "error_text", "tail", "message"),
+    [
+        (1, "", [*TRACEBACK, "a line of a library at exit"], "ValueError: no such column"),
+        (1, "", ["one", "", "two"], "one\ntwo"),
+        (1, json.dumps({"message": {"message": "KeyError: 'x'"}}), TRACEBACK, "KeyError: 'x'"),
+        (1, json.dumps({"message": "plain"}), [], "plain"),
+        (1, "{torn", TRACEBACK, "ValueError: no such column"),
+        (1, "[1]", [], ""),
+    ],
+)
+def test_the_message_is_the_line_that_says_why(code: int, error_text: str, tail: list[str], message: str) -> None:
+    assert failure(3, code, error_text, tail) == Failure(rank=3, exit_code=code, message=message)
+
+
+def test_a_signal_is_named() -> None:
+    found = failure(0, -9, "", [])
+    assert (found.signal, found.exit_code) == ("SIGKILL", None)
+
+
+def test_evidence_is_at_most_1_kb() -> None:
+    assert len(failure(0, 1, "", ["ü" * 3000]).message.encode()) <= 1024
+
+
+# goodput
+
+
+def test_every_second_is_in_one_bucket_and_they_sum_to_the_wall_clock() -> None:
+    clock = GoodputClock(100.0)
+    clock.advance(110.0, "waiting")
+    clock.advance(115.0, "startup")
+    clock.stepped(1)
+    clock.advance(125.0, "productive")
+    clock.advance(127.0, "checkpoint")
+    clock.advance(130.5, "recovery")
+    found = clock.goodput()
+    assert found.model_dump() == {
+        "waiting": 10, "startup": 5, "productive": 10, "checkpoint": 2, "recovery": 3.5, "stalled": 0
+    }  # fmt: skip
+    assert sum(found.model_dump().values()) == pytest.approx(30.5)
+
+
+def test_training_that_makes_no_step_is_stalled() -> None:
+    clock = GoodputClock(0.0)
+    clock.stepped(1)
+    clock.advance(10.0, "productive")
+    clock.stepped(2)
+    for now in range(11, 200):
+        clock.advance(float(now), "productive")
+    assert clock.goodput().productive == pytest.approx(110.0)
+    assert clock.goodput().stalled == pytest.approx(89.0)
+
+
+def test_steps_that_a_resume_threw_away_were_not_productive() -> None:
+    clock = GoodputClock(0.0)
+    for step in range(1, 11):
+        clock.advance(float(step), "productive")
+        clock.stepped(step)
+    clock.resumed(6)
+    assert (clock.goodput().productive, clock.goodput().recovery) == (6.0, 4.0)
+    clock.resumed(6)
+    assert clock.goodput().recovery == 4.0
+
+
+# last words
+
+
+@pytest.mark.parametrize("text", ["x" * 900, "ü\n\0" * 300])
+def test_last_words_are_whole_json_within_the_limit(text: str) -> None:
+    progress = Progress(
+        job="j",
+        pod="p",
+        step=7,
+        chain="c" * 9000,
+        resumed_from=text,
+        failure=Failure(rank=1, exit_code=1, message=text),
+    )
+    for limit in (4096, 700, 300):
+        encoded = lastwords.encode(progress, limit)
+        assert len(encoded) <= limit
+        assert json.loads(encoded)["step"] == 7
+    assert Progress.model_validate_json(lastwords.encode(progress)).failure is not None
+
+
+def test_last_words_that_fit_are_complete(tmp_path: Path) -> None:
+    progress = Progress(step=7, chain="ab", failure=Failure(rank=1, exit_code=78, message="no"))
+    lastwords.write(tmp_path / "log", progress, log.EventLog())
+    assert Progress.model_validate_json((tmp_path / "log").read_bytes()) == progress
+
+
+def test_a_progress_that_texts_blew_up_still_fits() -> None:
+    content = server.body(Progress(step=7, chain="c" * 70_000, generation=3))
+    assert len(content) <= PROGRESS_MAX_BYTES
+    assert json.loads(content)["generation"] == 3
+
+
+# settings
+
+
+def test_the_command_is_what_follows_the_options() -> None:
+    assert settings.load([], {}).command == ("-m", "deepseek_trainer")
+    assert settings.load(["-m", "pkg.train", "--x", "-m", "1"], {}).command == ("-m", "pkg.train", "--x", "-m", "1")
+    loaded = settings.load(["--departure-grace-s", "3", "train.py", "--departure-grace-s", "4"], {})
+    assert (loaded.command, loaded.departure_grace_s) == (("train.py", "--departure-grace-s", "4"), 3.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "named"),
+    [
+        (["--nonsense"], {}, "--nonsense"),
+        (["-m"], {}, "-m"),
+        ([], {"DEEPSEEKJOB_PROC_PER_NODE": "0"}, "DEEPSEEKJOB_PROC_PER_NODE=0"),
+        ([], {"DEEPSEEKJOB_AGENT_PORT": "http"}, "DEEPSEEKJOB_AGENT_PORT=http"),
+        ([], {"DEEPSEEKJOB_POD_IP": "here"}, "DEEPSEEKJOB_POD_IP=here"),
+    ],
+)
+def test_wrong_settings_name_what_is_wrong(arguments: list[str], environ: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        settings.load(arguments, environ)
+
+
+# status
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def make_status(clock: Clock, *arguments: str) -> Status:
+    loaded = settings.load(arguments, {"DEEPSEEKJOB_NAME": "j", "DEEPSEEKJOB_POD_NAME": "p"})
+    return Status(loaded, report_every_s=0, clock=clock, wall_clock=lambda: datetime(2026, 1, 2, tzinfo=UTC))
+
+
+def membership(generation: int = 1, node_rank: int = 0) -> Membership:
+    return Membership(generation=generation, attempt=1, node_rank=node_rank, nodes=2, master="10.0.0.1")
+
+
+def test_the_report_is_merged_and_a_new_round_starts_without_it(clock: Clock, tmp_path: Path) -> None:
+    status = make_status(clock)
+    report = tmp_path / "report"
+    status.joined(membership(), 0, report)
+    Reporter(report).write(Report(phase="training", step=5, loss=1.5))
+    status.tick()
+    progress = status.progress()
+    assert (progress.step, progress.phase, progress.generation, progress.job) == (5, "training", 1, "j")
+    assert progress.time == "2026-01-02T00:00:00.000Z"
+    status.stopped(fault=True)
+    assert status.progress().step == 5
+    status.joined(membership(), 1, tmp_path / "next")
+    assert (status.progress().step, status.progress().round, status.progress().process_restarts) == (None, 1, 1)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"step": "many"}', b"\xff", b'{"chain": "' + b"x" * 70_000 + b'"}'])
+def test_a_report_that_is_none_is_ignored(clock: Clock, tmp_path: Path, content: bytes) -> None:
+    status = make_status(clock)
+    (tmp_path / "report").write_bytes(content)
+    status.joined(membership(), 0, tmp_path / "report")
+    status.tick()
+    assert status.progress().step is None
+
+
+def test_time_is_booked_by_what_agent_and_report_say(clock: Clock, tmp_path: Path) -> None:
+    status = make_status(clock)
+    reporter = Reporter(tmp_path / "report", interval_s=0)
+
+    def spend(seconds: float, report: Report | None = None) -> None:
+        if report:
+            reporter.write(report)
+        status.tick()
+        clock.now += seconds
+        status.tick()
+
+    spend(2)
+    status.joined(membership(), 0, tmp_path / "report")
+    spend(3)
+    spend(4, Report(phase="preparing"))
+    spend(5, Report(phase="training", step=1))
+    spend(6, Report(phase="checkpointing", step=1))
+    status.stopped(fault=True)
+    spend(7)
+    status.joined(membership(2), 0, tmp_path / "second")
+    reporter = Reporter(tmp_path / "second", interval_s=0)
+    spend(8, Report(phase="training", step=1, resumed_step=1))
+    spend(9, Report(phase="training", step=2, resumed_step=1))
+    assert status.goodput().model_dump() == {
+        "waiting": 2, "startup": 7, "productive": 14, "checkpoint": 6, "recovery": 15, "stalled": 0
+    }  # fmt: skip
+
+
+def test_an_agent_without_reports_books_running_as_productive(clock: Clock, tmp_path: Path) -> None:
+    status = make_status(clock, "train.py")
+    status.joined(membership(node_rank=1), 0, tmp_path / "report")
+    clock.now += 5
+    assert status.progress().goodput is not None
+    assert status.goodput().productive == 5
+
+
+def test_health_is_that_the_loop_turns(clock: Clock) -> None:
+    status = make_status(clock)
+    assert status.is_healthy()
+    clock.now += 120
+    assert not status.is_healthy()
+    status.tick()
+    assert status.is_healthy()
+
+
+def test_metrics_name_the_job_and_leave_out_what_is_unknown() -> None:
+    text = exposition(lambda: Progress(job="j", pod="p", step=5, process_restarts=2))().decode()
+    assert 'deepseekjob_step{job="j",pod="p"} 5.0' in text
+    assert 'deepseekjob_process_restarts_total{job="j",pod="p"} 2.0' in text
+    assert 'deepseekjob_goodput_seconds_total{job="j",kind="stalled",pod="p"} 0.0' in text
+    assert "deepseekjob_loss{" not in text
+
+
+# reports
+
+
+def test_reports_are_throttled_but_a_new_phase_is_written_at_once(clock: Clock, tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    reporter = Reporter(path, clock=clock)
+    assert reporter.write(Report(phase="training", step=1))
+    assert not reporter.write(Report(phase="training", step=2))
+    assert reporter.write(Report(phase="checkpointing", step=3))
+    clock.now += 1
+    assert reporter.write(Report(phase="checkpointing", step=4))
+    assert not reporter.write(Report(phase="checkpointing", step=5))
+    reporter.flush()
+    assert Report.model_validate_json(path.read_bytes()).step == 5
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_global_rank_0_under_an_agent_reports(tmp_path: Path) -> None:
+    file = str(tmp_path / "report")
+    for environ in ({}, {"RANK": "1", "DEEPSEEKJOB_PROGRESS_FILE": file}):
+        assert not Reporter.from_environment(environ).write(Report())
+    assert Reporter.from_environment({"RANK": "0", "DEEPSEEKJOB_PROGRESS_FILE": file}).write(Report())
+
+
+# network and log
+
+
+def test_collectives_use_the_interface_that_has_the_pods_address() -> None:
+    found = network.collectives_environment("127.0.0.5", "nccl", 2, {})
+    assert found == {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    assert (
+        network.collectives_environment("127.0.0.5", "gloo", 2, {"GLOO_SOCKET_IFNAME": "x", "OMP_NUM_THREADS": "7"})
+        == {}
+    )
+    assert network.interface_of("127.0.0.1") == "lo"
+    assert network.interface_of("203.0.113.77") is None
+    assert network.interface_of("2001:db8::77") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"), [("max 100000", None), ("50000 100000", 1), ("100000 100000", 1), ("?", None)]
+)
+def test_threads_respect_the_containers_quota(tmp_path: Path, text: str, cpus: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    unlimited = network.available_cpus(tmp_path / "missing")
+    assert network.available_cpus(tmp_path / "cpu.max") == (cpus or unlimited)
+
+
+def test_a_log_line_is_one_line_of_pairs(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure()
+    log.EventLog(lambda: {"job": "j"}).info("store lost", reason="two\nlines", pod="")
+    line = capsys.readouterr().err
+    assert line.endswith('level=INFO event="store lost" reason="two\\nlines" pod="" job=j\n')
+    assert line.count("\n") == 1
