@@ -41,6 +41,8 @@ class World:
     """So many of the next deletes fail."""
     frozen: set[str] = field(default_factory=set)
     """Pods that never finish terminating."""
+    held: set[str] = field(default_factory=set)
+    """Pods that don't come up."""
     _serial: int = 0
 
     # -- the operator's side -------------------------------------------------------------------------------
@@ -124,7 +126,7 @@ class World:
         for name, pod in list(self.pods.items()):
             if pod.terminating and name not in self.frozen:
                 del self.pods[name]
-            elif pod.phase == "Pending" and not pod.reason:
+            elif pod.phase == "Pending" and not pod.reason and name not in self.held:
                 serial = int(pod.uid.removeprefix("uid-"))
                 self.pods[name] = replace(
                     pod, phase="Running", ready=True, ip=f"10.0.{serial // 250}.{serial % 250 + 1}", node="node-0"
@@ -205,6 +207,11 @@ class World:
     def live(self) -> list[Pod]:
         """Pods that run or will run."""
         return [pod for pod in self.pods.values() if pod.phase not in ("Succeeded", "Failed")]
+
+
+def effects(plan: Plan) -> tuple[object, ...]:
+    """What a plan does beside writing the status."""
+    return (*plan.create, *plan.patch, *plan.delete, *plan.events)
 
 
 def announced(pod: Pod) -> int:

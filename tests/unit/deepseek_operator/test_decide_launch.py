@@ -8,7 +8,7 @@ from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ConditionType
 from deepseek_operator.decide import Observation, decide
 from deepseek_operator.decide.types import Manifest
 from support.make import START, make_job, make_pod, observe
-from support.world import World
+from support.world import World, effects
 
 
 def announced(manifest: Manifest) -> dict[str, object]:
@@ -64,7 +64,7 @@ def test_job_that_is_being_deleted_is_left_alone() -> None:
     )
     plan = decide(Observation(now=START, job=job))
     assert plan.status == job.status
-    assert not (plan.create or plan.patch or plan.delete or plan.events)
+    assert effects(plan) == ()
     assert plan.requeue_after_s is None
 
 

@@ -11,7 +11,7 @@ from deepseek_operator.api.conditions import fact_of
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ConditionType
 from deepseek_operator.decide import decide
 from support.make import make_last_words, make_manifest
-from support.world import World
+from support.world import World, effects
 
 
 def trained(replicas: int = 3, max_restarts: int = 3, ticks: int = 4) -> World:
@@ -181,7 +181,7 @@ def test_the_end_is_for_good(exit_code: int) -> None:
     world.vanish("demo-worker-0-0")
     world.now += timedelta(days=1)
     plan = world.tick()
-    assert not (plan.create or plan.patch or plan.delete or plan.events)
+    assert effects(plan) == ()
     assert (world.status, len(world.events)) == (before, events)
 
 
@@ -199,7 +199,7 @@ def test_success_of_some_is_waited_out() -> None:
     world = trained()
     world.end("demo-worker-0-0", 0)
     plan = world.reconcile()
-    assert not (plan.create or plan.patch or plan.delete)
+    assert effects(plan) == ()
     assert world.status.generation == 1
     for name in list(world.pods):
         world.end(name, 0)
