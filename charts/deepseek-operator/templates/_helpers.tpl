@@ -63,7 +63,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 # Write what is true about a job, once a pass.
 - apiGroups: [training.deepseekjob.dev]
   resources: [deepseekjobs/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Make a job the owner that its children are deleted with, where OwnerReferencesPermissionEnforcement is on.
 - apiGroups: [training.deepseekjob.dev]
   resources: [deepseekjobs/finalizers]
