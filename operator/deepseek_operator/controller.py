@@ -18,7 +18,7 @@ import structlog
 from deepseek_operator.api.names import GROUP, LABEL_JOB_NAME, LABEL_MANAGED_BY, MANAGER, PLURAL, VERSION
 from deepseek_operator.cluster.client import KubeClient
 from deepseek_operator.cluster.errors import ApiError, Conflict
-from deepseek_operator.cluster.transport import METADATA_LIST, METADATA_ONLY
+from deepseek_operator.cluster.transport import METADATA_ONLY
 from deepseek_operator.health import Health
 from deepseek_operator.metrics import Metrics
 from deepseek_operator.queue import WorkQueue
@@ -204,13 +204,13 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     return tuned
 
 
-async def metadata_of_pods(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Middleware of kopf's session: of pods and Leases the watch needs the metadata alone."""
-    if request.url.path.endswith(("/pods", "/leases")):
-        watching = request.url.query.get("watch") == "true"
-        request.headers["Accept"] = METADATA_ONLY if watching else METADATA_LIST
+async def watch_metadata(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Middleware of kopf's session: of pods and Leases the watch needs the metadata alone.
+
+    Lists stay whole: an empty list of metadata has `items: null`, which kopf does not take for a list.
+    """
+    if request.url.query.get("watch") == "true" and request.url.path.endswith(("/pods", "/leases")):
+        request.headers["Accept"] = METADATA_ONLY
     return await handler(request)
 
 

@@ -8,6 +8,9 @@ from typing import Any, TextIO
 
 import structlog
 
+_TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+"""Where an exception came from, and no local variables: they may hold credentials."""
+
 
 def configure_logging(level: str, stream: TextIO = sys.stdout) -> None:
     """Sends everything that is logged in this process to the stream, as JSON. Called once, by main()."""
@@ -33,7 +36,7 @@ def configure_logging(level: str, stream: TextIO = sys.stdout) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.dict_tracebacks,
+                structlog.processors.ExceptionRenderer(_TRACEBACK),
                 structlog.processors.JSONRenderer(),
             ],
         )

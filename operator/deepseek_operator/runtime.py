@@ -25,7 +25,7 @@ from deepseek_operator.cluster.client import KubeClient
 from deepseek_operator.cluster.credentials import BearerToken, find_credentials, open_session
 from deepseek_operator.cluster.errors import ApiError
 from deepseek_operator.cluster.transport import Transport
-from deepseek_operator.controller import Controller, build_registry, metadata_of_pods, watch
+from deepseek_operator.controller import Controller, build_registry, watch, watch_metadata
 from deepseek_operator.decide import decide
 from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.types import Event
@@ -212,7 +212,7 @@ def _watch_login(token: BearerToken) -> kopf.AiohttpSession:
     token.renew()
     return kopf.AiohttpSession(
         server=credentials.server,
-        aiohttp_session=open_session(credentials, token, middlewares=(metadata_of_pods,)),
+        aiohttp_session=open_session(credentials, token, middlewares=(watch_metadata,)),
         default_namespace=credentials.default_namespace,
     )
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from support import kube
+from support.api import Api, Jobs
+from support.crd import install
 from support.kubectl import Kubectl
+from support.kubelet import Kubelet
+from support.operators import OperatorProcess
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -26,3 +31,53 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def kubectl(kubeconfig: Path) -> Kubectl:
     """kubectl as admin, in the namespace default."""
     return Kubectl(kube.require("kubectl")["kubectl"], kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def api(kubeconfig: Path) -> Iterator[Api]:
+    """Plain requests as admin."""
+    with Api(kubeconfig) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def crd(kubectl: Kubectl) -> None:
+    """The CRD is installed and served."""
+    install(kubectl)
+
+
+@pytest.fixture
+def jobs(api: Api, crd: None) -> Iterator[Jobs]:
+    """A namespace of the test's own, and the jobs in it."""
+    name = f"test-{uuid4().hex[:8]}"
+    api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    yield Jobs(api, name)
+    api.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def kubelet(api: Api, jobs: Jobs) -> Iterator[Kubelet]:
+    """A node at work in the test's namespace."""
+    with Kubelet(api, jobs.namespace) as node:
+        yield node
+    assert not node.errors
+
+
+Start = Callable[..., OperatorProcess]
+
+
+@pytest.fixture
+def start_operator(kubeconfig: Path, jobs: Jobs, tmp_path: Path) -> Iterator[Start]:
+    """Starts an operator for the test's namespace; keyword arguments are settings. All are killed at the end."""
+    started: list[OperatorProcess] = []
+
+    def start(kubeconfig: Path = kubeconfig, **settings: object) -> OperatorProcess:
+        served = {"namespaces": jobs.namespace, "lease_namespace": jobs.namespace, "resync_interval_s": 5}
+        log = tmp_path / f"operator-{len(started)}.log"
+        operator = OperatorProcess(kubeconfig, log, **{**served, **settings})
+        started.append(operator)
+        return operator
+
+    yield start
+    for operator in started:
+        operator.kill()

@@ -68,7 +68,7 @@ class KubeClient:
         jobs: list[JobRef] = []
         while True:
             page = (await self._http.send("list", path, query=query, accept=METADATA_LIST)).json()
-            for item in page["items"]:
+            for item in page["items"] or ():
                 meta = item["metadata"]
                 jobs.append(JobRef(meta["namespace"], meta["name"], meta["uid"], meta["resourceVersion"]))
             token = page["metadata"].get("continue")
