@@ -1,0 +1,112 @@
+"""The parts of the native cluster that need neither root nor Go: address plan, records of processes, control groups."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from native import archives, binaries, cgroups, cluster, processes, volumes
+from native.errors import NativeError
+from native.network import MAX_CLUSTERS, MAX_NODES, Network
+
+SLEEP = ["sleep", "60"]
+
+
+def test_parts_of_a_network_lie_within_it_and_apart() -> None:
+    for plan in (Network(0), Network(MAX_CLUSTERS - 1)):
+        whole = ipaddress.IPv4Network(plan.cidr)
+        pods = ipaddress.IPv4Network(plan.pod_cidr)
+        services = ipaddress.IPv4Network(plan.service_cidr)
+        nodes = ipaddress.IPv4Network(f"{plan.gateway}/24", strict=False)
+        assert all(part.subnet_of(whole) for part in (pods, services, nodes))
+        assert not any(one.overlaps(other) for one, other in itertools.combinations((pods, services, nodes), 2))
+        assert ipaddress.ip_address(plan.service_ip) in services
+        assert all(ipaddress.IPv4Network(plan.node_pod_cidr(n)).subnet_of(pods) for n in range(MAX_NODES))
+        assert all(ipaddress.ip_address(plan.node_ip(n)) in nodes for n in range(MAX_NODES))
+        assert len(plan.link(MAX_NODES - 1)) <= 15
+
+
+def test_a_daemon_is_known_by_its_record_and_stopped(tmp_path: Path) -> None:
+    daemon = processes.start("sleeper", SLEEP, tmp_path)
+    assert processes.recorded(tmp_path) == [daemon]
+    assert processes.alive(daemon)
+    processes.stop([daemon], grace_s=5)
+    assert not processes.alive(daemon)
+
+
+def test_a_reused_pid_is_not_taken_for_the_daemon(tmp_path: Path) -> None:
+    ours = processes.Daemon("other", os.getpid(), started=1, log="")
+    assert not processes.alive(ours)
+    processes.stop([ours], grace_s=0)  # and this test process lives on
+
+
+def test_the_log_of_a_daemon_that_ended_is_in_the_message(tmp_path: Path) -> None:
+    daemon = processes.start("broken", ["sh", "-c", "echo no such disk; exit 3"], tmp_path)
+    processes.wait_until(lambda: not processes.alive(daemon), 10, "it ends")
+    with pytest.raises(NativeError, match=r"(?s)broken has ended; .*no such disk"):
+        processes.require_alive(daemon)
+
+
+def test_waiting_in_vain_shows_the_last_state() -> None:
+    with pytest.raises(NativeError, match=r"the sky falls\. Last state: still up"):
+        processes.wait_until(lambda: False, 0.0, "the sky falls", lambda: "still up")
+
+
+def test_control_groups_on_v1_are_made_in_every_tree_with_processors(tmp_path: Path) -> None:
+    for tree in ("cpuset", "memory", "unified"):
+        (tmp_path / tree).mkdir()
+    (tmp_path / "cpuset" / "cpuset.cpus").write_text("0-3")
+    cgroups.create("deepseekjob-a.node0", tmp_path)
+    assert (tmp_path / "memory" / "deepseekjob-a.node0").is_dir()
+    assert (tmp_path / "cpuset" / "deepseekjob-a.node0" / "cpuset.cpus").read_text() == "0-3"
+    assert not (tmp_path / "unified" / "deepseekjob-a.node0").exists()
+
+
+def test_removing_control_groups_spares_those_of_a_cluster_with_a_longer_name(tmp_path: Path) -> None:
+    for name in ("deepseekjob-a.node0/pods/one", "deepseekjob-a-b.node0"):
+        (tmp_path / "memory" / name).mkdir(parents=True)
+    cgroups.remove("deepseekjob-a.", tmp_path)
+    assert [path.name for path in (tmp_path / "memory").iterdir()] == ["deepseekjob-a-b.node0"]
+
+
+def test_a_wrong_cluster_name_is_refused() -> None:
+    with pytest.raises(NativeError, match="use up to 20 of a-z"):
+        cluster.find("../../etc")
+
+
+def test_an_unknown_binary_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(NativeError, match="kubectll: not a known binary; known are kube-apiserver"):
+        binaries.ensure("kubectll")
+
+
+def test_the_cache_of_a_module_is_named_by_what_pins_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DEEPSEEKJOB_CACHE", str(tmp_path))
+    folders = {binaries.bin_dir(module) for module, _ in binaries.PACKAGES.values()}
+    assert len(folders) == 6
+    assert all(folder.is_relative_to(tmp_path / "native") for folder in folders)
+    assert binaries.missing("etcd") == ["etcd"]
+
+
+def test_an_image_of_one_program_is_the_same_twice(tmp_path: Path) -> None:
+    program = tmp_path / "pause"
+    program.write_bytes(b"#!/bin/true")
+    first, second = tmp_path / "a.tar", tmp_path / "b.tar"
+    archives.write_single_binary(first, "localhost/pause:dev", program)
+    archives.write_single_binary(second, "localhost/pause:dev", program)
+    assert first.read_bytes() == second.read_bytes()
+    with tarfile.open(first) as archive:
+        member = archive.extractfile("manifest.json")
+        assert member is not None
+        assert json.load(member)[0]["RepoTags"] == ["localhost/pause:dev"]
+
+
+def test_a_volume_and_its_claim_are_bound_to_each_other_alone() -> None:
+    volume, claim = volumes.shared("team", "checkpoints", "/srv/shared")
+    assert volume["spec"]["claimRef"] == {"namespace": "team", "name": "checkpoints"}
+    assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+    assert claim["spec"]["storageClassName"] == volume["spec"]["storageClassName"] == ""
