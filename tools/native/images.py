@@ -149,7 +149,7 @@ def _base_image() -> str:
     with tempfile.TemporaryDirectory(dir=_folder()) as scratch:
         root = Path(scratch) / "root"
         include = f"--include={_BASE_PACKAGES}"
-        run(["debootstrap", "--variant=minbase", include, _SUITE, str(root)], what="debootstrap")
+        run(["unshare", "--mount", "debootstrap", "--variant=minbase", include, _SUITE, str(root)], what="debootstrap")
         for folder in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "var/log"):
             _delete_files(root / folder)
         container = run([*_storage(), "from", "scratch"], what="base image").strip()
@@ -165,13 +165,15 @@ def _delete_files(folder: Path) -> None:
 
 
 def _storage() -> list[str]:
+    """Buildah with a storage of its own, in a mount namespace of its own: it leaves no mount behind."""
     folder = _folder()
-    return ["buildah", f"--root={folder / 'storage'}", f"--runroot={folder / 'storage-run'}"]
+    return ["unshare", "--mount", "buildah", f"--root={folder / 'storage'}", f"--runroot={folder / 'storage-run'}"]
 
 
 def _key(recipe: Recipe, variant: str) -> str:
-    key = hashlib.sha256(f"{variant} {_SUITE} {_BASE_PACKAGES}".encode())
-    for path in (*recipe.sources, Path(__file__), Path(prefetch.__file__)):
+    """Of everything the image is made of. Files that come and go beside the sources (caches) are not among them."""
+    key = hashlib.sha256(f"{variant} {_SUITE} {_BASE_PACKAGES} {prefetch.BUILD_BACKEND} {prefetch.TORCH}".encode())
+    for path in recipe.sources:
         key.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     if recipe is TRAINER:
         key.update(repr([path.name for path in prefetch.torch_wheels()]).encode())
