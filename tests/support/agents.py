@@ -15,6 +15,9 @@ from typing import Any
 
 from support.eventually import eventually
 
+DEADLINE_S = 240.0
+"""On a busy machine torch alone takes half a minute to import, in the agent and then in its processes."""
+
 SCRIPT = Path(__file__).with_name("tiny_training.py")
 _HOSTS = iter(range(2, 250))
 
@@ -95,7 +98,7 @@ class Pod:
             os.kill(pid, signal.SIGSTOP)
         return pids
 
-    def wait(self, deadline_s: float = 60) -> int:
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
         """Exit status of the agent."""
         try:
             return self.process.wait(deadline_s)
@@ -145,7 +148,7 @@ class World:
         lines = path.read_text().splitlines() if path.exists() else []
         return [json.loads(line) for line in lines]
 
-    def await_step(self, *, after: int = 0, deadline_s: float = 60, **wanted: object) -> dict[str, Any]:
+    def await_step(self, *, after: int = 0, deadline_s: float = DEADLINE_S, **wanted: object) -> dict[str, Any]:
         """The newest step beyond `after` whose line has these values."""
 
         def probe() -> dict[str, Any]:

@@ -149,6 +149,7 @@ class MembershipRendezvous(RendezvousHandler):
         """Lets go of the store; one that this process serves ends with it."""
         if self._session is not None:
             self._session.close()
+            self._session = None  # torch ends a server when nothing refers to it any more
         self._servers.close()
         self._closed = True
         return True
