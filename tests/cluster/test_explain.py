@@ -1,0 +1,70 @@
+"""`kubectl explain` reads like documentation: every field, at every depth, says what it is for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from support.crd import CRD_FILE, install
+from support.eventually import eventually
+from support.kubectl import Kubectl
+
+pytestmark = pytest.mark.cluster
+
+
+def _schema() -> dict[str, Any]:
+    crd = yaml.safe_load(CRD_FILE.read_text(encoding="utf-8"))
+    schema: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return schema
+
+
+def _fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, field in schema.get("properties", {}).items():
+        here = f"{path}.{name}" if path else name
+        yield here, field
+        child = field.get("items") or field.get("additionalProperties") or field
+        yield from _fields(child, here)
+
+
+FIELDS = {path: field for path, field in _fields(_schema()) if not path.startswith("metadata")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _crd(kubectl: Kubectl) -> None:
+    """The API server publishes its OpenAPI a moment after it serves a CRD."""
+    install(kubectl)
+    eventually(lambda: kubectl.run("explain", "dsj.status.training"), deadline_s=30, what="published schema")
+
+
+def test_every_field_of_the_crd_has_a_description() -> None:
+    missing = [path for path, field in FIELDS.items() if len(field.get("description", "")) < 5]
+    assert missing == []
+
+
+@pytest.mark.parametrize("section", ["spec", "status"])
+def test_explain_shows_every_field(kubectl: Kubectl, section: str) -> None:
+    shown = kubectl.run("explain", f"dsj.{section}", "--recursive")
+    names = {path.rsplit(".", 1)[-1] for path in FIELDS if path.startswith(f"{section}.")}
+    assert names <= set(re.findall(r"^\s+(\w+)\t", shown, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("dsj", "A distributed training run of a DeepSeek model."),
+        ("dsj.spec", "What is trained, on what, with which data, saved where."),
+        ("dsj.spec.workers.procPerNode", "Training processes in each pod"),
+        ("dsj.spec.workers", "image <string> -required-"),
+        ("dsj.spec", "backend <string> enum: auto, nccl, gloo"),
+        ("dsj.spec.trainer.training.globalBatchSize", "Sequences per optimizer step over all ranks."),
+        ("dsj.spec.data", "corpus <string> enum: chitchat, gcide"),
+        ("dsj.spec.checkpoint.volume.claimName", "ReadWriteMany"),
+        ("dsj.status.training.chain", "the data receipt"),
+        ("dsj.status.conditions", "Facts about the job"),
+    ],
+)
+def test_explain_answers_the_question(kubectl: Kubectl, path: str, says: str) -> None:
+    assert says in " ".join(kubectl.run("explain", path).split())
