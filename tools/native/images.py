@@ -33,6 +33,7 @@ _SUITE = "bookworm"
 _BASE_PACKAGES = "python3.11,python3-venv,ca-certificates"
 _BASE_IMAGE = f"localhost/deepseekjob-base:{_SUITE}"
 _BUILD_TIMEOUT_S = 3600.0
+_SCRATCH = "scratch-"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ def build_image(recipe: Recipe) -> Path:
     with _lock():
         if not target.exists():
             print(f"building {recipe.tag}", file=sys.stderr, flush=True)
-            with tempfile.TemporaryDirectory(dir=_folder()) as scratch:
+            for left in _folder().glob(f"{_SCRATCH}*"):  # of a build that was killed; nobody else has the lock
+                shutil.rmtree(left)
+            with tempfile.TemporaryDirectory(dir=_folder(), prefix=_SCRATCH) as scratch:
                 context = Path(scratch) / "context"
                 _fill_context(context, recipe)
                 built = Path(scratch) / "image.tar"
@@ -146,7 +149,7 @@ def _base_image() -> str:
     if subprocess.run([*_storage(), "inspect", "--type=image", tag], capture_output=True, check=False).returncode == 0:
         return tag
     print("making the base image (a minute, once)", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(dir=_folder()) as scratch:
+    with tempfile.TemporaryDirectory(dir=_folder(), prefix=_SCRATCH) as scratch:
         root = Path(scratch) / "root"
         include = f"--include={_BASE_PACKAGES}"
         run(["unshare", "--mount", "debootstrap", "--variant=minbase", include, _SUITE, str(root)], what="debootstrap")

@@ -36,7 +36,7 @@ def wheels(project: str) -> Path:
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="scratch-") as scratch:
         target = Path(scratch) / "wheels"
         download = [str(_pip()), "download", "--quiet", "--only-binary=:all:", "--dest", str(target)]
         run([*download, "--no-deps", "--require-hashes", "-r", str(lock)], what=f"wheels of {project}", timeout_s=1800)
