@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from support import kube
+from support.access import apply_access, write_token_kubeconfig
 from support.api import Api, Jobs
 from support.crd import install
+from support.helm import NAMESPACE, Helm
 from support.kubectl import Kubectl
 from support.kubelet import Kubelet
 from support.operators import OperatorProcess
@@ -66,6 +69,17 @@ def kubelet(api: Api, jobs: Jobs) -> Iterator[Kubelet]:
 Start = Callable[..., OperatorProcess]
 
 
+@pytest.fixture(scope="module")
+def operator(kubeconfig: Path, crd: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+    """One operator for all namespaces and all tests of a module, leading."""
+    log = tmp_path_factory.mktemp("operator") / "operator.log"
+    with OperatorProcess(kubeconfig, log, lease_namespace="default", resync_interval_s=5) as process:
+        process.wait_for("leading", deadline_s=60)
+        yield process
+        complaints = process.complaints()
+    assert complaints == []
+
+
 @pytest.fixture
 def start_operator(kubeconfig: Path, jobs: Jobs, tmp_path: Path) -> Iterator[Start]:
     """Starts an operator for the test's namespace; keyword arguments are settings. All are killed at the end."""
@@ -81,3 +95,18 @@ def start_operator(kubeconfig: Path, jobs: Jobs, tmp_path: Path) -> Iterator[Sta
     yield start
     for operator in started:
         operator.kill()
+
+
+@pytest.fixture
+def operator_of_the_chart(api: Api, jobs: Jobs, tmp_path: Path, start_operator: Start) -> Start:
+    """Starts an operator as the chart's service account, with the chart's roles and no other."""
+    helm = Helm(kube.require("helm")["helm"], tmp_path / "helm")
+    objects = helm.template()
+    home = f"/api/v1/namespaces/{NAMESPACE}"
+    if api.find(home) is None:
+        api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    account = apply_access(api, objects)
+    token = api.create(f"{home}/serviceaccounts/{account}/token", {"spec": {"expirationSeconds": 3600}})
+    path = tmp_path / "account.kubeconfig"
+    write_token_kubeconfig(path, api, token["status"]["token"])
+    return partial(start_operator, path, namespaces="", lease_namespace=NAMESPACE)

@@ -1,0 +1,137 @@
+"""The operator dies, is doubled or is refused: the jobs end up the same as if nothing had happened."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.api import Api, Jobs
+from support.eventually import eventually
+from support.faultproxy import FaultProxy
+from support.kubelet import Kubelet
+from support.operators import OperatorProcess
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+Start = Callable[..., OperatorProcess]
+
+
+def _kill_at(proxy: FaultProxy, operator: OperatorProcess, number: int) -> None:
+    """The operator gets SIGKILL when the API server has committed its number'th write from now on."""
+    first = sum(1 for seen in proxy.writes if seen.status < 300)
+
+    def at_write(count: int) -> None:
+        if count == first + number:
+            operator.process.send_signal(signal.SIGKILL)
+
+    proxy.at_write = at_write
+
+
+def _launched(jobs: Jobs, name: str, generation: int) -> bool:
+    return jobs.status(name).get("launchedGeneration") == generation
+
+
+def test_killed_at_any_write_of_a_launch_it_ends_in_the_same_state(
+    api: Api, jobs: Jobs, start_operator: Start, tmp_path: Path
+) -> None:
+    # Writes of a launch: 1 status, then a Service, four pods and an Event, then the status "launched".
+    with FaultProxy(api) as proxy:
+        config = proxy.kubeconfig(tmp_path)
+        operator = start_operator(config, leader_election=False)
+        for number in (1, 2, 4, 7, 8):
+            operator.wait_for("leading", deadline_s=60)
+            name = f"kill-{number}"
+            _kill_at(proxy, operator, number)
+            jobs.submit(name, replicas=4)
+            eventually(
+                lambda op=operator: op.process.poll() is not None, deadline_s=30, what=f"killed at write {number}"
+            )  # type: ignore[misc]
+            operator = start_operator(config, leader_election=False)
+            eventually(
+                lambda name=name: _launched(jobs, name, 1),  # type: ignore[misc]
+                deadline_s=60,
+                what=f"{name} is launched after all",
+                describe=lambda name=name: jobs.describe(name),  # type: ignore[misc]
+            )
+            assert [pod["metadata"]["name"] for pod in jobs.pods(name)] == [
+                f"{name}-worker-{slot}-0" for slot in range(4)
+            ]
+            status = jobs.status(name)
+            assert (status["generation"], status["attempt"], status["totalRestarts"]) == (1, 1, 0)
+        assert operator.complaints() == []
+
+
+def test_killed_at_any_write_of_a_recovery_it_counts_one_restart(
+    api: Api, jobs: Jobs, kubelet: Kubelet, start_operator: Start, tmp_path: Path
+) -> None:
+    # Writes of a recovery: 1 status, 2 replacement, 3 and 4 the survivors' annotations.
+    with FaultProxy(api) as proxy:
+        config = proxy.kubeconfig(tmp_path)
+        operator = start_operator(config, leader_election=False)
+        for number in (1, 2, 3):
+            operator.wait_for("leading", deadline_s=60)
+            name = f"lose-{number}"
+            jobs.submit(name, replicas=3)
+            ready = lambda name=name: jobs.status(name).get("readyNodes") == "3/3"  # type: ignore[misc]  # noqa: E731
+            eventually(ready, deadline_s=60, what="ready", describe=lambda name=name: jobs.describe(name))  # type: ignore[misc]
+            _kill_at(proxy, operator, number)
+            jobs.delete_pod(f"{name}-worker-1-0")
+            eventually(
+                lambda op=operator: op.process.poll() is not None, deadline_s=30, what=f"killed at write {number}"
+            )  # type: ignore[misc]
+            operator = start_operator(config, leader_election=False)
+            eventually(
+                lambda name=name: _launched(jobs, name, 2),  # type: ignore[misc]
+                deadline_s=60,
+                what=f"{name} is on generation 2",
+                describe=lambda name=name: jobs.describe(name),  # type: ignore[misc]
+            )
+            assert jobs.live(name) == [f"{name}-worker-0-0", f"{name}-worker-1-1", f"{name}-worker-2-0"]
+            status = jobs.status(name)
+            assert (status["generation"], status["attempt"], status["totalRestarts"]) == (2, 2, 1)
+
+
+def test_of_two_operators_one_leads_and_the_other_takes_over(jobs: Jobs, start_operator: Start) -> None:
+    first = start_operator(lease_duration_s=4)
+    first.wait_for("leading", deadline_s=60)
+    second = start_operator(lease_duration_s=4)
+    second.wait_for("waiting for the lead", deadline_s=60)
+    jobs.submit("one")
+    eventually(lambda: _launched(jobs, "one", 1), deadline_s=30, what="launched by the leader", describe=first.tail)
+    assert second.said("leading") == []
+    first.process.send_signal(signal.SIGSTOP)
+    second.wait_for("leading", deadline_s=30)
+    jobs.submit("two")
+    eventually(
+        lambda: _launched(jobs, "two", 1), deadline_s=30, what="launched by the new leader", describe=second.tail
+    )
+    first.process.send_signal(signal.SIGCONT)
+    assert first.process.wait(20) == 1, "the old leader must end when it finds that it leads no more"
+    assert second.process.poll() is None
+
+
+def test_with_the_charts_permissions_nothing_is_forbidden(
+    api: Api, jobs: Jobs, operator_of_the_chart: Start, kubelet: Kubelet
+) -> None:
+    operator = operator_of_the_chart()
+    jobs.submit("bounded", replicas=2)
+    eventually(
+        lambda: jobs.status("bounded").get("readyNodes") == "2/2",
+        deadline_s=60,
+        what="ready",
+        describe=lambda: jobs.describe("bounded") + operator.tail(),
+    )
+    jobs.delete_pod("bounded-worker-0-0")
+    eventually(lambda: _launched(jobs, "bounded", 2), deadline_s=40, what="replaced", describe=operator.tail)
+    for name in jobs.live("bounded"):
+        kubelet.finish(name)
+    eventually(
+        lambda: jobs.state("bounded") == "Succeeded",
+        deadline_s=30,
+        what="Succeeded",
+        describe=lambda: jobs.describe("bounded"),
+    )
+    events = api.items(f"/apis/events.k8s.io/v1/namespaces/{jobs.namespace}/events")
+    assert {event["regarding"]["name"] for event in events} == {"bounded"}
+    assert operator.complaints() == []
