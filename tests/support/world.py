@@ -21,6 +21,7 @@ from support.make import START, make_last_words, make_manifest
 Decide = Callable[[Observation], Plan]
 CHECKPOINT_EVERY = 20
 STEPS_A_TICK = 10
+PATIENCE_TICKS = 3
 
 
 @dataclass
@@ -28,6 +29,7 @@ class World:
     """One job and its children."""
 
     manifest: dict[str, Any] = field(default_factory=make_manifest)
+    """As it was applied; changed by `edit` only."""
     think: Decide = decide
     now: datetime = START
     pods: dict[str, Pod] = field(default_factory=dict)
@@ -44,16 +46,31 @@ class World:
     held: set[str] = field(default_factory=set)
     """Pods that don't come up."""
     _serial: int = 0
+    _alone: int = 0
+    _job: DeepSeekJob | None = None
 
     # -- the operator's side -------------------------------------------------------------------------------
 
     @property
     def job(self) -> DeepSeekJob:
-        return DeepSeekJob.model_validate(self.manifest)
+        if self._job is None:
+            self._job = DeepSeekJob.model_validate(self.manifest)
+        return self._job
 
     @property
     def status(self) -> Status:
         return self.job.status
+
+    def edit(self, **spec: Any) -> None:
+        """Somebody changes fields of the spec."""
+        self.manifest["spec"] |= spec
+        self.manifest["metadata"]["generation"] += 1
+        wire = self._wire(self.status)
+        self._job = DeepSeekJob.model_validate(self.manifest | {"status": wire})
+
+    def lose_status(self) -> None:
+        """Somebody wipes the status."""
+        self._job = None
 
     def observe(self) -> Observation:
         pods = tuple(self.pods.values())
@@ -82,8 +99,13 @@ class World:
         return plan
 
     def _write_status(self, status: Status) -> None:
-        self.manifest["status"] = status.model_dump(by_alias=True, exclude_none=True, mode="json")
+        survived = Status.model_validate(self._wire(status))
+        self._job = self.job.model_copy(update={"status": survived})
         self.status_writes += 1
+
+    @staticmethod
+    def _wire(status: Status) -> dict[str, Any]:
+        return status.model_dump(by_alias=True, exclude_none=True, mode="json")
 
     def _create(self, manifest: dict[str, Any]) -> None:
         if manifest["kind"] == "Service":
@@ -142,7 +164,9 @@ class World:
         """The gang makes steps if it is whole; on a new generation it goes back to the last checkpoint."""
         gang = self.members()
         if len(gang) != self.job.spec.workers.replicas:
+            self._wait_for_peers(gang)
             return
+        self._alone = 0
         generation = announced(gang[0])
         if generation != self.trained_generation:
             self.step, self.trained_generation = self.saved_step, generation
@@ -151,6 +175,15 @@ class World:
         if self.step == 100:
             for pod in gang:
                 self.end(pod.name, 0)
+
+    def _wait_for_peers(self, gang: list[Pod]) -> None:
+        """A peer that has already ended well won't come back: after a while the others can't be reached."""
+        done = any(pod.phase == "Succeeded" and announced(pod) >= self.status.generation for pod in self.pods.values())
+        self._alone = self._alone + 1 if done else 0
+        if self._alone > PATIENCE_TICKS:
+            self._alone = 0
+            for pod in gang:
+                self.end(pod.name, 69)
 
     def progress(self) -> Progress | None:
         """What node rank 0 answers."""

@@ -26,7 +26,7 @@ def test_new_job_gets_service_and_all_pods_with_their_membership() -> None:
     assert [announced(pod)["host"] for pod in pods] == [True, False, False]
     assert {announced(pod)["master"] for pod in pods} == {"demo-worker-0-0.demo-workers.team-a.svc"}
     assert {announced(pod)["generation"] for pod in pods} == {1}
-    assert plan.patch == plan.delete == ()
+    assert (plan.patch, plan.delete) == ((), ())
     assert plan.requeue_after_s is not None
 
 
@@ -74,7 +74,7 @@ def test_wiped_status_starts_over_under_a_generation_that_nobody_saw() -> None:
         world.tick()
     world.vanish("demo-worker-1-0")
     world.tick()
-    del world.manifest["status"]
+    world.lose_status()
     world.tick()
     assert world.status.generation == 3
     assert world.status.incarnations == {"0": 1, "1": 2, "2": 1}
@@ -97,7 +97,7 @@ def test_gang_keeps_the_size_that_it_was_started_with() -> None:
     world = World()
     world.tick()
     world.tick()
-    world.manifest["spec"]["workers"]["replicas"] = 5
+    world.edit(workers=world.manifest["spec"]["workers"] | {"replicas": 5})
     plan = decide(world.observe())
     assert plan.create == ()
     assert plan.status.nodes.desired == 3

@@ -189,8 +189,7 @@ def test_an_edit_after_the_end_changes_only_what_the_status_is_about() -> None:
     world = trained(replicas=1)
     world.end("demo-worker-0-0", 78)
     world.run_to_end()
-    world.manifest["metadata"]["generation"] = 2
-    world.manifest["spec"]["recovery"]["maxRestarts"] = 9
+    world.edit(recovery={"maxRestarts": 9})
     world.tick()
     assert (world.status.observed_generation, world.status.state) == (2, "Failed")
 

@@ -1,0 +1,155 @@
+"""What must hold for every job in every world, whatever happens; broken laws raise AssertionError.
+
+`Watcher` looks on from outside, after each event. `crash_everywhere` and `comes_to_rest` ask the questions that
+make a level-triggered operator safe: is a stop between any two writes harmless, and does it know when it is done?
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from deepseek_operator.api.conditions import is_true
+from deepseek_operator.api.names import ConditionType
+from deepseek_operator.api.v1alpha1 import Status
+from support.world import World, announced, effects
+
+
+@dataclass
+class Watcher:
+    """Remembers what it saw of one world, and compares."""
+
+    world: World
+    last: Status = field(default_factory=Status)
+    uids: dict[str, str] = field(default_factory=dict)
+    launched: set[str] = field(default_factory=set)
+
+    def look(self, *, whole_pass: bool = True) -> None:
+        """Compares the world with what was seen before.
+
+        Args:
+            whole_pass: the operator has just looked at everything that runs, and lived to write it down.
+
+        Raises:
+            AssertionError: a law is broken.
+        """
+        status = self.world.status
+        self._counters_only_grow(status)
+        self._each_restart_is_counted_once(status)
+        self._the_end_is_for_good(status)
+        self._one_live_member_a_slot()
+        self._no_name_is_used_twice(whole_pass)
+        self.last = status
+
+    def _counters_only_grow(self, status: Status) -> None:
+        for name in ("generation", "attempt", "launched_generation", "total_restarts"):
+            assert getattr(status, name) >= getattr(self.last, name), f"{name} went back: {self.last!r} -> {status!r}"
+        for slot, count in self.last.incarnations.items():
+            assert status.incarnations.get(slot, 0) >= count, f"incarnation of slot {slot} went back"
+
+    def _each_restart_is_counted_once(self, status: Status) -> None:
+        restarts = status.restarts.worker + status.restarts.infrastructure
+        assert status.total_restarts == restarts
+        assert max(status.attempt - 1, 0) == restarts, f"attempt {status.attempt} after {restarts} restarts"
+        assert status.generation == status.attempt
+        assert status.restarts.worker <= self.world.job.spec.recovery.max_restarts
+
+    def _the_end_is_for_good(self, status: Status) -> None:
+        complete = is_true(status.conditions, ConditionType.COMPLETE)
+        failed = is_true(status.conditions, ConditionType.FAILED)
+        assert not (complete and failed)
+        if self.last.completion_time is not None:
+            assert status == self.last, "an ended job changed"
+        assert (status.completion_time is not None) == (complete or failed)
+
+    def _one_live_member_a_slot(self) -> None:
+        """Nobody may train twice: of the pods of a slot at most one was told the same generation and may run."""
+        live = [pod for pod in self.world.live() if not pod.terminating]
+        told = [(pod.slot, announced(pod)) for pod in live]
+        assert len(told) == len(set(told)), f"two live members for one slot and generation: {live!r}"
+
+    def _no_name_is_used_twice(self, whole_pass: bool) -> None:
+        """A pod that took part in a whole gang, and was seen so, is never created again under its name."""
+        for pod in self.world.pods.values():
+            if pod.name in self.launched:
+                assert self.uids[pod.name] == pod.uid, f"{pod.name} was created again after it was lost"
+            self.uids[pod.name] = pod.uid
+        gang = self.world.members()
+        if whole_pass and len(gang) == self.world.job.spec.workers.replicas:
+            self.launched |= {pod.name for pod in gang}
+
+
+def tick(world: World, watcher: Watcher) -> None:
+    """One tick, and a look."""
+    world.tick()
+    watcher.look()
+
+
+def ends(world: World, watcher: Watcher, ticks: int = 60) -> World:
+    """The job comes to an end, and nothing of it runs on.
+
+    Raises:
+        AssertionError: it hangs, or a law is broken on the way.
+    """
+    for _ in range(ticks):
+        if world.status.completion_time is not None and not [p for p in world.live() if p.name not in world.frozen]:
+            return world
+        tick(world, watcher)
+    raise AssertionError(f"not ended within {ticks} ticks: {world.status!r}\npods: {list(world.pods.values())!r}")
+
+
+def comes_to_rest(world: World) -> None:
+    """One pass has no effects left to plan for the next; the third has nothing at all to write.
+
+    Raises:
+        AssertionError: it goes on.
+    """
+    world = deepcopy(world)
+    world.refuse_deletes = 0
+    world.reconcile()
+    second = world.reconcile()
+    assert effects(second) == (), f"effects without a cause: {effects(second)!r}"
+    strangers = [pod for pod in world.live() if not pod.terminating and announced(pod) != world.status.generation]
+    assert not strangers, f"live pods that are no members: {strangers!r}"
+    third = world.reconcile()
+    assert third.status == world.status
+    assert effects(third) == ()
+    if world.status.completion_time is None:
+        assert third.requeue_after_s is not None, "nobody looks again"
+    world.now += timedelta(hours=1)
+    much_later = world.reconcile()
+    assert effects(much_later) == ()
+
+
+def crash_everywhere(world: World) -> None:
+    """The operator dies after each write of its next pass; the job ends alike each time.
+
+    Raises:
+        AssertionError: it doesn't.
+    """
+    count = len(list(world.writes(world.think(world.observe()))))
+    outcomes = []
+    for stop_after in range(count + 1):
+        copy = deepcopy(world)
+        copy.reconcile(stop_after)
+        copy.reconcile()  # started again, before the world has moved on
+        outcomes.append(outcome(ends(copy, Watcher(copy))))
+    assert all(found == outcomes[-1] for found in outcomes), f"depends on where it stopped: {outcomes!r}"
+
+
+def outcome(world: World) -> tuple[object, ...]:
+    """What is left of a job in the end, without the times."""
+    status = world.status
+    pods = sorted((pod.name, pod.phase) for pod in world.pods.values())
+    failures = [(failure.pod, failure.reason, failure.exit_code) for failure in status.failures]
+    return (
+        status.state,
+        status.reason,
+        status.generation,
+        status.attempt,
+        status.restarts,
+        tuple(sorted(status.incarnations.items())),
+        tuple(failures),
+        tuple(pods),
+    )

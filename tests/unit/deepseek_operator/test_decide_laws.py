@@ -1,0 +1,283 @@
+"""The laws of `support.laws`, over scenarios, over random histories, and against broken policies.
+
+The last part shows that the laws have teeth: each broken `decide` must be caught by at least one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from deepseek_operator.decide import decide
+from deepseek_operator.decide.types import Observation, Plan
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from support.laws import Watcher, comes_to_rest, crash_everywhere, ends, outcome, tick
+from support.make import make_manifest
+from support.world import Decide, World
+
+Fault = Callable[[World], None]
+
+
+def started(think: Decide = decide, *, replicas: int = 3, max_restarts: int = 3, ticks: int = 4) -> World:
+    world = World(make_manifest(replicas=replicas, max_restarts=max_restarts), think=think)
+    for _ in range(ticks):
+        world.tick()
+    return world
+
+
+def live_name(world: World, slot: int) -> str:
+    """The newest pod of a slot."""
+    pods = [pod for pod in world.pods.values() if pod.slot == slot]
+    return max(pods, key=lambda pod: pod.incarnation).name if pods else ""
+
+
+def vanish(slot: int) -> Fault:
+    return lambda world: world.vanish(live_name(world, slot))
+
+
+def delete(slot: int) -> Fault:
+    def fault(world: World) -> None:
+        if pod := world.pods.get(live_name(world, slot)):
+            world.delete(pod.name, pod.uid)
+
+    return fault
+
+
+def end(slot: int, exit_code: int) -> Fault:
+    return lambda world: world.end(live_name(world, slot), exit_code)
+
+
+def node_lost(slot: int) -> Fault:
+    """The pod is terminating, and its kubelet will never say that it is gone."""
+
+    def fault(world: World) -> None:
+        world.frozen.add(live_name(world, slot))
+        delete(slot)(world)
+
+    return fault
+
+
+def disrupt(slot: int) -> Fault:
+    def fault(world: World) -> None:
+        if pod := world.pods.get(live_name(world, slot)):
+            world.pods[pod.name] = replace(pod, disrupted=True)
+
+    return fault
+
+
+def nothing(world: World) -> None:
+    """No fault."""
+
+
+def both(*faults: Fault) -> Fault:
+    def fault(world: World) -> None:
+        for one in faults:
+            one(world)
+
+    return fault
+
+
+SCENARIOS: dict[str, Fault] = {
+    "nothing": nothing,
+    "pod deleted": delete(1),
+    "pod gone": vanish(2),
+    "node rank 0 gone": vanish(0),
+    "two gone": both(vanish(0), vanish(2)),
+    "all gone": both(vanish(0), vanish(1), vanish(2)),
+    "node lost": node_lost(1),
+    "disrupted": disrupt(1),
+    "preempted": end(1, 75),
+    "worker failed": end(1, 1),
+    "worker failed beside a lost one": both(end(1, 1), vanish(2)),
+    "unreachable": end(0, 69),
+    "config": end(2, 78),
+    "one succeeded, one lost": both(end(0, 0), vanish(1)),
+    "one succeeded, one failed": both(end(0, 0), end(1, 1)),
+    "all succeeded": both(end(0, 0), end(1, 0), end(2, 0)),
+}
+
+
+@pytest.mark.parametrize("ticks", [0, 1, 2, 5], ids=["new", "created", "launched", "training"])
+@pytest.mark.parametrize("fault", SCENARIOS.values(), ids=SCENARIOS.keys())
+def test_a_stop_between_any_two_writes_is_harmless(fault: Fault, ticks: int) -> None:
+    world = started(ticks=ticks)
+    fault(world)
+    crash_everywhere(world)
+
+
+@pytest.mark.parametrize("ticks", [0, 1, 2, 5], ids=["new", "created", "launched", "training"])
+@pytest.mark.parametrize("fault", SCENARIOS.values(), ids=SCENARIOS.keys())
+def test_the_operator_knows_when_it_is_done(fault: Fault, ticks: int) -> None:
+    world = started(ticks=ticks)
+    fault(world)
+    comes_to_rest(world)
+
+
+@pytest.mark.parametrize(("slot", "ticks"), [(slot, ticks) for slot in range(3) for ticks in range(1, 12)])
+def test_any_child_may_be_dropped_at_any_time(slot: int, ticks: int) -> None:
+    world = started(ticks=ticks)
+    world.vanish(live_name(world, slot))
+    world.service = False
+    watcher = Watcher(world)
+    watcher.look()
+    assert ends(world, watcher).status.state == "Succeeded"
+
+
+@pytest.mark.parametrize("slots", [(0, 1), (1, 0), (2, 0), (0, 2)])
+def test_the_order_of_losses_within_a_pass_does_not_matter(slots: tuple[int, int]) -> None:
+    world, mirror = started(), started()
+    both(vanish(slots[0]), end(slots[1], 75))(world)
+    both(end(slots[1], 75), vanish(slots[0]))(mirror)
+    assert outcome(ends(world, Watcher(world))) == outcome(ends(mirror, Watcher(mirror)))
+
+
+slots = st.integers(0, 2)
+faults = st.one_of(
+    st.builds(vanish, slots),
+    st.builds(delete, slots),
+    st.builds(node_lost, slots),
+    st.builds(disrupt, slots),
+    st.builds(end, slots, st.sampled_from([0, 1, 69, 75, 137])),
+    st.builds(end, slots, st.sampled_from([65, 78])),
+    st.just(nothing),
+)
+steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
+
+
+@settings(
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # histories are short already; shrinking takes minutes
+)
+@given(history=st.lists(steps, max_size=6), refused=st.integers(0, 3))
+def test_any_history_ends_and_keeps_the_laws(history: list[tuple[Fault, int | None, int]], refused: int) -> None:
+    """Faults, operators that die after some writes, and refused deletes, in any order: no job hangs."""
+    world = World(make_manifest())
+    world.refuse_deletes = refused
+    watcher = Watcher(world)
+    for fault, stop_after, ticks in history:
+        fault(world)
+        world.tick(stop_after=stop_after)
+        watcher.look(whole_pass=stop_after is None)
+        comes_to_rest(world)
+        for _ in range(ticks):
+            tick(world, watcher)
+    ends(world, watcher)
+    comes_to_rest(world)
+
+
+# -- broken policies -----------------------------------------------------------------------------------------
+
+
+def with_status(seen: Observation, **fields: object) -> Observation:
+    status = seen.job.status.model_copy(update=fields)
+    return replace(seen, job=seen.job.model_copy(update={"status": status}))
+
+
+def never_launched(seen: Observation) -> Plan:
+    """A missing pod is always taken for one that is yet to be created."""
+    every_slot = list(range(seen.job.spec.workers.replicas))
+    plan = decide(with_status(seen, launched_generation=0, replaced=every_slot))
+    return replace(plan, status=plan.status.model_copy(update={"launched_generation": 0, "replaced": every_slot}))
+
+
+def same_name(seen: Observation) -> Plan:
+    """A replacement takes the name of its predecessor."""
+    plan = decide(seen)
+    return replace(plan, status=plan.status.model_copy(update={"incarnations": {}}))
+
+
+def no_fence(seen: Observation) -> Plan:
+    """A restart keeps the generation."""
+    plan = decide(seen)
+    return replace(plan, status=plan.status.model_copy(update={"generation": min(plan.status.generation, 1)}))
+
+
+def edge_triggered(seen: Observation) -> Plan:
+    """Effects only in the pass that changes the status, so that a stop in between loses them."""
+    plan = decide(seen)
+    if plan.status == seen.job.status and seen.job.status.completion_time is None:
+        return Plan(status=plan.status, requeue_after_s=plan.requeue_after_s)
+    return plan
+
+
+def forgetful(seen: Observation) -> Plan:
+    """Strangers are left running."""
+    plan = decide(seen)
+    return replace(plan, delete=()) if plan.status.completion_time is None else plan
+
+
+def one_delete(seen: Observation) -> Plan:
+    """An ended job's pods are deleted once, and a refusal is not noticed."""
+    plan = decide(seen)
+    return replace(plan, delete=()) if seen.job.status.completion_time is not None else plan
+
+
+def silent_survivors(seen: Observation) -> Plan:
+    """Survivors aren't told the new generation."""
+    return replace(decide(seen), patch=())
+
+
+def uncounted(seen: Observation) -> Plan:
+    """Every loss is charged twice."""
+    plan = decide(seen)
+    if plan.status.generation == seen.job.status.generation or plan.status.generation == 1:
+        return plan
+    restarts = plan.status.restarts
+    doubled = restarts.model_copy(update={"infrastructure": restarts.infrastructure + 1})
+    return replace(plan, status=plan.status.model_copy(update={"restarts": doubled}))
+
+
+def restless(seen: Observation) -> Plan:
+    """Events are emitted as long as a state lasts."""
+    plan = decide(seen)
+    return replace(plan, events=plan.events or (decide(with_status(seen, generation=0)).events if seen.pods else ()))
+
+
+def never_complete(seen: Observation) -> Plan:
+    """Succeeded members are not replaced with a lost one, so the others wait for ever."""
+    plan = decide(seen)
+    done = {str(pod.slot) for pod in seen.pods if pod.phase == "Succeeded"}
+    kept = {slot: count for slot, count in plan.status.incarnations.items() if slot not in done}
+    return replace(plan, status=plan.status.model_copy(update={"incarnations": kept}))
+
+
+BROKEN: list[Decide] = [
+    never_launched,
+    same_name,
+    no_fence,
+    edge_triggered,
+    forgetful,
+    one_delete,
+    silent_survivors,
+    uncounted,
+    restless,
+    never_complete,
+]
+
+
+def check(think: Decide) -> None:
+    """A short life with every kind of trouble in it, under all laws."""
+    for fault in (vanish(1), delete(0), disrupt(2), end(1, 1), end(2, 78), both(end(0, 0), vanish(1))):
+        world = started(think)
+        watcher = Watcher(world)
+        watcher.look()
+        fault(world)
+        crash_everywhere(world)
+        world.refuse_deletes = 2
+        tick(world, watcher)
+        comes_to_rest(world)
+        ends(world, watcher)
+
+
+def test_the_policy_keeps_the_laws() -> None:
+    check(decide)
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+def test_the_laws_catch(broken: Decide) -> None:
+    with pytest.raises(AssertionError):
+        check(broken)
