@@ -6,10 +6,11 @@ Rule: a user sees one line for one error, and never a traceback.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Never
 
 import typer
 from deepseek_operator.api.names import State
@@ -46,14 +47,19 @@ Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
 Format = Annotated[Output, typer.Option("-o", "--output", help="table or json.")]
 
 
-def main() -> None:
-    """The console script: the command, and every error of ours as one line and an exit status."""
+def main(arguments: Sequence[str] | None = None) -> Never:
+    """The console script: the command, and every error of ours as one line and an exit status.
+
+    Args:
+        arguments: what follows the command's name; None: the process' own.
+    """
     try:
-        app()
+        app(args=arguments, prog_name="dsj")
     except ClientError as error:
         for line in str(error).splitlines():
             Console(stderr=True).print(f"dsj: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(EXIT_ERROR)
+    sys.exit(0)
 
 
 @app.command()

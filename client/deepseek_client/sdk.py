@@ -9,6 +9,7 @@ print(job.status.training)
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -237,16 +238,19 @@ def _job(answer: dict[str, Any]) -> DeepSeekJob:
 def _connect(kubeconfig: str | None, context: str | None) -> tuple[Any, str | None]:
     from kubernetes import client, config
 
+    path = kubeconfig or os.environ.get("KUBECONFIG")  # the library would take what it was when it was imported
     try:
-        api = config.new_client_from_config(config_file=kubeconfig, context=context)
-        contexts, current = config.list_kube_config_contexts(config_file=kubeconfig)
+        api = config.new_client_from_config(config_file=path, context=context)
+        contexts, current = config.list_kube_config_contexts(config_file=path)
     except (config.ConfigException, OSError) as error:
         if kubeconfig is not None or context is not None:
             raise ClientError(f"kubeconfig: {error}; check --kubeconfig and --context") from error
         try:
             config.load_incluster_config()
         except config.ConfigException:
-            raise ClientError(f"no cluster: {error}; set KUBECONFIG, or use `dsj run` without a cluster") from error
+            raise ClientError(
+                f"no cluster: {str(error).rstrip('.')}; set KUBECONFIG, or use `dsj run` without a cluster"
+            ) from error
         return client.ApiClient(), None
     chosen = next((c for c in contexts if c["name"] == context), current) if context else current
     return api, (chosen or {}).get("context", {}).get("namespace")

@@ -185,7 +185,8 @@ def dsj(tmp_path: Path, manifest: dict[str, Any], *options: str) -> subprocess.P
 def wait_for_training(tmp_path: Path, process: subprocess.Popen[str]) -> None:
     def training() -> bool:
         assert process.poll() is None, process.stdout and process.stdout.read()
-        return (json.loads((tmp_path / "work" / "job.json").read_text())["status"])["state"] == State.RUNNING
+        job = json.loads((tmp_path / "work" / "job.json").read_text())
+        return bool(job["status"]["state"] == State.RUNNING)
 
     eventually(training, deadline_s=60, what="state Running")
 
