@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +176,18 @@ class World:
             pod.process.wait()
 
 
-def timed(what: str, began: float, line: dict[str, Any]) -> None:
-    """Prints how long the world took from a fault to its next step."""
-    print(f"{what}: {line['time'] - began:.1f} s to step {line['step']} (world size {line['world']})")
+def timed(what: str, began: float, line: dict[str, Any], pod: Pod) -> None:
+    """Prints the seconds from a fault to the next step, and how many of them the agent of `pod` took of it."""
+    agents_s = started_at(pod) - began
+    print(
+        f"{what}: {line['time'] - began:.1f} s to step {line['step']} of {line['world']}, the agents' part {agents_s:.1f} s"
+    )
+
+
+def started_at(pod: Pod) -> float:
+    """Unix seconds at which the pod's training processes were started last."""
+    lines = [line for line in pod.log().splitlines() if 'event="training processes started"' in line]
+    return datetime.fromisoformat(lines[-1].split()[0].removeprefix("time=")).timestamp()
 
 
 def now() -> float:

@@ -28,14 +28,14 @@ def test_training_goes_on_after_each_fault(world: World) -> None:
     a, b, c = (world.start(name) for name in "abc")
     began = now()
     world.announce(1, a, b, c, host=1)
-    timed("start of 3", began, world.await_step(world=3))
+    timed("start of 3", began, world.await_step(world=3), a)
 
     began = now()
     os.kill(b.children()[0], signal.SIGKILL)
     eventually(lambda: a.progress()["round"] == 1, deadline_s=DEADLINE_S, what="round 1", describe=world.describe)
     step = world.log()[-1]["step"]
     line = world.await_step(after=step, generation=1, world=3)
-    timed("a training process killed", began, line)
+    timed("a training process killed", began, line, b)
     progress = eventually(
         lambda: (found := a.progress()).get("step", 0) >= line["step"] and found,
         deadline_s=DEADLINE_S,
@@ -52,14 +52,14 @@ def test_training_goes_on_after_each_fault(world: World) -> None:
     b.kill()  # the host of the store, with all its processes
     world.announce(2, a, replacement, c, host=2)
     line = world.await_step(generation=2, world=3)
-    timed("the pod that hosts the store killed and replaced", began, line)
+    timed("the pod that hosts the store killed and replaced", began, line, a)
     assert line["step"] > step
 
     began = now()
     a.kill()  # node rank 0: the training processes' own store
     world.announce(3, c, replacement, host=1)
     line = world.await_step(generation=3, world=2)
-    timed("node rank 0 killed, shrunk to 2", began, line)
+    timed("node rank 0 killed, shrunk to 2", began, line, c)
     assert (line["pod"], line["attempt"]) == ("c", 3)
     assert c.progress()["processRestarts"] <= 1
     assert b"deepseekjob_step" in c.get("/metrics")
@@ -74,7 +74,7 @@ def test_a_frozen_member_wakes_in_an_old_generation_and_does_no_harm(world: Worl
     frozen = old.freeze()
     began = now()
     world.announce(2, a, b, host=0)
-    timed("the host of the store frozen, shrunk to 2", began, world.await_step(generation=2, world=2))
+    timed("the host of the store frozen, shrunk to 2", began, world.await_step(generation=2, world=2), a)
     thaw(frozen)
     assert (a.wait(), b.wait()) == (0, 0), world.describe()
     log = world.log()

@@ -15,14 +15,15 @@ from deepseek_trainer.agent import settings
 from deepseek_trainer.agent.departure import Outcome
 from deepseek_trainer.agent.handler import MembershipRendezvous, ProcessRestartsExhausted
 from deepseek_trainer.agent.log import EventLog
-from deepseek_trainer.agent.membership import MembershipFile
+from deepseek_trainer.agent.membership import MembershipChanged, MembershipFile
 from deepseek_trainer.agent.rounds import LocalFailure
 from deepseek_trainer.agent.store import StoreLink, StoreLost
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.contract import Failure
 from support.agents import free_port
 from support.eventually import eventually
-from torch.distributed.elastic.rendezvous.api import RendezvousInfo, RendezvousTimeoutError
+from torch.distributed.elastic.rendezvous.api import RendezvousInfo, RendezvousParameters, RendezvousTimeoutError
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 pytestmark = pytest.mark.training
 
@@ -136,6 +137,14 @@ def listens(ip: str, port: int) -> bool:
 
 def soon(probe: Callable[[], Any]) -> Any:
     return eventually(probe, deadline_s=30, interval_s=0.01)
+
+
+def test_torch_finds_the_handler_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSEEKJOB_POD_IP", "127.1.0.1")
+    parameters = RendezvousParameters("deepseekjob", "", "run-7", min_nodes=1, max_nodes=4)
+    handler = get_rendezvous_handler(parameters)
+    assert isinstance(handler, MembershipRendezvous)
+    assert (handler.get_backend(), handler.get_run_id()) == ("deepseekjob", "run-7")
 
 
 def test_ranks_are_the_memberships_and_the_master_is_node_rank_0(agents: Agents) -> None:
@@ -342,16 +351,35 @@ def test_a_connection_that_never_opens_blocks_nobody() -> None:
     never.set()
 
 
+class Frozen:
+    """A store whose host does not answer."""
+
+    def __init__(self, never: threading.Event) -> None:
+        self._never = never
+
+    def check(self, keys: list[str]) -> bool:
+        return self._never.wait(60)
+
+
 def test_a_call_that_is_not_answered_gives_the_connection_up() -> None:
     never = threading.Event()
-
-    class Frozen:
-        def check(self, keys: list[str]) -> bool:
-            return never.wait(60)
-
-    link = StoreLink(Frozen, call_timeout_s=0.1)  # type: ignore[arg-type]
+    link = StoreLink(lambda: Frozen(never), call_timeout_s=0.1)  # type: ignore[arg-type,return-value]
     soon(lambda: link.is_open)
     with pytest.raises(StoreLost, match=r"no answer within 0\.1 s"):
         link.check(["x"])
     assert not link.is_open
+    never.set()
+
+
+def test_a_wait_for_an_answer_ends_when_the_membership_changes() -> None:
+    never = threading.Event()
+
+    def changed() -> None:
+        raise MembershipChanged
+
+    link = StoreLink(lambda: Frozen(never), idle=changed, call_timeout_s=60)  # type: ignore[arg-type,return-value]
+    soon(lambda: link.is_open)
+    with pytest.raises(MembershipChanged):
+        link.check(["x"])
+    assert link.is_open
     never.set()

@@ -268,10 +268,14 @@ def test_an_agent_without_reports_books_running_as_productive(clock: Clock, tmp_
     assert status.goodput().productive == 5
 
 
-def test_health_is_that_the_loop_turns(clock: Clock) -> None:
+def test_health_is_that_the_loop_turns_once_torch_is_imported(clock: Clock) -> None:
     status = make_status(clock)
-    assert status.is_healthy()
     clock.now += 120
+    assert status.is_healthy()
+    status.tick()
+    clock.now += 59
+    assert status.is_healthy()
+    clock.now += 2
     assert not status.is_healthy()
     status.tick()
     assert status.is_healthy()
@@ -314,7 +318,7 @@ def test_only_global_rank_0_under_an_agent_reports(tmp_path: Path) -> None:
 
 def test_collectives_use_the_interface_that_has_the_pods_address() -> None:
     found = network.collectives_environment("127.0.0.5", "nccl", 2, {})
-    assert found == {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    assert found == {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
     assert (
         network.collectives_environment("127.0.0.5", "gloo", 2, {"GLOO_SOCKET_IFNAME": "x", "OMP_NUM_THREADS": "7"})
         == {}

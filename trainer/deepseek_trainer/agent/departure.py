@@ -15,7 +15,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from deepseek_trainer.agent.log import EventLog
-from deepseek_trainer.agent.membership import MembershipFile
+from deepseek_trainer.agent.membership import MembershipChanged, MembershipFile
 from deepseek_trainer.agent.session import Session
 from deepseek_trainer.agent.store import StoreLost
 
@@ -53,6 +53,8 @@ class Departure:
             return Outcome.REJOIN
         try:
             outcome = self._poll()
+        except MembershipChanged:
+            return Outcome.REJOIN
         except StoreLost as error:
             self._session.reconnect()
             return self._without_store(str(error))

@@ -19,7 +19,7 @@ from torch.distributed.elastic.rendezvous.api import RendezvousHandler, Rendezvo
 
 from deepseek_trainer.agent.departure import Departure
 from deepseek_trainer.agent.log import EventLog
-from deepseek_trainer.agent.membership import MembershipFile
+from deepseek_trainer.agent.membership import MembershipChanged, MembershipFile
 from deepseek_trainer.agent.network import free_port, own_address
 from deepseek_trainer.agent.patience import Patience
 from deepseek_trainer.agent.rendezvous import BACKEND
@@ -31,10 +31,6 @@ from deepseek_trainer.config import ConfigError
 from deepseek_trainer.contract import Membership
 
 POLL_S = 0.05
-
-
-class MembershipChanged(Exception):
-    """The file names another generation than the one that is being joined."""
 
 
 class ProcessRestartsExhausted(Exception):
@@ -124,6 +120,8 @@ class MembershipRendezvous(RendezvousHandler):
         try:
             session.beat()
             return int(session.is_over())
+        except MembershipChanged:
+            return 1
         except StoreLost:
             session.reconnect()  # in the background: training goes on without its store
             return 0
@@ -159,7 +157,12 @@ class MembershipRendezvous(RendezvousHandler):
             if self._session is not None:
                 self._session.close()
             self.local_failure = None  # an older generation's failure is settled by the new one
-            self._session = Session(membership, lambda: self._open_store(membership), self._clock)
+            self._session = Session(
+                membership,
+                lambda: self._open_store(membership),
+                idle=lambda: self._idle(membership),
+                clock=self._clock,
+            )
             self._log.info("generation found", found=membership.generation, host=membership.host)
         return self._session
 
@@ -222,6 +225,11 @@ class MembershipRendezvous(RendezvousHandler):
             port=free_port(),
             failure=self.local_failure,
         )
+
+    def _idle(self, membership: Membership) -> None:
+        """While the store is slow to answer: the file and the signals go on to be obeyed."""
+        self._pause(0)
+        self._check_file(membership)
 
     def _check_file(self, membership: Membership) -> None:
         if self._file.read() != membership:

@@ -15,6 +15,10 @@ from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.contract import Membership
 
 
+class MembershipChanged(Exception):
+    """The file names another generation than the one that this agent is in or joins."""
+
+
 class MembershipFile:
     """The newest membership that the file has shown."""
 

@@ -54,8 +54,8 @@ def collectives_environment(
     wanted = {"OMP_NUM_THREADS": str(threads)}
     if pod_ip and (interface := interface_of(pod_ip)):
         wanted["GLOO_SOCKET_IFNAME"] = interface
-        if backend == "nccl":
-            wanted["NCCL_SOCKET_IFNAME"] = interface
+        if backend != "gloo":
+            wanted["NCCL_SOCKET_IFNAME"] = f"={interface}"  # without the sign NCCL takes it for a prefix
     return {name: value for name, value in wanted.items() if not environ.get(name)}
 
 

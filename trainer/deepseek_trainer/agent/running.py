@@ -49,6 +49,15 @@ def supervise(
 
 
 def _run(supervisor: Supervisor, status: Status, log: EventLog) -> int:
+    """The supervisor's run; a failure that it has seen becomes part of the last words, however the run ends."""
+    try:
+        return _ending(supervisor, status, log)
+    finally:
+        if supervisor.first_failure is not None:
+            status.failed(supervisor.first_failure)
+
+
+def _ending(supervisor: Supervisor, status: Status, log: EventLog) -> int:
     try:
         result = supervisor.run()
     except SignalException as error:
@@ -67,8 +76,6 @@ def _run(supervisor: Supervisor, status: Status, log: EventLog) -> int:
     status.stopped(fault=result.is_failed())
     if not result.is_failed():
         return ExitCode.SUCCESS
-    if supervisor.first_failure is not None:
-        status.failed(supervisor.first_failure)
     return exit_code_of(supervisor.first_failure)
 
 

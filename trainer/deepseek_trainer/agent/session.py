@@ -18,14 +18,23 @@ HEARTBEAT_S = 1.0
 class Session:
     """The keys of a generation. Every method may raise StoreLost; after `reconnect` it can be called again."""
 
-    def __init__(self, membership: Membership, open_store: Callable[[], Store], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        membership: Membership,
+        open_store: Callable[[], Store],
+        *,
+        idle: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """Args: idle: called while the store lets us wait; what it raises passes through every method."""
         self.membership = membership
         self.round = 0
         self.left_round = -1
         """Rounds up to this one are over for this agent, whatever the store says (or can't be told) about them."""
         self._open_store = open_store
+        self._idle = idle
         self._clock = clock
-        self._link = StoreLink(open_store)
+        self._link = StoreLink(open_store, idle=idle)
         self._linked_at = clock()
         self._beats = 0
         self._beat_at = float("-inf")
@@ -42,7 +51,7 @@ class Session:
         """Tries again if the connection is lost, at most twice a second."""
         if self._link.lost and self._clock() - self._linked_at >= RECONNECT_S:
             self._link.close()
-            self._link, self._linked_at = StoreLink(self._open_store), self._clock()
+            self._link, self._linked_at = StoreLink(self._open_store, idle=self._idle), self._clock()
 
     def torch_store(self) -> Store:
         """The round's own room in the store, for torch's agent."""

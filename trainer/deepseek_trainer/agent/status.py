@@ -21,7 +21,9 @@ from deepseek_trainer.contract import PROGRESS_MAX_BYTES, Failure, Goodput, Memb
 
 REPORT_MAX_BYTES = PROGRESS_MAX_BYTES // 2
 HEALTHY_S = 60.0
-"""The supervision loop must have turned within this time; it turns ten times a second, torch's import apart."""
+"""The supervision loop must have turned within this time; it turns ten times a second."""
+IMPORTED_S = 600.0
+"""Before it turns for the first time torch is imported, which takes minutes from a cold image on a busy node."""
 
 
 class Status:
@@ -43,6 +45,7 @@ class Status:
         self._lock = threading.Lock()
         self._goodput = GoodputClock(clock())
         self._ticked_at = clock()
+        self._has_ticked = False
         self._read_at = float("-inf")
         self._membership: Membership | None = None
         self._round = 0
@@ -61,7 +64,7 @@ class Status:
         return {"job": self._settings.job, "pod": self._settings.pod, "generation": generation, "round": self._round}
 
     def is_healthy(self) -> bool:
-        return self._clock() - self._ticked_at < HEALTHY_S
+        return self._clock() - self._ticked_at < (HEALTHY_S if self._has_ticked else IMPORTED_S)
 
     def joined(self, membership: Membership, round_number: int, report_file: Path) -> None:
         """A round starts with this pod in it, and its processes will report in this file."""
@@ -88,7 +91,7 @@ class Status:
     def tick(self) -> None:
         now = self._clock()
         with self._lock:
-            self._ticked_at = now
+            self._ticked_at, self._has_ticked = now, True
             self._advance()
             if self._is_running and now - self._read_at >= self._report_every_s:
                 self._read_at = now

@@ -11,9 +11,9 @@ import ipaddress
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future, wait
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -23,6 +23,8 @@ __all__ = ["PrefixStore", "Store", "StoreLink", "StoreLost", "StoreServers", "co
 
 T = TypeVar("T")
 
+IDLE_EVERY_S = 0.2
+
 
 class StoreLost(Exception):
     """The store can't be reached, or did not answer in time."""
@@ -31,8 +33,16 @@ class StoreLost(Exception):
 class StoreLink:
     """A connection to a store, made and used in a thread of its own."""
 
-    def __init__(self, open_store: Callable[[], Store], call_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        *,
+        idle: Callable[[], None] = lambda: None,
+        call_timeout_s: float = 10.0,
+    ) -> None:
+        """Args: idle: called while an answer is awaited; what it raises ends the wait, and the link stays usable."""
         self._calls: queue.SimpleQueue[tuple[Callable[[Store], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._idle = idle
         self._call_timeout_s = call_timeout_s
         self._opened: Future[Store] = Future()
         self._lost = ""
@@ -78,14 +88,19 @@ class StoreLink:
             raise StoreLost(self.lost or "not connected yet")
         answer: Future[T] = Future()
         self._calls.put((operation, answer))
-        try:
-            return answer.result(timeout=self._call_timeout_s)
-        except FutureTimeout as error:
-            self._lost = f"no answer within {self._call_timeout_s:g} s"
-            raise StoreLost(self._lost) from error
-        except Exception as error:  # torch raises RuntimeError and its kin for every broken connection
+        self._await(answer)
+        if (error := answer.exception()) is not None:  # torch raises RuntimeError for every broken connection
             self._lost = _reason(error)
             raise StoreLost(self._lost) from error
+        return answer.result()
+
+    def _await(self, answer: Future[Any]) -> None:
+        end = time.monotonic() + self._call_timeout_s
+        while not wait([answer], timeout=min(IDLE_EVERY_S, self._call_timeout_s)).done:
+            self._idle()
+            if time.monotonic() >= end:
+                self._lost = f"no answer within {self._call_timeout_s:g} s"
+                raise StoreLost(self._lost)
 
     def _serve(self, open_store: Callable[[], Store]) -> None:
         try:

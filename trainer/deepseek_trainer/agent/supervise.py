@@ -117,6 +117,8 @@ class Supervisor(LocalElasticAgent):
         joined = self._handler.joined
         assert joined is not None  # noqa: S101 - set by the rendezvous that precedes every start
         self.first_failure, self.has_succeeded = None, False
+        for stale in self._settings.run_dir.glob("report-*"):
+            stale.unlink(missing_ok=True)
         self._status.joined(joined.membership, joined.round, self._report_file())
         started = super()._start_workers(worker_group)
         self._log.info(
