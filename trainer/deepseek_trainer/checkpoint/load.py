@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import layout
@@ -90,7 +91,7 @@ def require_same_model(found: Found, model: dict[str, Any]) -> None:
 def read_into(state: dict[str, Any], found: Found, world: World) -> None:
     """Reads a checkpoint into `state` (of `state.collect`), resharded to this world. A collective."""
     world.agree(
-        lambda: dcp.load(state, storage_reader=dcp.FileSystemReader(found.path), process_group=world.control),
+        lambda: state_dict_loader.load(state, storage_reader=FileSystemReader(found.path), process_group=world.control),
         on=lambda world: True,
     )
 

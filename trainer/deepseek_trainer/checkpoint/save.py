@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_saver
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import layout, retention
@@ -69,8 +70,8 @@ class Writer:
         """Writes every rank's shards to the disk, and hashes each where it was written."""
 
         def write() -> dict[str, dict[str, Any]]:
-            writer = dcp.FileSystemWriter(temporary, single_file_per_rank=True, sync_files=True)
-            dcp.save(state, storage_writer=writer, process_group=self.world.control)
+            writer = FileSystemWriter(temporary, single_file_per_rank=True, sync_files=True)
+            state_dict_saver.save(state, storage_writer=writer, process_group=self.world.control)
             mine = sorted(temporary.glob(f"__{self.world.rank}_*.distcp"))
             if self.world.leader:
                 mine.append(temporary / ".metadata")

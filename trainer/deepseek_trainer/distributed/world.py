@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.errors import TrainerError, UnavailableError
@@ -112,7 +113,7 @@ def join(backend: str, environ: Mapping[str, str]) -> Iterator[World]:
             name,
             rank=rank,
             world_size=size,
-            store=None if "MASTER_ADDR" in environ else dist.HashStore(),
+            store=None if "MASTER_ADDR" in environ else HashStore(),
             timeout=COLLECTIVE_TIMEOUT,
             device_id=device if name == "nccl" else None,
         )
