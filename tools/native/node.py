@@ -16,7 +16,7 @@ from native.node_init import NodeSpec
 from native.processes import Daemon
 
 INIT = "init"
-BOOT_TIMEOUT_S = 180.0
+BOOT_TIMEOUT_S = 400.0
 PAUSE_IMAGE = "localhost/pause:dev"
 CLUSTER_DOMAIN = "cluster.local"
 
