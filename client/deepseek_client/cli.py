@@ -73,8 +73,9 @@ def run(
         Path | None, typer.Option(help="Folder for checkpoints and logs; used again, training goes on from there.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the work folder after a success.")] = False,
-    claim: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Use a folder as this PersistentVolumeClaim.")
+    volume: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="Folder for this PersistentVolumeClaim, ConfigMap or Secret."),
     ] = None,
 ) -> None:
     """Run a manifest on this machine: the same job, the same operator logic, processes for pods."""
@@ -83,7 +84,7 @@ def run(
     except ModuleNotFoundError as error:
         raise ClientError(f"local mode needs {error.name}: install deepseek-client[local]") from error
 
-    options = command.Options(kill_one, report, workdir, keep, dict(_claim(text) for text in claim or []))
+    options = command.Options(kill_one, report, workdir, keep, dict(_volume(text) for text in volume or []))
     raise typer.Exit(command.run(job, options, _out()))
 
 
@@ -202,12 +203,12 @@ def delete(name: Name, namespace: Namespace = None, kubeconfig: Kubeconfig = Non
         _out().print(f"{client.namespace}/{name} deleted", highlight=False)
 
 
-def _claim(text: str) -> tuple[str, Path]:
+def _volume(text: str) -> tuple[str, Path]:
     name, found, folder = text.partition("=")
     if not found or not name or not folder:
-        raise ClientError(f"--claim {text}: write NAME=FOLDER")
+        raise ClientError(f"--volume {text}: write NAME=FOLDER")
     if not Path(folder).is_dir():
-        raise ClientError(f"--claim {text}: {folder} is not a folder")
+        raise ClientError(f"--volume {text}: {folder} is not a folder")
     return name, Path(folder)
 
 

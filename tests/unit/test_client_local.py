@@ -273,6 +273,7 @@ def test_what_only_a_cluster_has_is_refused_with_a_remedy(tmp_path: Path, standi
     started = time.monotonic()
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert "volume v: a configMap volume needs a cluster; for a local run use a persistentVolumeClaim" in output
+    assert "volume v: the configMap c is in a cluster; for a local run give a folder" in output
+    assert "--volume c=FOLDER" in output
     assert "Traceback" not in output
     assert time.monotonic() - started < 30

@@ -32,7 +32,8 @@ class Options:
     workdir: Path | None = None
     """Folder for the run; None: a new one under .runs/, removed after a success unless `keep`."""
     keep: bool = False
-    claims: dict[str, Path] = field(default_factory=dict)
+    volumes: dict[str, Path] = field(default_factory=dict)
+    """Folders by name of the claim, ConfigMap or Secret that they stand for."""
 
 
 def run(path: Path, options: Options, console: Console) -> int:
@@ -46,7 +47,7 @@ def run(path: Path, options: Options, console: Console) -> int:
     """
     job = manifest.read(path)
     root = options.workdir or _new_folder(job.metadata.name)
-    folders = Folders(root.resolve(), {name: folder.resolve() for name, folder in options.claims.items()})
+    folders = Folders(root.resolve(), {name: folder.resolve() for name, folder in options.volumes.items()})
     _make(folders.root)
     console.print(f"work folder {folders.root}", highlight=False, soft_wrap=True)
     with interruptible() as interrupt:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Paths under one work folder; `claims` puts a claim in a folder of the user's choice."""
+    """Paths under one work folder; `given` has folders of the user's choice by name of the claim, ConfigMap or Secret."""
 
     root: Path
-    claims: Mapping[str, Path] = field(default_factory=dict)
+    given: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def job_file(self) -> Path:
@@ -33,7 +33,7 @@ class Folders:
         return self.root / "torchx"
 
     def claim(self, name: str) -> Path:
-        return self.claims.get(name, self.root / "claims" / name)
+        return self.given.get(name, self.root / "claims" / name)
 
     def pod(self, name: str) -> Path:
         return self.root / "pods" / name

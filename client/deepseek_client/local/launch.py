@@ -156,11 +156,19 @@ def _folder(volume: Mapping[str, Any], pod: str, folders: Folders) -> Path:
         return folders.pod(pod) / "config"
     if "emptyDir" in volume:
         return folders.pod(pod) / "volumes" / str(name)
+    return _given(volume, folders)
+
+
+def _given(volume: Mapping[str, Any], folders: Folders) -> Path:
+    """The folder that stands for a ConfigMap or a Secret, which only a cluster has."""
     kind = next((key for key in volume if key != "name"), "unknown")
-    raise ClientError(
-        f"volume {name}: a {kind} volume needs a cluster; for a local run use a persistentVolumeClaim and put the "
-        "files into its folder (--claim NAME=FOLDER)"
-    )
+    name = str(volume[kind].get("name") or volume[kind].get("secretName") or volume["name"])
+    if name not in folders.given:
+        raise ClientError(
+            f"volume {volume['name']}: the {kind} {name} is in a cluster; for a local run give a folder with its files: "
+            f"--volume {name}=FOLDER"
+        )
+    return folders.given[name]
 
 
 def _annotation(item: Mapping[str, Any]) -> str:
