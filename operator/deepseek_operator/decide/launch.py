@@ -14,10 +14,13 @@ import json
 from deepseek_operator.api.conditions import Fact
 from deepseek_operator.api.names import ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import Master, Nodes
-from deepseek_operator.decide.gang import incarnation_of, members
+from deepseek_operator.decide.gang import incarnation_of, members, size
 from deepseek_operator.decide.turn import Turn
-from deepseek_operator.decide.types import Event
-from deepseek_operator.render import pod_dns
+from deepseek_operator.decide.types import Event, Pod
+from deepseek_operator.render import pod_dns, pod_name
+
+INCARNATION_MAX = 10_000
+"""More replacements than any slot has had; a pod with such a number is not of our making."""
 
 
 def launch(turn: Turn) -> Turn:
@@ -52,13 +55,20 @@ def _all_seen(turn: Turn) -> bool:
 
 def _is_behind(turn: Turn) -> bool:
     """Whether there are pods that the status could not have asked for."""
-    status = turn.status
+    status, gang = turn.status, [pod for pod in turn.seen.pods if _is_ours(turn, pod)]
     if status.generation == 0:
-        return bool(turn.seen.pods)
+        return bool(gang)
     return any(
         pod.incarnation > incarnation_of(status, pod.slot) or _announced_generation(pod.membership) > status.generation
-        for pod in turn.seen.pods
+        for pod in gang
     )
+
+
+def _is_ours(turn: Turn, pod: Pod) -> bool:
+    """The pod has the name that we give: somebody else's labels are no evidence."""
+    job = turn.seen.job
+    own_name = pod.name == pod_name(job.metadata.name, pod.slot, pod.incarnation)
+    return own_name and pod.slot < size(job, turn.status) and pod.incarnation < INCARNATION_MAX
 
 
 def _announced_generation(membership: str | None) -> int:
@@ -73,7 +83,7 @@ def _announced_generation(membership: str | None) -> int:
 def _start_over(turn: Turn) -> Turn:
     """Replaces the whole gang, under a generation above every one that was announced."""
     job, status = turn.seen.job, turn.status
-    nodes = status.nodes.desired or job.spec.workers.replicas
+    nodes = size(job, status)
     announced = [_announced_generation(pod.membership) for pod in turn.seen.pods]
     incarnations = {str(slot): _newest_incarnation(turn, slot) + 1 for slot in range(nodes)}
     message = "the status is older than the pods; the whole gang is started anew"
@@ -93,4 +103,5 @@ def _start_over(turn: Turn) -> Turn:
 
 
 def _newest_incarnation(turn: Turn, slot: int) -> int:
-    return max([incarnation_of(turn.status, slot), *(pod.incarnation for pod in turn.seen.pods if pod.slot == slot)])
+    ours = [pod.incarnation for pod in turn.seen.pods if pod.slot == slot and _is_ours(turn, pod)]
+    return max([incarnation_of(turn.status, slot), *ours])

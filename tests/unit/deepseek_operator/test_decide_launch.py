@@ -118,3 +118,13 @@ def test_pods_of_other_slots_are_strangers() -> None:
     stranger = make_pod(7, 0)
     plan = decide(observe(world.job, *world.pods.values(), stranger))
     assert [delete.uid for delete in plan.delete] == [stranger.uid]
+
+
+def test_pod_with_a_number_that_nobody_gave_is_no_evidence() -> None:
+    world = World()
+    world.tick()
+    world.tick()
+    for stranger in (make_pod(1, 10**18), make_pod(0, 5, name="demo-debug"), make_pod(9, 3)):
+        plan = decide(observe(world.job, *world.pods.values(), stranger))
+        assert plan.status.generation == 1
+        assert [delete.uid for delete in plan.delete] == [stranger.uid]
