@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file would change")
     check: bool = parser.parse_args(arguments).check
     stale = []
-    for path, content in outputs().items():
+    for path, content in outputs(root).items():
         target = root / path
         if target.exists() and target.read_text(encoding="utf-8") == content:
             continue

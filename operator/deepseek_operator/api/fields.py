@@ -98,7 +98,7 @@ _SUFFIXES = {
 
 def parse_quantity(text: str) -> Decimal:
     """The number that a valid `Quantity` stands for: "500m" is 0.5, "1Ki" is 1024."""
-    number = text.rstrip("mkMGTPEi")
+    number = text.rstrip("mkKMGTPEi")
     return Decimal(number) * _SUFFIXES[text[len(number) :]]
 
 

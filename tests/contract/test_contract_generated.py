@@ -1,0 +1,68 @@
+"""Generated files are what the models say, and the check that says so works."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import generate
+import pytest
+import yaml
+from deepseek_operator.api.crd import INJECTED_RULES
+from deepseek_trainer.config import OptimizerSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {
+    generate.CRD_FILE: "listKind",
+    generate.CHART_FILE: "listKind",
+    generate.DOCS_FILE: "API reference",
+    f"{generate.CHART}/README.md": "| `replicas` |",
+}
+"""Generated file -> something that it says."""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A folder with the generated files and what they are made of."""
+    for name in (*FILES, f"{generate.CHART}/values.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_what_is_committed_is_what_would_be_generated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate.main(["--check"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "says"), FILES.items())
+def test_drift_is_named_with_the_remedy(copy: Path, name: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    drifted = copy / name
+    drifted.write_text(drifted.read_text().replace(says, "something else"))
+    assert generate.main(["--check"], copy) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert name in said
+    assert "make generate" in said
+
+
+def test_a_missing_file_is_drift_and_generate_writes_it(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy / generate.CRD_FILE).unlink()
+    assert generate.main(["--check"], copy) == 1
+    assert not (copy / generate.CRD_FILE).exists()
+    assert generate.main([], copy) == 0
+    assert (copy / generate.CRD_FILE).read_text() == (ROOT / generate.CRD_FILE).read_text()
+    assert generate.main(["--check"], copy) == 0
+    capsys.readouterr()
+
+
+def test_the_charts_crd_is_the_crd() -> None:
+    template = (ROOT / generate.CHART_FILE).read_text(encoding="utf-8").splitlines()
+    plain = yaml.safe_load("\n".join(line for line in template if "{{" not in line and "helm.sh/" not in line))
+    committed = yaml.safe_load((ROOT / generate.CRD_FILE).read_text(encoding="utf-8"))
+    plain["metadata"] = {"name": plain["metadata"]["name"]}
+    assert plain == committed
+
+
+def test_the_rule_about_warm_up_knows_the_default() -> None:
+    (rule,) = INJECTED_RULES["trainer"]
+    assert f"warmupSteps <= {OptimizerSpec().warmup_steps} ||" in rule.cel

@@ -1,0 +1,117 @@
+"""What the operator renders, the trainer understands: run config, membership, environment, volumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_RUN_CONFIG, Env, Paths
+from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.api.workers import RESERVED_MOUNTS, RESERVED_VOLUME_PREFIX
+from deepseek_operator.render.membership import Membership
+from deepseek_operator.render.pods import worker_pod
+from deepseek_trainer import config, contract
+from support.bad_manifests import script_job, trainer_job
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = {
+    path.stem: manifest
+    for path in sorted((ROOT / "examples").glob("*.yaml"))
+    for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    if manifest["kind"] == "DeepSeekJob"
+}
+JOBS = {**EXAMPLES, "every-section": trainer_job(), "script": script_job()}
+MEMBERSHIP = Membership(generation=7, attempt=2, node_rank=3, nodes=8, master="10.0.3.7", host=True)
+
+
+def _job(name: str) -> DeepSeekJob:
+    return DeepSeekJob.model_validate(JOBS[name])
+
+
+def _pod(name: str) -> dict[str, Any]:
+    return worker_pod(_job(name), 3, 1, MEMBERSHIP)
+
+
+BUILT_IN = [name for name in JOBS if "trainer" in JOBS[name]["spec"]]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_run_config_is_one_that_the_trainer_loads(name: str, tmp_path: Path) -> None:
+    job = _job(name)
+    path = tmp_path / "run-config.json"
+    path.write_text(_pod(name)["metadata"]["annotations"][ANNOTATION_RUN_CONFIG])
+    loaded = config.load(path)
+    assert (loaded.job, loaded.backend) == (job.metadata.name, job.spec.backend)
+    assert loaded.trainer == config.TrainerSpec.model_validate(job.spec.trainer)
+    assert loaded.data == config.DataSpec.model_validate(job.spec.data)
+    assert job.spec.checkpoint is not None
+    assert loaded.checkpoint is not None
+    assert loaded.checkpoint.directory == contract.Paths.CHECKPOINTS
+    assert loaded.checkpoint.every_steps == job.spec.checkpoint.interval.steps
+    assert loaded.checkpoint.keep == job.spec.checkpoint.keep
+
+
+def test_without_a_checkpoint_volume_the_trainer_saves_nothing(tmp_path: Path) -> None:
+    manifest = trainer_job()
+    del manifest["spec"]["checkpoint"]
+    pod = worker_pod(DeepSeekJob.model_validate(manifest), 0, 0, MEMBERSHIP)
+    path = tmp_path / "run-config.json"
+    path.write_text(pod["metadata"]["annotations"][ANNOTATION_RUN_CONFIG])
+    loaded = config.load(path)
+    assert loaded.checkpoint is None
+    assert loaded.data_cache.startswith(Paths.RUN_DIR)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_membership_is_one_that_the_agent_reads(name: str) -> None:
+    read = contract.Membership.model_validate_json(_pod(name)["metadata"]["annotations"][ANNOTATION_MEMBERSHIP])
+    assert read == contract.Membership(
+        generation=7, attempt=2, node_rank=3, nodes=8, master="10.0.3.7", port=contract.MASTER_PORT, host=True
+    )
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_annotations_appear_as_the_files_that_the_environment_names(name: str) -> None:
+    pod = _pod(name)
+    (container,) = pod["spec"]["containers"]
+    environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    files = {
+        f"{mounts[volume['name']]}/{item['path']}": item["fieldRef"]["fieldPath"]
+        for volume in pod["spec"]["volumes"]
+        for item in volume.get("downwardAPI", {}).get("items", [])
+    }
+    assert ANNOTATION_MEMBERSHIP in files[environment[Env.MEMBERSHIP_FILE]]
+    if name in BUILT_IN:
+        assert ANNOTATION_RUN_CONFIG in files[environment[Env.RUN_CONFIG_FILE]]
+    else:
+        assert Env.RUN_CONFIG_FILE not in environment
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_variable_is_in_the_contract_or_the_users(name: str) -> None:
+    (container,) = _pod(name)["spec"]["containers"]
+    known = {value for key, value in vars(contract.Env).items() if key.isupper()}
+    users = {variable.name for variable in _job(name).spec.workers.env}
+    assert {variable["name"] for variable in container["env"]} <= known | users | {"HOME"}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_our_volumes_have_reserved_names_and_paths_and_the_users_have_not(name: str) -> None:
+    (container,) = _pod(name)["spec"]["containers"]
+    users = {volume.name for volume in _job(name).spec.workers.volumes}
+    for mount in container["volumeMounts"]:
+        ours = mount["name"] not in users
+        assert mount["name"].startswith(RESERVED_VOLUME_PREFIX) is ours
+        assert (
+            any(mount["mountPath"] == path or mount["mountPath"].startswith(f"{path}/") for path in RESERVED_MOUNTS)
+            is ours
+        )
+
+
+def test_the_annotation_of_the_largest_run_config_is_far_from_kubernetes_limit() -> None:
+    annotations = _pod("gpu-nccl")["metadata"]["annotations"]
+    assert len(json.dumps(annotations)) < 16 * 1024

@@ -1,0 +1,74 @@
+"""What the agent says at /progress and in its last words, the operator understands, whole."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from deepseek_operator.decide.report import parse_report
+from deepseek_operator.decide.types import Progress
+from deepseek_trainer import contract
+
+CHECKPOINT = contract.CheckpointInfo(
+    step=125, time="2026-03-01T12:03:00Z", path="/checkpoints/step-00000125", bytes=6_000_000, seconds=0.4
+)
+FULL = contract.Progress(
+    job="demo",
+    pod="demo-worker-0-0",
+    generation=3,
+    attempt=2,
+    round=1,
+    node_rank=0,
+    process_restarts=4,
+    time="2026-03-01T12:04:00Z",
+    phase="training",
+    step=140,
+    total_steps=200,
+    epoch=1,
+    position=4480,
+    chain="0f" * 32,
+    loss=5.021,
+    validation_loss=5.2,
+    tokens_per_second=4096.5,
+    eta_seconds=72.0,
+    checkpoint=CHECKPOINT,
+    resumed_step=100,
+    resumed_from="/checkpoints/step-00000100",
+    unigram_entropy=6.5,
+    goodput=contract.Goodput(productive=10, startup=1, checkpoint=2, recovery=3, stalled=4, waiting=5),
+    failure=contract.Failure(rank=1, exit_code=1, signal="SIGKILL", message="RuntimeError: no"),
+)
+
+
+def _wire(progress: contract.Progress) -> str:
+    return progress.model_dump_json(by_alias=True, exclude_none=True)
+
+
+def test_every_field_arrives() -> None:
+    seen = parse_report(_wire(FULL))
+    assert seen is not None
+    said = FULL.model_dump(by_alias=False)
+    nested = {"checkpoint", "goodput", "failure"}
+    for field in dataclasses.fields(Progress):
+        if field.name not in nested:
+            assert getattr(seen, field.name) == said[field.name], field.name
+    assert seen.checkpoint == CHECKPOINT.model_dump(by_alias=True)
+    assert seen.goodput == said["goodput"]
+    assert seen.failure == {"rank": 1, "exitCode": 1, "signal": "SIGKILL", "message": "RuntimeError: no"}
+
+
+def test_the_operator_reads_no_field_that_the_agent_never_writes() -> None:
+    assert {field.name for field in dataclasses.fields(Progress)} <= set(contract.Progress.model_fields)
+
+
+def test_an_agent_that_knows_nothing_yet_is_understood() -> None:
+    seen = parse_report(_wire(contract.Progress()))
+    assert seen == Progress(phase="starting")
+
+
+def test_nulls_are_no_values() -> None:
+    assert parse_report(contract.Progress().model_dump_json(by_alias=True)) == Progress(phase="starting")
+
+
+def test_a_full_report_fits_the_termination_log() -> None:
+    longest = FULL.model_copy(update={"failure": contract.Failure(rank=1, exit_code=1, message="x" * 1024)})
+    assert len(_wire(longest)) < contract.TERMINATION_LOG_MAX_BYTES
