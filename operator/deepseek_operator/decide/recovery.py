@@ -8,8 +8,8 @@ Rules
   else to the worker. Losses to the cluster cost no budget, and neither does the aftermath of an earlier loss.
 - A member that has already succeeded can't train again, so it is replaced with the others; the restart goes back
   to a checkpoint and it would be missed.
-- The third restart within a minute, and each one after it, waits ten seconds after the one before. What is lost
-  stays lost meanwhile, so nothing but the moment of the last failure needs to be remembered.
+- After three restarts within a minute each further one waits ten seconds after the one before. What is lost stays
+  lost meanwhile, so nothing but the moments of the last failures needs to be remembered.
 """
 
 from __future__ import annotations
