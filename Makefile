@@ -85,3 +85,10 @@ test-demo: setup ## make demo, and look at what it leaves
 
 test-e2e: setup ## helm install and real pods on two nodes
 	$(PYTEST) tests/e2e --ignore=tests/e2e/test_demo.py
+
+# ---- numbers ----------------------------------------------------------------------------------
+.PHONY: bench bench-control-plane
+bench: bench-control-plane ## all of the bench-… verbs; each ends with `ahead …` or `behind in …`
+
+bench-control-plane: setup ## pods per second, latency, writes and CPU beside a bare client, on a real kube-apiserver
+	PYTHONPATH=tests:tools $(PY) tests/perf/bench_control_plane.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def _kill_at(proxy: FaultProxy, operator: OperatorProcess, number: int) -> None:
     proxy.at_write = at_write
 
 
+def _is_dead(operator: OperatorProcess) -> bool:
+    return operator.process.poll() is not None
+
+
+def _is_ready(jobs: Jobs, name: str, nodes: str) -> bool:
+    return jobs.status(name).get("readyNodes") == nodes
+
+
 def _launched(jobs: Jobs, name: str, generation: int) -> bool:
     return jobs.status(name).get("launchedGeneration") == generation
 
@@ -44,15 +53,13 @@ def test_killed_at_any_write_of_a_launch_it_ends_in_the_same_state(
             name = f"kill-{number}"
             _kill_at(proxy, operator, number)
             jobs.submit(name, replicas=4)
-            eventually(
-                lambda op=operator: op.process.poll() is not None, deadline_s=30, what=f"killed at write {number}"
-            )  # type: ignore[misc]
+            eventually(partial(_is_dead, operator), deadline_s=30, what=f"killed at write {number}")
             operator = start_operator(config, leader_election=False)
             eventually(
-                lambda name=name: _launched(jobs, name, 1),  # type: ignore[misc]
+                partial(_launched, jobs, name, 1),
                 deadline_s=60,
                 what=f"{name} is launched after all",
-                describe=lambda name=name: jobs.describe(name),  # type: ignore[misc]
+                describe=partial(jobs.describe, name),
             )
             assert [pod["metadata"]["name"] for pod in jobs.pods(name)] == [
                 f"{name}-worker-{slot}-0" for slot in range(4)
@@ -73,19 +80,21 @@ def test_killed_at_any_write_of_a_recovery_it_counts_one_restart(
             operator.wait_for("leading", deadline_s=60)
             name = f"lose-{number}"
             jobs.submit(name, replicas=3)
-            ready = lambda name=name: jobs.status(name).get("readyNodes") == "3/3"  # type: ignore[misc]  # noqa: E731
-            eventually(ready, deadline_s=60, what="ready", describe=lambda name=name: jobs.describe(name))  # type: ignore[misc]
+            eventually(
+                partial(_is_ready, jobs, name, "3/3"),
+                deadline_s=60,
+                what="ready",
+                describe=partial(jobs.describe, name),
+            )
             _kill_at(proxy, operator, number)
             jobs.delete_pod(f"{name}-worker-1-0")
-            eventually(
-                lambda op=operator: op.process.poll() is not None, deadline_s=30, what=f"killed at write {number}"
-            )  # type: ignore[misc]
+            eventually(partial(_is_dead, operator), deadline_s=30, what=f"killed at write {number}")
             operator = start_operator(config, leader_election=False)
             eventually(
-                lambda name=name: _launched(jobs, name, 2),  # type: ignore[misc]
+                partial(_launched, jobs, name, 2),
                 deadline_s=60,
                 what=f"{name} is on generation 2",
-                describe=lambda name=name: jobs.describe(name),  # type: ignore[misc]
+                describe=partial(jobs.describe, name),
             )
             assert jobs.live(name) == [f"{name}-worker-0-0", f"{name}-worker-1-1", f"{name}-worker-2-0"]
             status = jobs.status(name)

@@ -1,0 +1,204 @@
+"""The client against a scripted server: retries, typed errors, preconditions and pages."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiohttp
+import kopf
+import pytest
+from aiohttp import web
+from deepseek_operator.cluster.client import KubeClient, create_or_own
+from deepseek_operator.cluster.credentials import BearerToken, LoginError, find_credentials
+from deepseek_operator.cluster.errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
+from deepseek_operator.cluster.mergepatch import merge_patch
+from deepseek_operator.cluster.transport import Transport
+from deepseek_operator.ratelimit import TokenBucket
+from hypothesis import given
+from hypothesis import strategies as st
+
+Script = list[web.Response | Callable[[web.Request], web.Response]]
+
+
+class Server:
+    """Answers from a script, one answer a request, and remembers the requests."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self.script: Script = []
+        self.requests: list[tuple[str, str, Any]] = []
+        self.slept: list[float] = []
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.requests.append((request.method, request.raw_path, json.loads(body) if body else None))
+        answer = self.script.pop(0)
+        return answer(request) if callable(answer) else answer
+
+    async def client(self) -> KubeClient:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self.handle)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        session = await self._stack.enter_async_context(aiohttp.ClientSession())
+        token = BearerToken(kopf.ConnectionInfo(server=url))
+
+        async def sleep(seconds: float) -> None:
+            self.slept.append(seconds)
+
+        limit = TokenBucket(1e6, 1e6, lambda: 0.0)
+        return KubeClient(Transport(session, url, token, limit, rng=random.Random(1), sleep=sleep))
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with AsyncExitStack() as stack:
+        yield Server(stack)
+
+
+def refusal(status: int, reason: str = "", message: str = "no", **headers: str) -> web.Response:
+    return web.json_response({"kind": "Status", "reason": reason, "message": message}, status=status, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ((404, "NotFound"), NotFound),
+        ((403, "Forbidden"), Forbidden),
+        ((409, "Conflict"), Conflict),
+        ((409, "AlreadyExists"), AlreadyExists),
+        ((422, "Invalid"), Invalid),
+    ],
+)
+async def test_refusals_are_typed_and_not_tried_again(
+    server: Server, answer: tuple[int, str], kind: type[ApiError]
+) -> None:
+    client = await server.client()
+    server.script = [refusal(*answer)]
+    with pytest.raises(kind, match="no"):
+        await client.get_job("ns", "j")
+    assert len(server.requests) == 1
+
+
+async def test_too_many_requests_waits_as_long_as_it_is_told(server: Server) -> None:
+    client = await server.client()
+    server.script = [refusal(429, **{"Retry-After": "7"}), refusal(503), web.json_response({"metadata": {}})]
+    assert await client.get_job("ns", "j") == {"metadata": {}}
+    assert server.slept[0] == 7.0
+    assert server.slept[1] < 5.0
+
+
+async def test_it_gives_up_in_the_end(server: Server) -> None:
+    client = await server.client()
+    server.script = [lambda _: refusal(500)] * 10
+    with pytest.raises(Unavailable):
+        await client.get_job("ns", "j")
+    assert len(server.requests) == 4
+
+
+async def test_an_answer_that_is_no_json_is_an_error_with_its_text(server: Server) -> None:
+    client = await server.client()
+    server.script = [web.Response(status=403, text="<html>proxy says no</html>")]
+    with pytest.raises(Forbidden, match="proxy says no"):
+        await client.get_job("ns", "j")
+
+
+async def test_status_carries_the_version_that_was_read(server: Server) -> None:
+    client = await server.client()
+    server.script = [web.json_response({"metadata": {"resourceVersion": "8"}})]
+    assert await client.patch_status("ns", "j", "7", {"state": "Running"}) == "8"
+    [(method, path, body)] = server.requests
+    assert (method, path.split("?")[0].rsplit("/", 1)[1]) == ("PATCH", "status")
+    assert body == {"metadata": {"resourceVersion": "7"}, "status": {"state": "Running"}}
+
+
+async def test_lists_are_read_page_by_page(server: Server) -> None:
+    client = await server.client()
+    item = {"metadata": {"namespace": "ns", "name": "a", "uid": "u", "resourceVersion": "1"}}
+    server.script = [
+        web.json_response({"metadata": {"continue": "more"}, "items": [item]}),
+        web.json_response({"metadata": {}, "items": None}),
+    ]
+    assert [job.name for job in await client.list_jobs(None)] == ["a"]
+    assert "continue=more" in server.requests[1][1]
+
+
+OWNED = {
+    "apiVersion": "training.deepseekjob.dev/v1alpha1",
+    "kind": "DeepSeekJob",
+    "uid": "job",
+    "controller": True,
+}
+
+
+@pytest.mark.parametrize(("owners", "fine"), [([OWNED], True), ([{**OWNED, "uid": "old"}], False), ([], False)])
+async def test_what_exists_is_a_success_only_when_it_is_ours(server: Server, owners: list[Any], fine: bool) -> None:
+    client = await server.client()
+    server.script = [
+        refusal(409, "AlreadyExists"),
+        web.json_response({"metadata": {"ownerReferences": owners}}),
+    ]
+    pod = {"kind": "Pod", "metadata": {"namespace": "ns", "name": "p"}}
+    if fine:
+        await create_or_own(client, pod, "job")
+    else:
+        with pytest.raises(AlreadyExists, match="Pod p exists and belongs to"):
+            await create_or_own(client, pod, "job")
+
+
+def test_token_is_read_again(tmp_path: Any) -> None:
+    now = 0.0
+    path = tmp_path / "token"
+    path.write_text("one")
+    token = BearerToken(kopf.ConnectionInfo(server="https://x", token="one"), path, 60.0, lambda: now)
+    path.write_text("two\n")
+    assert token.headers() == {"Authorization": "Bearer one"}
+    now = 61.0
+    assert token.headers() == {"Authorization": "Bearer two"}
+
+
+def test_without_credentials_the_message_says_what_to_do(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    with pytest.raises(LoginError, match="KUBECONFIG"):
+        find_credentials()
+
+
+JSON = st.recursive(
+    st.booleans() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2),
+    lambda inner: st.dictionaries(st.text(max_size=2), inner, max_size=3),
+)
+OBJECT = st.dictionaries(st.text(max_size=2), JSON, max_size=4)
+
+
+def apply_patch(target: Any, patch: Any) -> Any:
+    """RFC 7396, word for word."""
+    if not isinstance(patch, dict):
+        return patch
+    target = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        else:
+            target[key] = apply_patch(target.get(key), value)
+    return target
+
+
+@given(OBJECT, OBJECT)
+def test_merge_patch_makes_one_of_the_other(old: dict[str, Any], new: dict[str, Any]) -> None:
+    assert apply_patch(old, merge_patch(old, new)) == new
+    assert merge_patch(new, new) == {}
