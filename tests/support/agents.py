@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from deepseek_trainer.agent import exec
 from support.eventually import eventually
 
 DEADLINE_S = 240.0
@@ -51,9 +52,11 @@ class Pod:
             "DEEPSEEKJOB_RUN_DIR": str(self.folder / "run"),
             "DEEPSEEKJOB_TERMINATION_LOG": str(self.termination_log),
         }
+        # Pods die with the test run, however that ends, as training processes die with their agent.
+        bound = [sys.executable, "-S", exec.__file__, str(os.getpid())]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "deepseek_trainer.agent", *command],
+                [*bound, sys.executable, "-m", "deepseek_trainer.agent", *command],
                 env=os.environ | pod_environ | environ,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -87,7 +87,7 @@ def test_sigterm_is_forwarded_and_saved_states_are_told(world: World) -> None:
     dies = world.start("dies", script(world, body.format(handler="")))
     deaf = body.format(handler="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
     ignores = world.start("ignores", script(world, deaf), DEEPSEEKJOB_TERMINATION_GRACE_S="1")
-    waits = world.start("waits", saves)
+    waits = world.start("waits", script(world, saves))
     for pod in (saved, dies, ignores):
         world.announce(1, pod)
     for pod in (saved, dies, ignores):
