@@ -20,7 +20,9 @@ SERVER_KNOWS = ("networkPolicy.enabled=true", "podDisruptionBudget.enabled=true"
 def release(connected_helm: Helm, kubectl: Kubectl) -> Iterator[Helm]:
     """The chart, installed."""
     sets = [part for setting in SERVER_KNOWS for part in ("--set", setting)]
-    connected_helm.run("upgrade", "--install", RELEASE, str(CHART), "-n", NAMESPACE, "--create-namespace", *sets)
+    # The CRD may be there already, applied by hand from crds/.
+    install = ("upgrade", "--install", "--take-ownership", RELEASE, str(CHART), "-n", NAMESPACE, "--create-namespace")
+    connected_helm.run(*install, *sets)
     kubectl.run("wait", "--for=condition=Established", f"crd/{CRD_NAME}", "--timeout=30s")
     yield connected_helm
     connected_helm.run("uninstall", RELEASE, "-n", NAMESPACE, "--ignore-not-found")
