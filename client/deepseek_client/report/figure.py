@@ -39,6 +39,7 @@ def draw(history: History, summary: Summary, path: Path) -> None:
         axes.set_ylabel("loss, nats per token")
         axes.grid(visible=True, alpha=0.25)
         axes.margins(x=0.02)
+        axes.set_xlim(left=0)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False)
     figure.savefig(path)
