@@ -123,6 +123,7 @@ def _fill_context(context: Path, recipe: Recipe) -> None:
 
 def _docker(recipe: Recipe, context: Path, base: str, target: Path) -> None:
     chosen = [f"--build-arg=BASE={base}"] if base else []
+    chosen += _torch_argument(recipe)
     file = context / recipe.project / "Containerfile"
     options = ["--build-arg=PIP_NO_INDEX=1", "--tag", recipe.tag, "--file", str(file)]
     run(["docker", "build", *chosen, *options, str(context)], what=f"build {recipe.tag}", timeout_s=_BUILD_TIMEOUT_S)
@@ -134,12 +135,18 @@ def _buildah(recipe: Recipe, context: Path, base: str, target: Path) -> None:
     packages.require_root("building images without docker")
     packages.ensure(packages.IMAGES)
     chosen = base or _base_image()
-    arguments = [f"--build-arg=BASE={chosen}", "--build-arg=PIP_NO_INDEX=1"]
+    arguments = [f"--build-arg=BASE={chosen}", "--build-arg=PIP_NO_INDEX=1", *_torch_argument(recipe)]
     file = context / recipe.project / "Containerfile"
     options = ["--isolation=chroot", "--layers", "--pull=false", f"--tag={recipe.tag}", f"--file={file}"]
     bud = [*_storage(), "bud", *options, *arguments, str(context)]
     run(bud, what=f"build {recipe.tag}", timeout_s=_BUILD_TIMEOUT_S)
     run([*_storage(), "push", "--quiet", recipe.tag, f"docker-archive:{target}:{recipe.tag}"], what="write the archive")
+
+
+def _torch_argument(recipe: Recipe) -> list[str]:
+    """Names the build of torch, so that another one is another layer: what a layer mounts is not in its cache key."""
+    local = prefetch.torch_wheels() if recipe is TRAINER else []
+    return [f"--build-arg=TORCH=torch=={local[-1].name.split('-')[1]}"] if local else []
 
 
 def _base_image() -> str:
