@@ -1,0 +1,178 @@
+"""From text to tokens: what is read, what is refused, and that a store is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from deepseek_trainer.config import DataSpec, RunConfig, TokenizerSpec
+from deepseek_trainer.data import corpora, documents, sequences, store, tokenizer
+from deepseek_trainer.data.prepare import prepare
+from deepseek_trainer.errors import DataError
+
+README = Path(__file__).parents[2] / "docs" / "architecture.md"
+"""Real text that is always at hand; the corpora themselves are the business of tests/training."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text(README.read_text())
+    lines = [line for line in README.read_text().splitlines() if line]
+    (folder / "b.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return folder
+
+
+def _config(folder: Path, cache: Path, **data: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "job": "test",
+            "trainer": {"training": {"steps": 1}, "tokenizer": {"vocabSize": 512}},
+            "data": {"path": str(folder), **data},
+            "dataCache": str(cache),
+        }
+    )
+
+
+def test_a_store_is_made_once_and_found_again(folder: Path, tmp_path: Path) -> None:
+    first = prepare(_config(folder, tmp_path / "stores"), {})
+    written = (first / "manifest.json").stat().st_mtime_ns
+
+    assert prepare(_config(folder, tmp_path / "stores"), {}) == first
+    assert (first / "manifest.json").stat().st_mtime_ns == written
+    assert [child.name for child in (tmp_path / "stores").iterdir()] == [first.name]
+
+
+def test_a_store_reads_back_as_the_text(folder: Path, tmp_path: Path) -> None:
+    opened = store.open_store(prepare(_config(folder, tmp_path / "stores"), {}))
+    reader = tokenizer.Tokenizer.from_file(str(opened.folder / "tokenizer.json"))
+    starts = np.fromfile(opened.folder / "documents.bin", dtype=np.int64)
+
+    assert opened.info.documents == len(starts)
+    assert reader.decode(opened.tokens[starts[0] : starts[1] - 1].tolist()) == README.read_text()
+    assert opened.tokens[starts[1] - 1] == tokenizer.end_of_text(reader)
+    assert 0 < opened.info.unigram_entropy < np.log(opened.info.vocab_size)
+
+
+def test_two_folders_give_the_same_fingerprint(folder: Path, tmp_path: Path) -> None:
+    stores = [store.open_store(prepare(_config(folder, tmp_path / name), {})) for name in ("one", "two")]
+    assert stores[0].info.fingerprint == stores[1].info.fingerprint
+
+
+@pytest.mark.parametrize("change", ["text", "tokenizer"])
+def test_other_input_is_another_store(folder: Path, tmp_path: Path, change: str) -> None:
+    config = _config(folder, tmp_path / "stores")
+    first = prepare(config, {})
+    if change == "text":
+        (folder / "a.txt").write_text("Something else.")
+    else:
+        trainer = config.trainer.model_copy(update={"tokenizer": TokenizerSpec(vocab_size=600)})
+        config = config.model_copy(update={"trainer": trainer})
+    assert prepare(config, {}) != first
+
+
+def test_a_damaged_store_is_set_aside_and_made_again(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = prepare(_config(folder, tmp_path / "stores"), {})
+    with (made / "tokens.bin").open("r+b") as file:
+        file.write(b"\xff\xff")
+
+    assert prepare(_config(folder, tmp_path / "stores"), {}) == made
+    assert store.check(made) is None
+    assert "tokens.bin differs from its sha256" in caplog.text
+
+
+def test_the_loser_of_a_race_takes_the_winner_s_store(folder: Path, tmp_path: Path) -> None:
+    texts = documents.find(DataSpec(path=str(folder)), {})
+    made = tokenizer.make(TokenizerSpec(vocab_size=512), texts)
+    store.write_store(tmp_path / "stores" / "same", texts, made)
+
+    store.write_store(tmp_path / "stores" / "same", texts, made)
+
+    assert store.check(tmp_path / "stores" / "same") is None
+    assert [child.name for child in (tmp_path / "stores").iterdir()] == ["same"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "fine"}\n{broken\n', "bad.jsonl, line 2: not JSON"),
+        ('{"body": "x"}\n', "bad.jsonl, line 1: no text in field 'text'; name the right one in data.textField"),
+        ('{"text": 5}\n', "bad.jsonl, line 1: no text in field"),
+        ("[1]\n", "bad.jsonl, line 1: no text in field"),
+    ],
+)
+def test_a_bad_record_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "bad.jsonl").write_text(content)
+    with pytest.raises(DataError, match=".") as refused:
+        list(documents.find(DataSpec(path=str(tmp_path / "bad.jsonl")), {}))
+    assert message in str(refused.value)
+
+
+def test_wrong_paths_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "image.png").write_bytes(b"")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    for name, message in [
+        ("none", "does not exist"),
+        ("empty", "no .txt or .jsonl file"),
+        ("image.png", "not a .txt or .jsonl file"),
+        ("latin.txt", "byte 3 is not UTF-8"),
+    ]:
+        with pytest.raises(DataError) as refused:
+            list(documents.find(DataSpec(path=str(tmp_path / name)), {}))
+        assert message in str(refused.value)
+        assert name in str(refused.value)
+
+
+def test_too_little_text_is_refused(folder: Path, tmp_path: Path) -> None:
+    opened = store.open_store(prepare(_config(folder, tmp_path / "stores"), {}))
+    with pytest.raises(DataError, match=r"lower trainer\.training\.sequenceLength"):
+        sequences.split(opened, length=opened.info.tokens, validation_fraction=0.1)
+
+
+def test_training_and_held_out_sequences_are_all_of_the_data_once(folder: Path, tmp_path: Path) -> None:
+    opened = store.open_store(prepare(_config(folder, tmp_path / "stores"), {}))
+    cut = sequences.split(opened, length=16, validation_fraction=0.1)
+    training = cut.training_tokens(np.arange(cut.training))
+    held_out = cut.validation_tokens(np.arange(cut.validation))
+
+    total = (opened.info.tokens - 1) // 16
+    assert cut.training + cut.validation == total
+    seen = sorted(tuple(row) for rows in (training.tolist(), held_out.tolist()) for row in rows)
+    whole = opened.tokens[: total * 16 + 1].tolist()
+    assert seen == sorted(tuple(whole[i * 16 : i * 16 + 17]) for i in range(total))
+
+
+def test_the_published_vocabulary_round_trips() -> None:
+    published = tokenizer.make(TokenizerSpec(kind="deepseek"), [])
+    assert published.get_vocab_size() > 128_000
+    assert published.decode(published.encode("Deep learning, 深度学习.", add_special_tokens=False).ids) == (
+        "Deep learning, 深度学习."
+    )
+    assert tokenizer.end_of_text(published) == 1
+
+
+def test_a_damaged_copy_of_a_corpus_is_refused(tmp_path: Path) -> None:
+    (tmp_path / corpora.get("chitchat").file_name).write_text('{"text": "not it"}\n')
+    with pytest.raises(DataError, match="delete the file"):
+        corpora.find("chitchat", {"DEEPSEEKJOB_CORPORA": str(tmp_path)})
+
+
+def test_a_corpus_that_can_not_be_fetched_says_what_to_do(tmp_path: Path) -> None:
+    unreachable = replace(corpora.get("gcide"), version="0.0.0-none", download=_fail)
+    with pytest.raises(DataError, match=r"copy gcide-0\.0\.0-none\.jsonl into a folder named by DEEPSEEKJOB_CORPORA"):
+        corpora.fetch(unreachable, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def _fail(corpus: corpora.Corpus, scratch: Path) -> Path:
+    corpora._run(corpus, ["ls", os.fspath(scratch / "nothing")], scratch)
+    raise AssertionError("unreachable")
