@@ -14,6 +14,20 @@ from support.eventually import eventually
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 
+LOSES_ITS_PEER = """
+import os, pathlib, signal, sys, time
+note = pathlib.Path(__file__).with_suffix(".pid")
+if os.environ["RANK"] == "1":
+    note.with_suffix(".tmp").write_text(str(os.getpid()))
+    note.with_suffix(".tmp").rename(note)
+    os.kill(os.getpid(), signal.SIGKILL)
+while not note.exists() or ") Z " not in pathlib.Path(f"/proc/{note.read_text()}/stat").read_text():
+    time.sleep(0.001)
+sys.exit(69)
+"""
+"""Rank 1 is killed; rank 0 sees that (its peer is a zombie until the agent looks) and says UNAVAILABLE."""
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
@@ -48,10 +62,13 @@ def test_endings_of_single_pods(world: World) -> None:
     crash = world.start(
         "crash", script(world, "raise ValueError('bad ü ' + 'x' * 5000)"), DEEPSEEKJOB_MAX_PROCESS_RESTARTS="1"
     )
+    victim = world.start(
+        "victim", script(world, LOSES_ITS_PEER), DEEPSEEKJOB_PROC_PER_NODE="2", DEEPSEEKJOB_MAX_PROCESS_RESTARTS="0"
+    )
     nobody = world.start("nobody", plain, "--rendezvous-timeout-s", "3")
     nobody_early = world.start("early", "--rendezvous-timeout-s", "3", plain)
     wrong = world.start("wrong", "--no-such-option")
-    for pod in (done, config, crash, nobody):
+    for pod in (done, config, crash, victim, nobody):
         world.announce(1, pod)
 
     assert done.wait() == 0, done.log()
@@ -71,6 +88,9 @@ def test_endings_of_single_pods(world: World) -> None:
     assert words["processRestarts"] == 1
     assert len(crash.termination_log.read_bytes()) <= 4096
     assert crash.log().count("[rank0] Traceback") == 2
+
+    assert victim.wait() == 1, victim.log()
+    assert victim.last_words()["failure"] | {"rank": 1, "signal": "SIGKILL"} == victim.last_words()["failure"]
 
     assert nobody_early.wait() == 69, nobody_early.log()
     assert "a generation with pod early" in nobody_early.last_words()["failure"]["message"]

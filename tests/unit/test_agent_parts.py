@@ -61,6 +61,12 @@ def test_unavailable_infrastructure_ends_the_culprits_pod_at_the_first_time() ->
     assert start([entry(0), entry(1, 1.0, exit_code=69)], 1, 3).give_up
 
 
+def test_a_process_that_lost_its_peer_is_a_victim_even_when_it_was_seen_first() -> None:
+    begun = start([entry(0, 1.0, exit_code=69), entry(1, 2.0)], 1, 3)
+    assert begun.culprit is not None
+    assert (begun.culprit.node_rank, begun.give_up) == (1, False)
+
+
 def test_pods_with_different_numbers_of_processes_do_not_start() -> None:
     assert "[2, 3]" in start([entry(0), entry(1, procs=3)], 0, 3).error
 

@@ -76,11 +76,18 @@ def start(entries: Sequence[Entry], round_number: int, max_process_restarts: int
 
 
 def _culprit(entries: Sequence[Entry]) -> Culprit | None:
-    """The earliest failure: the later ones are its victims, whose peer had gone."""
-    failed = [(entry.failure.time, rank) for rank, entry in enumerate(entries) if entry.failure]
+    """The earliest failure: the later ones are its victims, whose peer had gone.
+
+    A process that says that a peer could not be reached is a victim, whenever it was seen, if anything else failed.
+    """
+    failed = [
+        (entry.failure.failure.exit_code in RETRYABLE_ELSEWHERE, entry.failure.time, rank)
+        for rank, entry in enumerate(entries)
+        if entry.failure
+    ]
     if not failed:
         return None
-    _, rank = min(failed)
+    rank = min(failed)[-1]
     entry = entries[rank]
     assert entry.failure is not None  # noqa: S101 - narrows for the type checker
     return Culprit(node_rank=rank, pod=entry.pod, failure=entry.failure.failure)

@@ -30,7 +30,7 @@ from deepseek_trainer.agent.failure import failure
 from deepseek_trainer.agent.handler import MembershipRendezvous, ProcessRestartsExhausted
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.output import Output
-from deepseek_trainer.agent.rounds import FATAL, LocalFailure
+from deepseek_trainer.agent.rounds import FATAL, RETRYABLE_ELSEWHERE, LocalFailure
 from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.agent.status import Status
 from deepseek_trainer.contract import Env, ExitCode, Failure
@@ -178,7 +178,15 @@ class Supervisor(LocalElasticAgent):
         codes = {local_rank: code for local_rank, code in self.exit_codes().items() if code not in (None, 0)}
         self._shutdown(signal.SIGKILL, KILL_TIMEOUT_S)
         failed_at = {local_rank: self._output.traceback_at(local_rank) or seen_at for local_rank in codes}
-        first = min(codes, key=lambda local_rank: (codes[local_rank] not in FATAL, failed_at[local_rank], local_rank))
+        first = min(
+            codes,
+            key=lambda local_rank: (
+                codes[local_rank] not in FATAL,
+                codes[local_rank] in RETRYABLE_ELSEWHERE,
+                failed_at[local_rank],
+                local_rank,
+            ),
+        )
         rank, code = worker_group.workers[first].global_rank, codes[first] or 0
         evidence = failure(rank, code, self._output.error_text(first), self._output.stderr_tail(first))
         self.first_failure = evidence
@@ -215,7 +223,7 @@ class Supervisor(LocalElasticAgent):
 
 def exit_code_of(first_failure: Failure | None) -> ExitCode:
     """The pod's exit status for the failure that ended it."""
-    passed_on = FATAL | {ExitCode.UNAVAILABLE}
+    passed_on = FATAL | RETRYABLE_ELSEWHERE
     code = first_failure.exit_code if first_failure else None
     return ExitCode(code) if code in passed_on else ExitCode.USER_ERROR
 
