@@ -14,6 +14,7 @@ from deepseek_trainer.config import DataSpec, RunConfig, TokenizerSpec
 from deepseek_trainer.data import corpora, documents, sequences, store, tokenizer
 from deepseek_trainer.data.prepare import prepare
 from deepseek_trainer.errors import DataError
+from tokenizers import Tokenizer
 
 README = Path(__file__).parents[2] / "docs" / "architecture.md"
 """Real text that is always at hand; the corpora themselves are the business of tests/training."""
@@ -51,7 +52,7 @@ def test_a_store_is_made_once_and_found_again(folder: Path, tmp_path: Path) -> N
 
 def test_a_store_reads_back_as_the_text(folder: Path, tmp_path: Path) -> None:
     opened = store.open_store(prepare(_config(folder, tmp_path / "stores"), {}))
-    reader = tokenizer.Tokenizer.from_file(str(opened.folder / "tokenizer.json"))
+    reader = Tokenizer.from_file(str(opened.folder / "tokenizer.json"))
     starts = np.fromfile(opened.folder / "documents.bin", dtype=np.int64)
 
     assert opened.info.documents == len(starts)
@@ -111,7 +112,7 @@ def test_the_loser_of_a_race_takes_the_winner_s_store(folder: Path, tmp_path: Pa
 )
 def test_a_bad_record_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "bad.jsonl").write_text(content)
-    with pytest.raises(DataError, match=".") as refused:
+    with pytest.raises(DataError) as refused:
         list(documents.find(DataSpec(path=str(tmp_path / "bad.jsonl")), {}))
     assert message in str(refused.value)
 
