@@ -99,12 +99,12 @@ def test_the_step_log_reads_what_was_appended(tmp_path: Path) -> None:
 def test_the_fault_waits_for_half_of_the_steps_and_something_to_lose() -> None:
     fault = KillOne()
     assert fault.victim(seen(progress(60))) is None  # no checkpoint
-    assert fault.victim(seen(progress(49, saved=25))) is None  # not half
-    assert fault.victim(seen(progress(50, saved=50))) is None  # nothing to lose
-    assert fault.victim(seen(progress(51, saved=50), state="Starting")) is None
-    assert fault.victim(seen(replace(progress(51, saved=50), phase="checkpointing"))) is None
+    assert fault.victim(seen(progress(54, saved=25))) is None  # not yet
+    assert fault.victim(seen(progress(60, saved=60))) is None  # nothing to lose
+    assert fault.victim(seen(progress(55, saved=50), state="Starting")) is None
+    assert fault.victim(seen(replace(progress(55, saved=50), phase="checkpointing"))) is None
     assert fault.victim(seen(None)) is None
-    found = fault.victim(seen(progress(51, saved=50)))
+    found = fault.victim(seen(progress(55, saved=50)))
     assert found is not None
     assert found[0] == "demo-worker-1-0"
 

@@ -10,13 +10,14 @@ from deepseek_operator.decide.types import Observation, Progress
 
 @dataclass(frozen=True, slots=True)
 class KillOne:
-    """Due once: when half of the steps are done and the newest checkpoint is some steps behind.
+    """Due once: when a little more than half of the steps are done and the newest checkpoint is behind.
 
     The victim is the worker of the highest slot. With a step beyond the checkpoint there is something to lose,
     so that the resume can be told from a lucky continuation.
     """
 
-    share: float = 0.5
+    share: float = 0.55
+    """Not a round half: checkpoints fall on round steps, and some work is to be lost."""
 
     def victim(self, observation: Observation) -> tuple[str, Progress] | None:
         """The pod to take and the progress at this moment; None while it is not time."""
