@@ -92,7 +92,8 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
         if config.checkpoint and (last or stopping or _due(ledger.step, config.checkpoint.every_steps)):
             saved_step = _save(run, ledger)
         if stopping and not last:
-            raise PreemptedError(f"SIGTERM: stopped after step {ledger.step}; newest checkpoint: step {saved_step}")
+            kept = "nothing, as the job has no checkpoint" if saved_step is None else f"step {saved_step}"
+            raise PreemptedError(f"SIGTERM: stopped after step {ledger.step}; saved: {kept}")
 
     progress.update(phase="finished", eta_seconds=0.0)
     log.info("finished %s", fields(step=ledger.step, samples=ledger.position, chain=ledger.chain))
