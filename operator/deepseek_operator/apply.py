@@ -62,14 +62,21 @@ class Applier:
         version = await self._client.patch_status(meta["namespace"], meta["name"], meta["resourceVersion"], patch)
         return version, True
 
-    async def apply(self, raw: Mapping[str, Any], job: DeepSeekJob, plan: Plan) -> Applied:
-        """Writes the whole Plan.
+    async def apply(
+        self,
+        raw: Mapping[str, Any],
+        job: DeepSeekJob,
+        plan: Plan,
+        on_written: Callable[[str], None] = lambda version: None,
+    ) -> Applied:
+        """Writes the whole Plan. on_written is told the job's new version before any effect follows.
 
         Raises:
             Conflict: the job changed since it was read; nothing at all was written.
             ApiError: the status could not be written; nothing else was.
         """
         version, wrote = await self.write_status(raw, plan.status)
+        on_written(version)
         refusals: list[ApiError] = []
         for part in self._parts(job, plan):
             refusals += filter(None, await asyncio.gather(*map(self._attempt, part)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import aiohttp
@@ -184,6 +184,29 @@ def build_registry(
     return registry
 
 
+class NothingStored(kopf.DiffBaseStorage):
+    """Keeps and compares nothing: without change handlers there is no use for it.
+
+    By default kopf copies each object deeply for each event, which took a fifth of the operator's CPU time.
+    """
+
+    def build(self, *, body: kopf.Body, extra_fields: Iterable[Any] | None = None) -> kopf.BodyEssence:
+        """Nothing of the object."""
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        """Nothing was stored."""
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Only change handlers lead here, and there are none.
+
+        Raises:
+            RuntimeError: always, before anything is written to the object.
+        """
+        raise RuntimeError("kopf wants to annotate an object; only on.event handlers may be registered")
+
+
 def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     """kopf, told to watch and to do nothing else."""
     tuned = kopf.OperatorSettings()
@@ -199,6 +222,7 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     tuned.posting.enabled = False
     tuned.scanning.disabled = True
     tuned.peering.standalone = True
+    tuned.persistence.diffbase_storage = NothingStored()
     tuned.queueing.idle_timeout = 1.0
     tuned.queueing.exit_timeout = 0.5
     return tuned

@@ -67,6 +67,10 @@ class JobMemory:
     settled: bool = False
     """The job has ended and nothing was left to do."""
 
+    def note_version(self, version: str) -> None:
+        """Noted at once, because the event of a write often comes before the pass is over."""
+        self.version = version
+
 
 class Reconciler:
     """Makes passes."""
@@ -121,8 +125,8 @@ class Reconciler:
         plan = self._decide(observation)
         if memory.refusal:
             plan = _with_refusal(plan, memory.refusal, observation)
-        applied = await self._applier.apply(raw, job, plan)
-        memory.version, memory.state = applied.version, plan.status.state
+        applied = await self._applier.apply(raw, job, plan, memory.note_version)
+        memory.state = plan.status.state
         memory.settled = ended(plan.status) and not (plan.create or plan.patch or plan.delete)
         _log_pass(key, job, plan, applied)
         if memory.settled:

@@ -46,7 +46,7 @@ from support.operators import OperatorProcess
 
 JOBS = 100
 PODS = 8
-SINGLES = 30
+SINGLES = 20
 ROUNDS = 3
 CONCURRENCY = 64
 """Requests under way at once: what the operator ships with."""
