@@ -49,7 +49,8 @@ def test_the_run_config_is_one_that_the_trainer_loads(name: str, tmp_path: Path)
     assert loaded.data == config.DataSpec.model_validate(job.spec.data)
     assert job.spec.checkpoint is not None
     assert loaded.checkpoint is not None
-    assert loaded.checkpoint.directory == contract.Paths.CHECKPOINTS
+    volume = job.spec.checkpoint.volume
+    assert loaded.checkpoint.directory == f"{contract.Paths.CHECKPOINTS}/{volume.sub_path or job.metadata.name}"
     assert loaded.checkpoint.every_steps == job.spec.checkpoint.interval.steps
     assert loaded.checkpoint.keep == job.spec.checkpoint.keep
 

@@ -19,7 +19,7 @@ from deepseek_operator.api.names import (
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, EnvVar, Workers
 from deepseek_operator.render.identity import child_metadata, pod_labels, pod_name, service_name
 from deepseek_operator.render.membership import Membership, membership_json
-from deepseek_operator.render.runconfig import run_config_json
+from deepseek_operator.render.runconfig import checkpoint_directory, run_config_json
 from deepseek_operator.render.volumes import TMP, mounted_volumes
 
 USER_ID = 65532
@@ -65,8 +65,8 @@ def environment(job: DeepSeekJob) -> list[dict[str, Any]]:
     }
     if spec.trainer is not None:
         constants[Env.RUN_CONFIG_FILE] = Paths.RUN_CONFIG_FILE
-    if spec.checkpoint is not None:
-        constants[Env.CHECKPOINT_DIR] = Paths.CHECKPOINTS
+    if directory := checkpoint_directory(job):
+        constants[Env.CHECKPOINT_DIR] = directory
     users = {variable.name for variable in spec.workers.env}
     return [
         _field(Env.POD_NAME, "metadata.name"),

@@ -9,19 +9,26 @@ from __future__ import annotations
 import json
 
 from deepseek_operator.api.names import Paths
-from deepseek_operator.api.v1alpha1 import Checkpoint, DeepSeekJob
+from deepseek_operator.api.v1alpha1 import DeepSeekJob
 
 
-def checkpoint_section(checkpoint: Checkpoint | None) -> dict[str, object] | None:
-    """Where and how often the trainer saves; None: it doesn't."""
+def checkpoint_directory(job: DeepSeekJob) -> str | None:
+    """The job's folder on the checkpoint volume, as its pods see it; None: it doesn't save.
+
+    The volume is mounted whole and the worker makes the folder. A mount with subPath would be made by the kubelet,
+    as root, and on volumes without ownership management no worker could write to it.
+    """
+    if job.spec.checkpoint is None:
+        return None
+    return f"{Paths.CHECKPOINTS}/{job.spec.checkpoint.volume.sub_path or job.metadata.name}"
+
+
+def _checkpoint_section(job: DeepSeekJob) -> dict[str, object] | None:
+    checkpoint = job.spec.checkpoint
     if checkpoint is None:
         return None
-    return {"directory": Paths.CHECKPOINTS, "everySteps": checkpoint.interval.steps, "keep": checkpoint.keep}
-
-
-def data_cache(checkpoint: Checkpoint | None) -> str:
-    """Folder of prepared tokens: on the checkpoint volume, where all workers share it and it outlives them."""
-    return f"{Paths.CHECKPOINTS}/data" if checkpoint else f"{Paths.RUN_DIR}/data"
+    directory = checkpoint_directory(job)
+    return {"directory": directory, "everySteps": checkpoint.interval.steps, "keep": checkpoint.keep}
 
 
 def run_config_json(job: DeepSeekJob) -> str | None:
@@ -34,7 +41,7 @@ def run_config_json(job: DeepSeekJob) -> str | None:
         "backend": spec.backend,
         "trainer": spec.trainer,
         "data": spec.data or {},
-        "checkpoint": checkpoint_section(spec.checkpoint),
-        "dataCache": data_cache(spec.checkpoint),
+        "checkpoint": _checkpoint_section(job),
+        "dataCache": f"{checkpoint_directory(job) or Paths.RUN_DIR}/data",
     }
     return json.dumps(wire, sort_keys=True, separators=(",", ":"))

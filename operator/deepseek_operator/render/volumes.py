@@ -46,7 +46,7 @@ def _checkpoints(job: DeepSeekJob) -> list[Mounted]:
     return [
         (
             {"name": name, "persistentVolumeClaim": {"claimName": volume.claim_name}},
-            {"name": name, "mountPath": Paths.CHECKPOINTS, "subPath": volume.sub_path or job.metadata.name},
+            {"name": name, "mountPath": Paths.CHECKPOINTS},
         )
     ]
 

@@ -140,11 +140,17 @@ def test_rendering_leaves_the_job_as_it_is_and_shares_nothing_between_pods() -> 
 
 def test_sub_path_defaults_to_the_job_so_that_jobs_can_share_a_volume() -> None:
     job = make_job(spec={"checkpoint": {"volume": {"claimName": "c", "subPath": "runs/7"}}})
-    paths = [
-        next(m["subPath"] for m in container(worker_pod(j, 0, 0, MEMBERSHIP))["volumeMounts"] if "subPath" in m)
+    folders = [
+        next(e["value"] for e in container(worker_pod(j, 0, 0, MEMBERSHIP))["env"] if e["name"] == Env.CHECKPOINT_DIR)
         for j in (make_job(), job)
     ]
-    assert paths == ["demo", "runs/7"]
+    assert folders == ["/checkpoints/demo", "/checkpoints/runs/7"]
+
+
+def test_the_kubelet_makes_no_folder_on_the_checkpoint_volume() -> None:
+    mounts = container(worker_pod(make_job(), 0, 0, MEMBERSHIP))["volumeMounts"]
+    [mount] = [m for m in mounts if m["mountPath"] == "/checkpoints"]
+    assert "subPath" not in mount, "it would belong to root, and the worker could not write to it"
 
 
 def test_names_fit_into_a_dns_label() -> None:
@@ -174,7 +180,7 @@ def test_membership_is_canonical_json_with_the_trainers_keys() -> None:
 @pytest.mark.parametrize(
     ("checkpoint", "section", "cache"),
     [
-        (True, {"directory": "/checkpoints", "everySteps": 20, "keep": 3}, "/checkpoints/data"),
+        (True, {"directory": "/checkpoints/demo", "everySteps": 20, "keep": 3}, "/checkpoints/demo/data"),
         (False, None, "/run/deepseekjob/data"),
     ],
 )

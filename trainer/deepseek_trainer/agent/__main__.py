@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         _prepare(agent_settings)
         AgentServer(agent_settings.pod_ip, agent_settings.agent_port, status).start()
     except OSError as error:
-        events.error("agent can't start", reason=error, port=agent_settings.agent_port, run_dir=agent_settings.run_dir)
+        events.error("agent can't start", reason=error, port=agent_settings.agent_port)
         return ExitCode.UNAVAILABLE
     events.info("agent started", port=agent_settings.agent_port, command=" ".join(agent_settings.command))
     code = _supervise(agent_settings, status, events, stop)
@@ -67,7 +67,9 @@ def _supervise(agent_settings: Settings, status: Status, events: EventLog, stop:
 
 
 def _prepare(agent_settings: Settings) -> None:
-    agent_settings.run_dir.mkdir(parents=True, exist_ok=True)
+    for folder in (agent_settings.run_dir, agent_settings.checkpoint_dir):
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
 
 
 def _setter(stop: threading.Event) -> Callable[[int, FrameType | None], None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
 from socketserver import TCPServer
 
+from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.metrics import exposition
 from deepseek_trainer.agent.status import Status
 from deepseek_trainer.contract import PROGRESS_MAX_BYTES, Progress, Report
@@ -36,6 +38,12 @@ class AgentServer(ThreadingHTTPServer):
         """As a plain TCP server: the HTTP server's own version waits for a reverse look-up of the address."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has gone, as an impatient probe does, is no event; anything else is one line."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            EventLog(self.status.context).warning("request failed", client=client_address, reason=repr(error))
 
     def start(self) -> None:
         threading.Thread(target=self.serve_forever, name="http", daemon=True).start()

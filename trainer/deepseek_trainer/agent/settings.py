@@ -30,6 +30,8 @@ class Settings:
     """None: address and interface are left to the system, and the HTTP server listens everywhere."""
     membership_file: Path
     run_dir: Path
+    checkpoint_dir: Path | None
+    """The job's folder on the checkpoint volume; made by the agent, for scripts too."""
     termination_log: Path
     proc_per_node: int
     backend: str
@@ -78,6 +80,7 @@ def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
         pod_ip=_address(environ, Env.POD_IP),
         membership_file=Path(environ.get(Env.MEMBERSHIP_FILE) or Paths.MEMBERSHIP_FILE),
         run_dir=Path(environ.get(Env.RUN_DIR) or Paths.RUN_DIR),
+        checkpoint_dir=Path(folder) if (folder := environ.get(Env.CHECKPOINT_DIR)) else None,
         termination_log=Path(environ.get(Env.TERMINATION_LOG) or Paths.TERMINATION_LOG),
         proc_per_node=_number(environ, Env.PROC_PER_NODE, 1, low=1, high=1024),
         backend=environ.get(Env.BACKEND) or "auto",
