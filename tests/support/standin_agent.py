@@ -31,6 +31,7 @@ class Worker:
         self.resumed: int | None = None
         self.phase = "starting"
         self.folder = Path(os.environ["DEEPSEEKJOB_CHECKPOINT_DIR"])
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def progress(self) -> dict[str, Any]:
         saved = self.saved()

@@ -16,7 +16,7 @@ class KillOne:
     so that the resume can be told from a lucky continuation.
     """
 
-    share: float = 0.55
+    percent: int = 55
     """Not a round half: checkpoints fall on round steps, and some work is to be lost."""
 
     def victim(self, observation: Observation) -> tuple[str, Progress] | None:
@@ -25,7 +25,7 @@ class KillOne:
         if progress is None or progress.step is None or not progress.total_steps or progress.checkpoint is None:
             return None
         training = progress.phase == "training" and observation.job.status.state == State.RUNNING
-        midway = self.share * progress.total_steps <= progress.step < progress.total_steps
+        midway = self.percent * progress.total_steps <= 100 * progress.step < 100 * progress.total_steps
         if not training or not midway or progress.step <= int(progress.checkpoint["step"]):
             return None
         living = [pod for pod in observation.pods if pod.phase == "Running" and pod.ready and not pod.terminating]
