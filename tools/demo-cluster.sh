@@ -57,6 +57,10 @@ image_values=()
 [ -z "$operator_image" ] || image_values=(--set "image.repository=${operator_image%:*}" --set "image.tag=${operator_image##*:}")
 "$helm" upgrade --install deepseek-operator charts/deepseek-operator --namespace deepseek-system --create-namespace \
     --wait --timeout 120s "${image_values[@]}"
+if [ -n "$shared" ]; then # the tag stays the same when the image changes: a kept cluster would keep the old operator
+    "$kubectl" --namespace deepseek-system rollout restart deployment/deepseek-operator
+    "$kubectl" --namespace deepseek-system rollout status deployment/deepseek-operator --timeout 120s
+fi
 
 if [ -n "$shared" ]; then
     say "a shared volume: $shared/demo"
