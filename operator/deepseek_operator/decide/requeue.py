@@ -1,13 +1,15 @@
-"""When to look again though nothing happened: to read progress, to repeat deletes, to do what was put off."""
+"""When to look again though nothing happened: to repeat deletes, to do what was put off, and in case an event was lost.
+
+A report of progress that changed wakes its job by itself, so the regular look may be rare: each one costs a read of
+the job and of its pods.
+"""
 
 from __future__ import annotations
 
 from deepseek_operator.decide.turn import Turn, ended
 
-POLL_S = 5.0
-"""Between two readings of /progress."""
-WAIT_S = 15.0
-"""Between two looks at pods that come up; their events usually come first."""
+REGULAR_S = 30.0
+"""Between two looks at a job that lives; events usually come first."""
 DELETE_AGAIN_S = 5.0
 
 
@@ -15,6 +17,4 @@ def requeue_after_s(turn: Turn, *, deleting: bool) -> float | None:
     """Seconds, or None once the job has ended and nothing is left to be deleted."""
     if ended(turn.status):
         return DELETE_AGAIN_S if deleting else None
-    runs = any(pod.phase == "Running" for pod in turn.seen.pods)
-    regular = POLL_S if runs else WAIT_S
-    return regular if turn.wait_s is None else max(0.1, min(turn.wait_s, regular))
+    return REGULAR_S if turn.wait_s is None else max(0.1, min(turn.wait_s, REGULAR_S))
