@@ -81,6 +81,12 @@ class FaultProxy:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._serve())
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        # An aborted TLS connection lets go of its socket a few turns of the loop later.
+        self._loop.run_until_complete(asyncio.sleep(0.1))
         self._loop.close()
 
     async def _serve(self) -> None:

@@ -27,6 +27,8 @@ class Kubelet:
         self._ip = ip
         self._ips = count(1)
         self._stop = threading.Event()
+        self._one_writer = threading.Lock()
+        """A pod that the thread saw Pending must not be ended by the test before the thread has written Running."""
         self._thread: threading.Thread | None = None
         self.errors: list[Exception] = []
 
@@ -42,6 +44,10 @@ class Kubelet:
 
     def sync(self) -> None:
         """One look at all pods."""
+        with self._one_writer:
+            self._sync()
+
+    def _sync(self) -> None:
         for pod in self._api.items(self._path + MANAGED):
             name, phase = pod["metadata"]["name"], pod.get("status", {}).get("phase", "Pending")
             try:
@@ -76,6 +82,10 @@ class Kubelet:
 
     def finish(self, name: str, exit_code: int = 0, message: str = "", reason: str = "") -> None:
         """Ends the pod's container."""
+        with self._one_writer:
+            self._finish(name, exit_code, message, reason)
+
+    def _finish(self, name: str, exit_code: int, message: str, reason: str) -> None:
         ended = {"exitCode": exit_code, "reason": reason or ("Completed" if exit_code == 0 else "Error")}
         self._write(
             name,
