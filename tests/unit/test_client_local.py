@@ -104,7 +104,8 @@ def test_pods_are_processes_with_addresses_of_their_own(world: LocalWorld) -> No
     assert json.loads(first.annotations["training.deepseekjob.dev/membership"])["master"].endswith(".default.svc")
     config = json.loads((world.folders.pod(first.name) / "config" / "run-config.json").read_text())
     assert config["checkpoint"]["directory"] == str(world.folders.claim("claim") / "local")
-    assert "stand-in starts local-worker-0-0" in world.folders.log(first.name).read_text()
+    log = world.folders.log(first.name)
+    eventually(lambda: "stand-in starts local-worker-0-0" in log.read_text(), deadline_s=20, what="the pod's log")
 
 
 def test_a_vanished_pod_is_replaced_in_the_next_generation(world: LocalWorld) -> None:

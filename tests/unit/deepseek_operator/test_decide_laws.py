@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from deepseek_operator.decide import decide
 from deepseek_operator.decide.types import Observation, Plan
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from support.laws import Watcher, comes_to_rest, crash_everywhere, ends, outcome, tick
 from support.make import make_manifest
@@ -153,6 +153,16 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # histories are short already; shrinking takes minutes
 )
 @given(history=st.lists(steps, max_size=6), refused=st.integers(0, 3))
+@example(  # so many losses that a restart is put off: it must come when its time has come, though nothing happens
+    history=[
+        (delete(0), None, 2),
+        (vanish(1), 4, 2),
+        (node_lost(1), None, 1),
+        (vanish(1), 0, 1),
+        (vanish(0), 1, 1),
+    ],
+    refused=0,
+)
 def test_any_history_ends_and_keeps_the_laws(history: list[tuple[Fault, int | None, int]], refused: int) -> None:
     """Faults, operators that die after some writes, and refused deletes, in any order: no job hangs."""
     world = World(make_manifest())
