@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import kube
 from support.helm import Helm
-from support.kubectl import Kubectl
+from support.kube import kubeconfig, kubectl
+
+__all__ = ["kubeconfig", "kubectl"]
+"""Fixtures that pytest finds here."""
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -20,19 +22,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
     """helm without a cluster."""
     return Helm(kube.require("helm")["helm"], tmp_path_factory.mktemp("helm"))
-
-
-@pytest.fixture(scope="session")
-def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Path of an admin kubeconfig."""
-    with kube.api(tmp_path_factory.mktemp("cp")) as path:
-        yield path
-
-
-@pytest.fixture(scope="session")
-def kubectl(kubeconfig: Path) -> Kubectl:
-    """kubectl as admin."""
-    return Kubectl(kube.require("kubectl")["kubectl"], kubeconfig)
 
 
 @pytest.fixture(scope="session")

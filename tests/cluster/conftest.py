@@ -13,27 +13,18 @@ from support.access import apply_access, write_token_kubeconfig
 from support.api import Api, Jobs
 from support.crd import install
 from support.helm import NAMESPACE, Helm
+from support.kube import kubeconfig, kubectl
 from support.kubectl import Kubectl
 from support.kubelet import Kubelet
 from support.operators import OperatorProcess
+
+__all__ = ["kubeconfig", "kubectl"]
+"""Fixtures that pytest finds here."""
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.items and not session.config.option.collectonly:
         kube.prebuild(session.config)
-
-
-@pytest.fixture(scope="session")
-def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Path of an admin kubeconfig."""
-    with kube.api(tmp_path_factory.mktemp("cp")) as path:
-        yield path
-
-
-@pytest.fixture(scope="session")
-def kubectl(kubeconfig: Path) -> Kubectl:
-    """kubectl as admin, in the namespace default."""
-    return Kubectl(kube.require("kubectl")["kubectl"], kubeconfig)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from native import binaries, cluster, controlplane, packages
 from native.errors import Unavailable
+from support.kubectl import Kubectl
 
 BINARIES = ("etcd", "kube-apiserver", "kubectl")
 
@@ -56,3 +57,16 @@ def require_nodes() -> None:
     except Unavailable as error:
         pytest.skip(str(error))
     require(*cluster.BINARIES, *cluster.TOOLS)
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Path of an admin kubeconfig. A conftest.py that imports this fixture has an API server of its own."""
+    with api(tmp_path_factory.mktemp("cp")) as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def kubectl(kubeconfig: Path) -> Kubectl:
+    """kubectl as admin, in the namespace default."""
+    return Kubectl(require("kubectl")["kubectl"], kubeconfig)

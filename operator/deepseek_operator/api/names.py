@@ -112,9 +112,7 @@ class Reason(StrEnum):
     """Reasons of conditions and Events."""
 
     NOT_STARTED = "NotStarted"
-    PODS_CREATED = "PodsCreated"
     WAITING_FOR_PODS = "WaitingForPods"
-    UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL = "ImagePullError"
     ALL_READY = "AllReady"
     STARTING = "Starting"
