@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import structlog
 from pydantic import ValidationError
 
-from deepseek_operator.api.names import Reason
+from deepseek_operator.api.names import MAX_JOB_NAME, Reason
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, ObjectMeta
 from deepseek_operator.apply import Applied, Applier
 from deepseek_operator.cluster.client import KubeClient
@@ -150,7 +150,7 @@ class Reconciler:
         memory.version, wrote = await self._applier.write_status(raw, status)
         if wrote:
             meta = raw["metadata"]
-            who = ObjectMeta(name=meta["name"][:45], namespace=meta["namespace"], uid=meta["uid"])
+            who = ObjectMeta(name=meta["name"][:MAX_JOB_NAME], namespace=meta["namespace"], uid=meta["uid"])
             log.warning("job refused", job=f"{meta['namespace']}/{meta['name']}", error=message)
             await self._recorder.record(who, warning(Reason.INVALID_SPEC, message))
         return Result("done")
