@@ -46,8 +46,16 @@ def configure_logging(level: str, stream: TextIO = sys.stdout) -> None:
     root.setLevel(level.upper())
     # kopf logs a line for each watch event at info and debug; its warnings and errors are what matters here.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, root.level))
+    handler.addFilter(_calm)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _calm(record: logging.LogRecord) -> bool:
+    """A request that kopf is about to send again is no error: a busy or starting API server asks for just that."""
+    if record.levelno == logging.ERROR and record.name.startswith("kopf.") and "; will retry: " in str(record.msg):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return True
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -6,7 +6,6 @@ children; and a Service that was seen is asked for again only after the next res
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
@@ -18,6 +17,7 @@ from deepseek_operator.decide.types import Observation, Pod, Progress
 from deepseek_operator.pods import own_pods
 from deepseek_operator.progress import Source
 from deepseek_operator.render import service_name
+from deepseek_operator.render.membership import Announced, read_announced
 
 K = TypeVar("K")
 K_contra = TypeVar("K_contra", contravariant=True)
@@ -80,15 +80,8 @@ class Observer(Generic[K]):
 def progress_source(pods: tuple[Pod, ...], generation: int) -> Source | None:
     """The running pod that is node rank 0 of this generation; None when there is none."""
     for pod in pods:
-        if pod.phase == "Running" and pod.ip and not pod.terminating and _node_rank(pod, generation) == 0:
+        if pod.phase != "Running" or not pod.ip or pod.terminating:
+            continue
+        if read_announced(pod.membership) == Announced(generation, node_rank=0):
             return Source(pod.uid, pod.ip)
     return None
-
-
-def _node_rank(pod: Pod, generation: int) -> int | None:
-    """The pod's node rank, if it is a member of this generation; an annotation that is no membership has none."""
-    try:
-        membership = json.loads(pod.membership or "{}")
-        return int(membership["nodeRank"]) if membership["generation"] == generation else None
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -6,7 +6,6 @@ delete with another UID is refused, a deleted pod that runs is first terminating
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, LABEL_INCARNATION
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
 from deepseek_operator.decide import decide
 from deepseek_operator.decide.types import Event, Observation, Plan, Pod, Progress
+from deepseek_operator.render.membership import read_announced
 from support.make import START, make_last_words, make_manifest
 
 Decide = Callable[[Observation], Plan]
@@ -249,5 +249,4 @@ def effects(plan: Plan) -> tuple[object, ...]:
 
 def announced(pod: Pod) -> int:
     """The generation that a pod was told."""
-    generation = json.loads(pod.membership or "{}").get("generation", 0)
-    return int(generation)
+    return read_announced(pod.membership).generation

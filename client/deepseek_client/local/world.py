@@ -19,6 +19,7 @@ from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
 from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.types import DeletePod, Event, Manifest, Observation, PatchPod, Plan, Progress
+from deepseek_operator.render.membership import Announced, read_announced
 
 from deepseek_client.local import http
 from deepseek_client.local.addresses import AddressBook, free_port
@@ -84,8 +85,8 @@ class LocalWorld:
 
     def _node_rank_0(self) -> LocalPod | None:
         for pod in self.pods.values():
-            membership = json.loads(pod.annotations.get(ANNOTATION_MEMBERSHIP) or "{}")
-            if membership.get("generation") == self.job.status.generation and membership.get("nodeRank") == 0:
+            announced = read_announced(pod.annotations.get(ANNOTATION_MEMBERSHIP))
+            if announced == Announced(self.job.status.generation, node_rank=0):
                 return pod
         return None
 

@@ -9,8 +9,6 @@ old, the API server refuses that status (resourceVersion), and nothing has happe
 
 from __future__ import annotations
 
-import json
-
 from deepseek_operator.api.conditions import Fact
 from deepseek_operator.api.names import ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import Master, Nodes
@@ -18,6 +16,7 @@ from deepseek_operator.decide.gang import incarnation_of, members, size
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Event, Pod
 from deepseek_operator.render import pod_dns, pod_name
+from deepseek_operator.render.membership import read_announced
 
 INCARNATION_MAX = 10_000
 """More replacements than any slot has had; a pod with such a number is not of our making."""
@@ -59,7 +58,8 @@ def _is_behind(turn: Turn) -> bool:
     if status.generation == 0:
         return bool(gang)
     return any(
-        pod.incarnation > incarnation_of(status, pod.slot) or _announced_generation(pod.membership) > status.generation
+        pod.incarnation > incarnation_of(status, pod.slot)
+        or read_announced(pod.membership).generation > status.generation
         for pod in gang
     )
 
@@ -71,20 +71,11 @@ def _is_ours(turn: Turn, pod: Pod) -> bool:
     return own_name and pod.slot < size(job, turn.status) and pod.incarnation < INCARNATION_MAX
 
 
-def _announced_generation(membership: str | None) -> int:
-    """The generation in a membership annotation; 0 when it can't be read."""
-    try:
-        generation = json.loads(membership or "").get("generation", 0)
-    except (ValueError, AttributeError):
-        return 0
-    return generation if isinstance(generation, int) and 0 < generation < 2**31 else 0
-
-
 def _start_over(turn: Turn) -> Turn:
     """Replaces the whole gang, under a generation above every one that was announced."""
     job, status = turn.seen.job, turn.status
     nodes = size(job, status)
-    announced = [_announced_generation(pod.membership) for pod in turn.seen.pods]
+    announced = [read_announced(pod.membership).generation for pod in turn.seen.pods]
     incarnations = {str(slot): _newest_incarnation(turn, slot) + 1 for slot in range(nodes)}
     message = "the status is older than the pods; the whole gang is started anew"
     begun = turn.changed(

@@ -39,3 +39,25 @@ def membership_json(membership: Membership) -> str:
         "host": membership.host,
     }
     return json.dumps(wire, sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a membership annotation says of its pod's place, as far as it can be read."""
+
+    generation: int = 0
+    """0 when the annotation is absent or no membership."""
+    node_rank: int | None = None
+
+
+def read_announced(annotation: str | None) -> Announced:
+    """Reads a membership annotation. Anybody who may patch pods may have written it: nothing in it is an error."""
+    try:
+        wire = json.loads(annotation or "{}")
+        generation, node_rank = wire.get("generation"), wire.get("nodeRank")
+    except (ValueError, AttributeError, RecursionError):
+        return Announced()
+    return Announced(
+        generation=generation if type(generation) is int and 0 < generation < 2**31 else 0,
+        node_rank=node_rank if type(node_rank) is int and node_rank >= 0 else None,
+    )
