@@ -82,7 +82,8 @@ def job_table(job: DeepSeekJob) -> Table:
         table.add_row("restored from", f"step {status.restored_from.step}, {status.restored_from.path}")
     restarts = status.restarts
     table.add_row(
-        "restarts", f"worker {restarts.worker}, infrastructure {restarts.infrastructure}, process {restarts.process}"
+        "restarts",
+        f"application {restarts.application}, infrastructure {restarts.infrastructure}, process {restarts.process}",
     )
     for condition in status.conditions:
         if condition.status == "True":
@@ -115,10 +116,10 @@ def choose(pods: list[Pod], job: DeepSeekJob, rank: int | None, everything: bool
         raise ClientError(f"job {job.metadata.name}: has no worker pods (state {job.status.state})")
     if everything:
         return pods
-    node = (rank or 0) // job.spec.workers.proc_per_node
+    node = (rank or 0) // job.spec.workers.processes()
     chosen = [pod for pod in pods if (pod.slot if pod.node_rank is None else pod.node_rank) == node]
     if not chosen:
-        last = job.spec.workers.replicas * job.spec.workers.proc_per_node - 1
+        last = job.spec.workers.replicas * job.spec.workers.processes() - 1
         raise ClientError(f"job {job.metadata.name}: has no rank {rank}; its ranks are 0 to {last}")
     return chosen[:1]
 

@@ -62,7 +62,7 @@ def test_what_defines_a_job_cannot_change(kubectl: Kubectl, existing: str, bad: 
 
 
 def test_recovery_may_change(kubectl: Kubectl, existing: str) -> None:
-    job = changed(trainer_job(), {"metadata/name": existing, "spec/recovery": {"maxRestarts": 9}})
+    job = changed(trainer_job(), {"metadata/name": existing, "spec/recovery": {"budgets": {"application": 9}}})
     assert _dry_run(kubectl, job) == ""
 
 

@@ -57,7 +57,7 @@ def test_explain_shows_every_field(kubectl: Kubectl, section: str) -> None:
         ("dsj", "A distributed training run of a DeepSeek model."),
         ("dsj.spec", "What is trained, on what, with which data, saved where."),
         ("dsj.spec.workers.procPerNode", "Training processes in each pod"),
-        ("dsj.spec.workers", "image <string> -required-"),
+        ("dsj.spec.checkpoint.volume", "claimName <string> -required-"),
         ("dsj.spec", "backend <string> enum: auto, nccl, gloo"),
         ("dsj.spec.trainer.training.globalBatchSize", "Sequences per optimizer step over all ranks."),
         ("dsj.spec.data", "corpus <string> enum: chitchat, gcide"),

@@ -54,7 +54,7 @@ def test_job_runs_and_succeeds(jobs: Jobs, operator: OperatorProcess, kubelet: K
 
 
 def test_failing_worker_is_retried_until_the_limit(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet) -> None:
-    jobs.submit("bad", replicas=1, recovery={"maxRestarts": 1})
+    jobs.submit("bad", replicas=1, recovery={"budgets": {"application": 1}})
     for incarnation in range(2):
         name = f"bad-worker-0-{incarnation}"
         eventually(
@@ -68,7 +68,7 @@ def test_failing_worker_is_retried_until_the_limit(jobs: Jobs, operator: Operato
         lambda: jobs.state("bad") == "Failed", deadline_s=20, what="Failed", describe=lambda: jobs.describe("bad")
     )
     status = jobs.status("bad")
-    assert status["restarts"]["worker"] >= 1
+    assert status["restarts"]["application"] >= 1
     assert "boom" in json.dumps(status["failures"])
     assert status["failures"][0]["exitCode"] == 1
 

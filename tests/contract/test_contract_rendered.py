@@ -10,7 +10,7 @@ import pytest
 import yaml
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_RUN_CONFIG, Env, Paths
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
-from deepseek_operator.api.workers import RESERVED_MOUNTS, RESERVED_VOLUME_PREFIX
+from deepseek_operator.api.volumes import RESERVED_MOUNTS, RESERVED_VOLUME_PREFIX
 from deepseek_operator.render.membership import Membership
 from deepseek_operator.render.pods import worker_pod
 from deepseek_trainer import config, contract

@@ -58,7 +58,7 @@ def test_one_worker_was_lost_and_training_went_on_from_the_checkpoint(
     assert interruption["resumed_step"] == interruption["checkpoint_step"] == summary["restored_from_step"]
     assert 0 < interruption["recovery_s"] < TIMEOUT_S
     assert (summary["generation"], summary["attempt"]) == (2, 2)
-    assert (summary["restarts_infrastructure"], summary["restarts_worker"]) == (1, 0)
+    assert (summary["restarts_infrastructure"], summary["restarts_application"]) == (1, 0)
 
 
 def test_the_volume_says_the_same_resume_step(demo: tuple[Path, str], summary: dict[str, Any]) -> None:

@@ -101,7 +101,7 @@ def test_a_job_survives_the_loss_of_a_worker(
     assert entry["attempt"] == resumed["attempt"] == 2
     assert entry["step"] == resumed["restoredFrom"]["step"] >= before["checkpoint"]["step"] > 0
     assert resumed["restarts"]["infrastructure"] == 1
-    assert resumed["restarts"]["worker"] == 0, "a deleted pod must not cost the user's budget"
+    assert resumed["restarts"]["application"] == 0, "a deleted pod must not cost the user's budget"
     assert {
         p["metadata"]["name"] for p in kubectl.items("pods", "-l", f"training.deepseekjob.dev/job-name={name}")
     } == {

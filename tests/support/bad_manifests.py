@@ -54,7 +54,7 @@ def trainer_job() -> Manifest:
             },
             "data": {"corpus": "chitchat"},
             "checkpoint": {"volume": {"claimName": "checkpoints"}, "interval": {"steps": 10}, "keep": 2},
-            "recovery": {"maxRestarts": 3},
+            "recovery": {"budgets": {"application": 3}},
         },
     }
 
@@ -123,7 +123,9 @@ BAD = [
     _trainer("learning-rate-0", {"trainer/optimizer/learningRate": 0}, "spec.trainer.optimizer.learningRate"),
     _trainer("interval-0", {"checkpoint/interval/steps": 0}, "spec.checkpoint.interval.steps", "equal to 1"),
     _trainer("keep-0", {"checkpoint/keep": 0}, "spec.checkpoint.keep", "greater than or equal to 1"),
-    _trainer("restarts-below-0", {"recovery/maxRestarts": -1}, "spec.recovery.maxRestarts", "equal to 0"),
+    _trainer(
+        "restarts-below-0", {"recovery/budgets/application": -1}, "spec.recovery.budgets.application", "equal to 0"
+    ),
     _trainer("bad-claim-name", {"checkpoint/volume/claimName": "Check Points"}, "spec.checkpoint.volume.claimName"),
     # One of several.
     _trainer(

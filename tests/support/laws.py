@@ -50,11 +50,11 @@ class Watcher:
             assert status.incarnations.get(slot, 0) >= count, f"incarnation of slot {slot} went back"
 
     def _each_restart_is_counted_once(self, status: Status) -> None:
-        restarts = status.restarts.worker + status.restarts.infrastructure
+        restarts = status.restarts.application + status.restarts.infrastructure
         assert status.total_restarts == restarts
         assert max(status.attempt - 1, 0) == restarts, f"attempt {status.attempt} after {restarts} restarts"
         assert status.generation == status.attempt
-        assert status.restarts.worker <= self.world.job.spec.recovery.max_restarts
+        assert status.restarts.application <= self.world.job.spec.recovery.budgets.application
 
     def _the_end_is_for_good(self, status: Status) -> None:
         complete = is_true(status.conditions, ConditionType.COMPLETE)

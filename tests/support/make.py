@@ -34,7 +34,7 @@ def make_manifest(
         "workers": {"replicas": replicas, "image": "ghcr.io/example/trainer:1.0"} | (workers or {}),
         "trainer": TRAINER,
         "data": {"corpus": "chitchat"},
-        "recovery": {"maxRestarts": max_restarts},
+        "recovery": {"budgets": {"application": max_restarts}},
     }
     if checkpoint:
         full["checkpoint"] = {"volume": {"claimName": "ckpt"}, "interval": {"steps": 20}}

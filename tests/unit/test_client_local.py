@@ -54,7 +54,7 @@ def make_manifest(standin: Path, replicas: int = 2, max_restarts: int = 0, **var
             "trainer": {"training": {"steps": 60, "globalBatchSize": 4}},
             "data": {"corpus": "chitchat"},
             "checkpoint": {"volume": {"claimName": "claim"}},
-            "recovery": {"maxRestarts": max_restarts},
+            "recovery": {"budgets": {"application": max_restarts}},
         },
     }
 
@@ -122,7 +122,7 @@ def test_a_vanished_pod_is_replaced_in_the_next_generation(world: LocalWorld) ->
     status = world.job.status
     assert sorted(world.pods) == ["local-worker-0-0", "local-worker-1-1"]
     assert world.pods["local-worker-0-0"].running.pid == survivor
-    assert (status.restarts.infrastructure, status.restarts.worker, status.attempt) == (1, 0, 2)
+    assert (status.restarts.infrastructure, status.restarts.application, status.attempt) == (1, 0, 2)
     assert status.restored_from is not None
     assert status.restored_from.step > 0
     assert membership(world, "local-worker-0-0")["generation"] == 2  # the file of the survivor was rewritten

@@ -31,6 +31,9 @@ class Env:
     MAX_PROCESS_RESTARTS = "DEEPSEEKJOB_MAX_PROCESS_RESTARTS"
     AGENT_PORT = "DEEPSEEKJOB_AGENT_PORT"
     TERMINATION_LOG = "DEEPSEEKJOB_TERMINATION_LOG"
+    COLLECTIVE_TIMEOUT = "DEEPSEEKJOB_COLLECTIVE_TIMEOUT_S"
+    PREFLIGHT_TIMEOUT = "DEEPSEEKJOB_PREFLIGHT_TIMEOUT_S"
+    PREFLIGHT_MIN_MBPS = "DEEPSEEKJOB_PREFLIGHT_MIN_MBPS"
     # Set by the agent for every training process, beside torchrun's own (RANK, WORLD_SIZE, MASTER_ADDR …).
     GENERATION = "DEEPSEEKJOB_GENERATION"
     ATTEMPT = "DEEPSEEKJOB_ATTEMPT"
@@ -65,6 +68,8 @@ class ExitCode(IntEnum):
     """The data can't be read or isn't what it was: a retry can't help."""
     UNAVAILABLE = 69
     """Infrastructure: a volume, a peer or the rendezvous could not be reached. Worth another try."""
+    PREFLIGHT = 71
+    """The check before the first step failed; the last words name the node that is to be avoided."""
     PREEMPTED = 75
     """SIGTERM arrived; the state was saved and the processes ended in good order."""
     CONFIG_ERROR = 78

@@ -132,7 +132,7 @@ class LocalWorld:
     def _defaults(self) -> dict[str, str]:
         """What a pod of its own would bring: its share of the cores, and an interface of its own."""
         workers = self.job.spec.workers
-        threads = max(1, (os.cpu_count() or 1) // (workers.replicas * workers.proc_per_node))
+        threads = max(1, (os.cpu_count() or 1) // (workers.replicas * workers.processes()))
         wanted = {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
         return {name: value for name, value in wanted.items() if name not in os.environ}
 

@@ -36,7 +36,7 @@ class Summary:
     checkpoint_path: str | None
     generation: int
     attempt: int
-    restarts_worker: int
+    restarts_application: int
     restarts_infrastructure: int
     restarts_process: int
     restored_from_step: int | None
@@ -80,7 +80,7 @@ def summarise(job: DeepSeekJob, history: History) -> Summary:
         checkpoint_path=checkpoint.path if checkpoint else None,
         generation=status.generation,
         attempt=status.attempt,
-        restarts_worker=status.restarts.worker,
+        restarts_application=status.restarts.application,
         restarts_infrastructure=status.restarts.infrastructure,
         restarts_process=status.restarts.process,
         restored_from_step=status.restored_from.step if status.restored_from else None,
@@ -155,9 +155,9 @@ def _validation(summary: Summary) -> str:
 
 
 def _restarts(summary: Summary) -> str:
-    total = summary.restarts_worker + summary.restarts_infrastructure
+    total = summary.restarts_application + summary.restarts_infrastructure
     return (
-        f"{total} (infrastructure {summary.restarts_infrastructure}, worker {summary.restarts_worker}); "
+        f"{total} (infrastructure {summary.restarts_infrastructure}, application {summary.restarts_application}); "
         f"processes in place {summary.restarts_process}"
     )
 

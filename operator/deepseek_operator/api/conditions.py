@@ -89,6 +89,7 @@ def _renewed(old: Condition | None, fact: Fact, now: datetime, observed_generati
 _FOLD: tuple[tuple[ConditionType, State], ...] = (
     (ConditionType.FAILED, State.FAILED),
     (ConditionType.COMPLETE, State.SUCCEEDED),
+    (ConditionType.SUSPENDED, State.SUSPENDED),
     (ConditionType.RESTARTING, State.RESTARTING),
     (ConditionType.RUNNING, State.RUNNING),
 )

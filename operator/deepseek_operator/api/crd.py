@@ -94,7 +94,14 @@ def crd(trainer: Schema, data: Schema) -> dict[str, Any]:
         "name": VERSION,
         "served": True,
         "storage": True,
-        "subresources": {"status": {}},
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.workers.replicas",
+                "statusReplicasPath": ".status.nodes.desired",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
         "additionalPrinterColumns": COLUMNS,
         "schema": {"openAPIV3Schema": schema(trainer, data)},
     }

@@ -85,6 +85,16 @@ DnsName = Annotated[
 ]
 EnvName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 MountPath = Annotated[str, Field(min_length=1, max_length=1024)]
+Image = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\s]+$")]
+LabelKey = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=316,
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+    ),
+]
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 SubPath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/].*$")]
 
 
@@ -127,3 +137,40 @@ class Model(BaseModel):
 def exactly_one(*names: str) -> Callable[[Any], bool]:
     """A rule's `holds`: one and only one of the named fields is set."""
     return lambda model: sum(getattr(model, name) is not None for name in names) == 1
+
+
+def named_map() -> dict[str, JsonValue]:
+    """Schema of a list whose entries are told apart by their name: names are unique, and two managers may share it."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+
+
+MOUNT_PATTERN = "^(/[^/:]+)+/?$"
+
+
+def path_rules(mount: str, sub: str) -> tuple[Rule, ...]:
+    """Rules of a mount: an absolute, plain mount path, and a sub path that stays within the volume."""
+    return (
+        Rule(
+            f"self.{mount}.matches('{MOUNT_PATTERN}')",
+            f"{mount} must begin with / and have no : and no empty element; write it as /data or /mnt/corpus",
+            f".{mount}",
+            holds=lambda model: re.match(MOUNT_PATTERN, model.mount_path) is not None,
+        ),
+        Rule(
+            rf"!self.{mount}.matches('/\\.{{1,2}}(/|$)')",
+            f"{mount} must not contain . or .. as a path element; write the path out",
+            f".{mount}",
+            holds=lambda model: not {".", ".."} & set(model.mount_path.split("/")),
+        ),
+        inside_volume(sub),
+    )
+
+
+def inside_volume(sub: str) -> Rule:
+    """The rule of a sub path: it stays within its volume."""
+    return Rule(
+        rf"!has(self.{sub}) || !self.{sub}.matches('(^|/)\\.\\.(/|$)')",
+        f"{sub} must not contain .. as a path element; write the path out",
+        f".{sub}",
+        holds=lambda model: ".." not in (model.sub_path or "").split("/"),
+    )

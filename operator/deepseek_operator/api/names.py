@@ -13,6 +13,9 @@ API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "DeepSeekJob"
 PLURAL = "deepseekjobs"
 SHORT_NAME = "dsj"
+PROFILE_KIND = "DeepSeekProfile"
+PROFILE_PLURAL = "deepseekprofiles"
+PROFILE_SHORT_NAME = "dsp"
 
 MANAGER = "deepseek-operator"
 """Field manager of server-side apply, and the value of app.kubernetes.io/managed-by."""
@@ -54,6 +57,9 @@ class Env:
     MAX_PROCESS_RESTARTS = "DEEPSEEKJOB_MAX_PROCESS_RESTARTS"
     AGENT_PORT = "DEEPSEEKJOB_AGENT_PORT"
     TERMINATION_LOG = "DEEPSEEKJOB_TERMINATION_LOG"
+    COLLECTIVE_TIMEOUT = "DEEPSEEKJOB_COLLECTIVE_TIMEOUT_S"
+    PREFLIGHT_TIMEOUT = "DEEPSEEKJOB_PREFLIGHT_TIMEOUT_S"
+    PREFLIGHT_MIN_MBPS = "DEEPSEEKJOB_PREFLIGHT_MIN_MBPS"
 
 
 class Paths:
@@ -74,17 +80,36 @@ class ExitCode(IntEnum):
     USER_ERROR = 1
     DATA_ERROR = 65
     UNAVAILABLE = 69
+    PREFLIGHT = 71
     PREEMPTED = 75
     CONFIG_ERROR = 78
+
+
+class Cause(StrEnum):
+    """What a lost worker is laid to; status.failures[].cause. docs/lifecycle.md has the table of evidence and answers."""
+
+    CONFIG = "Config"
+    DATA = "Data"
+    APPLICATION = "Application"
+    OUT_OF_MEMORY = "OutOfMemory"
+    ACCELERATOR = "Accelerator"
+    COMMUNICATION = "Communication"
+    HANG = "Hang"
+    INFRASTRUCTURE = "Infrastructure"
+    PREEMPTED = "Preempted"
+    AFTERMATH = "Aftermath"
+    """The echo of a loss that is counted already."""
 
 
 class State(StrEnum):
     """One word for people: a pure fold of the conditions."""
 
     PENDING = "Pending"
+    QUEUED = "Queued"
     STARTING = "Starting"
     RUNNING = "Running"
     RESTARTING = "Restarting"
+    SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -92,6 +117,10 @@ class State(StrEnum):
 class ConditionType(StrEnum):
     """Conditions that are always present in status. Reconciling and Stalled are kstatus' own vocabulary."""
 
+    ADMITTED = "Admitted"
+    """A queue has let the job in; True where there is none to wait in."""
+    SUSPENDED = "Suspended"
+    """spec.suspend holds, and none of its pods runs any more."""
     PODS_READY = "PodsReady"
     """Every worker pod of the current generation runs and is ready."""
     RUNNING = "Running"
@@ -124,6 +153,23 @@ class Reason(StrEnum):
     RESUMED = "Resumed"
     ALL_WORKERS_SUCCEEDED = "AllWorkersSucceeded"
     RESTART_LIMIT = "RestartLimitExceeded"
+    NO_PROGRESS = "NoProgress"
+    HANG = "Hang"
+    NODE_EXCLUDED = "NodeExcluded"
+    PREFLIGHT_FAILED = "PreflightFailed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"
+    SUSPENDED = "Suspended"
+    SUSPENDING = "Suspending"
+    RESIZED = "Resized"
+    PROFILE_NOT_FOUND = "ProfileNotFound"
+    PROFILE_LIMIT = "ProfileLimitExceeded"
+    NOT_QUEUED = "NotQueued"
+    WAITING_FOR_QUOTA = "WaitingForQuota"
+    QUOTA_GRANTED = "QuotaGranted"
+    EVICTED_BY_QUEUE = "EvictedByQueue"
+    UNSCHEDULABLE = "Unschedulable"
+    VOLUME_NOT_BOUND = "VolumeNotBound"
     CONFIG_ERROR = "ConfigError"
     DATA_ERROR = "DataError"
     INVALID_SPEC = "InvalidSpec"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepseek_operator.api.fields import INT_OR_STRING
+from deepseek_operator.api.fields import INT_OR_STRING, VALIDATIONS
 
 Schema = dict[str, Any]
 
@@ -104,7 +104,7 @@ class _Converter:
             converted = self.convert(value, f"{where}.{name}")
             _, optional = self._plain(value, where)
             if name not in required and not optional and _fillable(converted):
-                converted = _order(converted | {"default": {}})
+                converted = _order(converted | {"default": _whole_default(converted)})
             out[name] = converted
         return out
 
@@ -113,6 +113,13 @@ def _fillable(schema: Schema) -> bool:
     """An object made of defaults: {} stands for all of them, and the API server writes them out."""
     fields = schema.get("properties", {})
     return bool(fields) and not schema.get("required") and any("default" in field for field in fields.values())
+
+
+def _whole_default(schema: Schema) -> Schema:
+    """{} where that will do; written out where rules look at it, which they do before the fields' own defaults come."""
+    if VALIDATIONS not in schema:
+        return {}
+    return {name: field["default"] for name, field in schema["properties"].items() if "default" in field}
 
 
 def _int_or_string(schema: Schema) -> Schema:

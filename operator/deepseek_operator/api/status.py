@@ -6,7 +6,7 @@ an older operator can go on with what a newer one wrote.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -58,6 +58,8 @@ class FailureStatus(StatusModel):
     slot: int = Field(description="The worker's slot.")
     rank: int | None = Field(None, description="Global rank of the first failed process, where known.")
     exit_code: int | None = Field(None, description="Exit status of the container; none if the pod vanished.")
+    signal: int | None = Field(None, description="Signal that ended it, where the exit status tells.")
+    cause: str = Field("", description="What it is laid to; docs/lifecycle.md has the table.")
     reason: str = Field(description="Why, in one word.")
     message: Annotated[str, Field(max_length=2048)] = Field("", description="Last words of the worker.")
 
@@ -70,15 +72,37 @@ class Nodes(StatusModel):
 
 
 class Restarts(StatusModel):
-    """Restarts, by who caused them."""
+    """Restarts by cause; recovery.budgets has the limit of each."""
 
-    worker: int = Field(
-        0, description="Worker failures that were answered by a restart; counts against recovery.maxRestarts."
-    )
-    infrastructure: int = Field(
-        0, description="Pods lost to the cluster (deleted, evicted, node gone); costs no budget."
-    )
+    application: int = Field(0, description="The program failed.")
+    out_of_memory: int = Field(0, description="Memory of the pod or of the accelerator was full.")
+    accelerator: int = Field(0, description="A GPU or its driver failed.")
+    communication: int = Field(0, description="A collective failed, or a peer, a store or a volume was out of reach.")
+    hang: int = Field(0, description="No step for too long.")
+    infrastructure: int = Field(0, description="The cluster took a pod; costs nothing unless a budget says so.")
+    resize: int = Field(0, description="Planned: the number of workers changed, or the job was resumed.")
     process: int = Field(0, description="Training processes restarted in place.")
+
+
+class Exclusion(StatusModel):
+    """A node that new pods keep away from."""
+
+    node: Annotated[str, Field(max_length=253)] = Field(description="Name of the node.")
+    until: str = Field(description="When it may be used again.", json_schema_extra={"format": "date-time"})
+    reason: str = Field("", description="Why it is avoided.")
+
+
+class AppliedProfile(StatusModel):
+    """The profile that the job was started with, as it was then."""
+
+    name: Annotated[str, Field(max_length=253)] = Field(description="Name of the DeepSeekProfile.")
+    uid: Annotated[str, Field(max_length=64)] = Field("", description="Its UID.")
+    generation: int = Field(0, description="Its metadata.generation.")
+    spec: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What it said, kept so that a later change of it never changes this job.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
 
 
 class TrainingProgress(StatusModel):
@@ -155,6 +179,15 @@ class Status(StatusModel):
     )
     restarts: Restarts = Field(default_factory=Restarts, description="Restarts, by who caused them.")
     total_restarts: int = Field(0, description="All restarts of workers, for the RESTARTS column.")
+    fruitless_restarts: int = Field(
+        0, description="Restarts in a row without a newer checkpoint; recovery.maxRestartsWithoutProgress is the limit."
+    )
+    progress_mark: int = Field(
+        0, description="Newest committed step when fruitlessRestarts was last counted; a newer one sets it to 0."
+    )
+    excluded_nodes: Annotated[list[Exclusion], Field(max_length=64)] = Field(
+        default_factory=list, description="Nodes that new pods keep away from, and until when."
+    )
     failures: Annotated[list[FailureStatus], Field(max_length=10)] = Field(
         default_factory=list, description="The last failures, newest first."
     )
@@ -162,6 +195,23 @@ class Status(StatusModel):
     earlier_goodput: GoodputStatus | None = Field(
         None, description="What the replaced pods of node rank 0 reported; their successor's report is added to it."
     )
+    profile: AppliedProfile | None = Field(None, description="The profile that the job was started with.")
+    ranks: Annotated[list[int], Field(max_length=4096)] = Field(
+        default_factory=list,
+        description="Slots in the order of node ranks, where topology orders them; empty: in their own order.",
+    )
+    selector: str = Field("", description="Label selector of the job's pods, for autoscalers.")
+    stepped_at: str | None = Field(
+        None,
+        description="When the step was last seen to grow; a hang is counted from here.",
+        json_schema_extra={"format": "date-time"},
+    )
+    active_since: str | None = Field(
+        None,
+        description="When the present run began; absent while suspended or queued.",
+        json_schema_extra={"format": "date-time"},
+    )
+    active_seconds: int = Field(0, description="Seconds of the runs before the present one.")
     start_time: str | None = Field(
         None, description="When the first pods were asked for.", json_schema_extra={"format": "date-time"}
     )

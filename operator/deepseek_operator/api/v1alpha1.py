@@ -14,8 +14,40 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from deepseek_operator.api.fields import DnsLabel, DnsName, Model, Quantity, Rule, SubPath, exactly_one
+from deepseek_operator.api.affinity import Affinity
+from deepseek_operator.api.containers import (
+    EnvFrom,
+    EnvSource,
+    EnvVar,
+    HelperContainer,
+    KeySelector,
+    Mount,
+    ObjectRef,
+    Resources,
+)
+from deepseek_operator.api.fields import (
+    DnsLabel,
+    DnsName,
+    Model,
+    Quantity,
+    Rule,
+    SubPath,
+    exactly_one,
+    inside_volume,
+)
 from deepseek_operator.api.names import MAX_JOB_NAME
+from deepseek_operator.api.policies import (
+    Backoff,
+    Budgets,
+    Communication,
+    Elastic,
+    Lifecycle,
+    NodeExclusion,
+    Preflight,
+    Recovery,
+    Scheduling,
+    Topology,
+)
 from deepseek_operator.api.status import (
     CheckpointStatus,
     Condition,
@@ -28,50 +60,55 @@ from deepseek_operator.api.status import (
     Status,
     TrainingProgress,
 )
-from deepseek_operator.api.workers import (
-    ClaimRef,
-    EmptyDir,
-    EnvSource,
-    EnvVar,
-    KeySelector,
-    ObjectRef,
-    Resources,
-    Toleration,
-    Volume,
-    Workers,
-)
+from deepseek_operator.api.volumes import ClaimRef, EmptyDir, ImageSource, Projected, Volume
+from deepseek_operator.api.workers import Toleration, Workers
 
 __all__ = [
+    "Affinity",
+    "Backoff",
+    "Budgets",
     "Checkpoint",
     "CheckpointInterval",
     "CheckpointStatus",
     "CheckpointVolume",
     "ClaimRef",
+    "Communication",
     "Condition",
     "DeepSeekJob",
     "DnsLabel",
     "DnsName",
+    "Elastic",
     "EmptyDir",
     "Entrypoint",
+    "EnvFrom",
     "EnvSource",
     "EnvVar",
     "FailureStatus",
     "GoodputStatus",
+    "HelperContainer",
+    "ImageSource",
     "JobName",
     "KeySelector",
+    "Lifecycle",
     "Master",
     "Model",
+    "Mount",
+    "NodeExclusion",
     "Nodes",
     "ObjectMeta",
     "ObjectRef",
+    "Preflight",
+    "Projected",
     "Quantity",
     "Recovery",
     "Resources",
     "Restarts",
     "RestoredFrom",
+    "Scheduling",
     "Spec",
     "Status",
     "Toleration",
+    "Topology",
     "TrainingProgress",
     "Volume",
     "Workers",
@@ -80,26 +117,59 @@ __all__ = [
 JOB_NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 JobName = Annotated[str, Field(pattern=JOB_NAME_PATTERN)]
 """A DNS label that begins with a letter, because a Service is named after it."""
-IMMUTABLE = {
-    "workers": True,
-    "backend": True,
-    "trainer": False,
-    "entrypoint": False,
-    "data": False,
+NEVER = ("profile", "trainer", "entrypoint", "data", "managedBy")
+"""Optional fields of the spec that can't change while the job exists."""
+WHILE_SUSPENDED = {
+    "communication": False,
+    "scheduling": False,
     "checkpoint": False,
+    "preflight": False,
+    "backend": True,
 }
-"""Fields of the spec that can't change while the job exists, and whether they are always present."""
+"""Fields that may change only while the job is suspended, and whether they are always present."""
+ANEW = (
+    "delete the job and apply it anew: with the same checkpoint volume and subPath it goes on from its last checkpoint"
+)
 
 
-def _immutable(field: str, required: bool) -> Rule:
-    """The transition rule of one field; a presence that changes is a change too."""
+def _same(field: str, required: bool) -> str:
+    """CEL: a field is what it was; a presence that changes is a change too."""
     same = f"self.{field} == oldSelf.{field}"
-    both = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
+    return same if required else f"(has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same}))"
+
+
+def _never(field: str) -> Rule:
+    return Rule(_same(field, required=False), f"{field} can't change while the job exists; {ANEW}", f".{field}")
+
+
+def _while_suspended(field: str, required: bool) -> Rule:
     return Rule(
-        same if required else both,
-        f"{field} can't change while the job exists (only recovery can); delete the job and apply it anew: with the "
-        "same checkpoint volume and subPath it goes on from its last checkpoint",
+        f"oldSelf.suspend || {_same(field, required)}",
+        f"{field} can change only while the job is suspended; set suspend: true, apply, change it, and resume",
         f".{field}",
+    )
+
+
+def _workers_rules() -> tuple[Rule, ...]:
+    """Workers change while suspended; how many of them, also while the job is elastic."""
+    others = [
+        _same(f"workers.{field.alias or name}", required=False)
+        for name, field in Workers.model_fields.items()
+        if name != "replicas"
+    ]
+    return (
+        Rule(
+            "oldSelf.suspend || (" + " && ".join(others) + ")",
+            "workers can change only while the job is suspended (replicas also while it is elastic); set suspend: true, "
+            "apply, change it, and resume",
+            ".workers",
+        ),
+        Rule(
+            "oldSelf.suspend || has(self.elastic) || self.workers.replicas == oldSelf.workers.replicas",
+            "workers.replicas can change only while the job is suspended or elastic; set elastic.minReplicas and "
+            "maxReplicas, or suspend it first",
+            ".workers.replicas",
+        ),
     )
 
 
@@ -127,14 +197,7 @@ class Entrypoint(Model):
 class CheckpointVolume(Model):
     """Where checkpoints live; it must outlast the pods."""
 
-    rules: ClassVar = (
-        Rule(
-            r"!has(self.subPath) || !self.subPath.matches('(^|/)\\.\\.(/|$)')",
-            "subPath must not contain .. as a path element; write the path out",
-            ".subPath",
-            holds=lambda volume: ".." not in (volume.sub_path or "").split("/"),
-        ),
-    )
+    rules: ClassVar = (inside_volume("subPath"),)
     claim_name: DnsName = Field(
         description="PersistentVolumeClaim of the job's namespace. With workers on several nodes it must be ReadWriteMany."
     )
@@ -159,18 +222,6 @@ class Checkpoint(Model):
     )
 
 
-class Recovery(Model):
-    """How often a job is tried again."""
-
-    max_restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
-        3,
-        description="Worker failures (exit status other than 0) that are answered by a restart from the last checkpoint.",
-    )
-    max_process_restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
-        3, description="Restarts of crashed training processes inside living pods, in each generation."
-    )
-
-
 class Spec(Model):
     """What is trained, on what, with which data, saved where."""
 
@@ -192,7 +243,34 @@ class Spec(Model):
             ".data",
             holds=lambda spec: spec.entrypoint is None or spec.data is None,
         ),
-        *(_immutable(field, required) for field, required in IMMUTABLE.items()),
+        Rule(
+            "has(self.workers.image) || has(self.profile)",
+            "workers.image is missing; set it, or name a profile that has one",
+            ".workers.image",
+            holds=lambda spec: spec.workers.image is not None or spec.profile is not None,
+        ),
+        Rule(
+            "!has(self.elastic) || (self.workers.replicas >= self.elastic.minReplicas && "
+            "self.workers.replicas <= self.elastic.maxReplicas)",
+            "workers.replicas is outside of elastic.minReplicas and maxReplicas; choose a number between them",
+            ".workers.replicas",
+            holds=lambda spec: (
+                spec.elastic is None or spec.elastic.min_replicas <= spec.workers.replicas <= spec.elastic.max_replicas
+            ),
+        ),
+        Rule(
+            "!has(oldSelf.checkpoint) || (has(self.checkpoint) && self.checkpoint.volume == oldSelf.checkpoint.volume)",
+            f"checkpoint.volume can't change while the job exists, or its checkpoints would be lost to it; {ANEW}",
+            ".checkpoint.volume",
+        ),
+        *map(_never, NEVER),
+        *(_while_suspended(field, required) for field, required in WHILE_SUSPENDED.items()),
+        *_workers_rules(),
+    )
+    profile: DnsName | None = Field(
+        None,
+        description="DeepSeekProfile of the cluster that fills in what this job leaves open, and limits what it may ask "
+        "for. It is read once, when the job starts: a later change of the profile never changes the job.",
     )
     workers: Workers = Field(description="The pods that train.")
     trainer: dict[str, Any] | None = Field(None, description="Configuration of the built-in trainer.")
@@ -206,7 +284,30 @@ class Spec(Model):
     checkpoint: Checkpoint | None = Field(
         None, description="Where and how often the state is saved. Without it, a restart starts over."
     )
-    recovery: Recovery = Field(default_factory=Recovery, description="How often the job is tried again.")
+    communication: Communication = Field(
+        default_factory=Communication, description="The network of the collectives (NCCL, gloo)."
+    )
+    elastic: Elastic | None = Field(
+        None, description="Lets workers.replicas change while the job runs, by kubectl scale or an autoscaler."
+    )
+    recovery: Recovery = Field(default_factory=Recovery, description="How often, and how, the job is tried again.")
+    scheduling: Scheduling = Field(default_factory=Scheduling, description="How the gang gets its nodes.")
+    lifecycle: Lifecycle = Field(
+        default_factory=Lifecycle, description="Deadlines, what counts as success, and what is left in the end."
+    )
+    preflight: Preflight | None = Field(
+        None, description="A check of the gang before the first step. Without it there is none."
+    )
+    suspend: bool = Field(
+        False,
+        description="true stops the job: its pods save and go, and its place in the queue is given up. false goes on "
+        "from the last checkpoint.",
+    )
+    managed_by: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(
+        None,
+        description="Another controller that this job is left to, for example kueue.x-k8s.io/multikueue; the operator "
+        "then does nothing about it.",
+    )
 
 
 class ObjectMeta(Model):

@@ -1,129 +1,59 @@
-"""The worker pods of a DeepSeekJob: image, resources, environment, placement, volumes.
+"""The worker pods of a DeepSeekJob: image, resources, environment, placement, volumes, containers beside the worker.
 
-Rule: nothing here can reach into a node or into the operator's own part of the pod. There is no raw pod
-template; volumes are of an allow-list; names and paths that the operator uses are refused.
+Rule: there is no raw pod template, and nothing here can escalate. A field that a profile may give has no default in
+the schema: the API server would write it out, and nobody could tell any more that the job left it open. Its default
+stands in the description, and `resolve` (api/profile.py) fills it in.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
+from deepseek_operator.api.affinity import Affinity
+from deepseek_operator.api.containers import EnvFrom, EnvVar, HelperContainer, ObjectRef, Resources
 from deepseek_operator.api.fields import (
-    DnsLabel,
+    INT_OR_STRING,
+    VALIDATIONS,
     DnsName,
-    EnvName,
+    Image,
+    LabelValue,
     Model,
-    MountPath,
     Quantity,
     Rule,
-    SubPath,
-    exactly_one,
-    parse_quantity,
+    named_map,
 )
-from deepseek_operator.api.names import Paths
+from deepseek_operator.api.names import GROUP, LABEL_MANAGED_BY
+from deepseek_operator.api.volumes import Volume
 
-RESERVED_MOUNTS = (Paths.CHECKPOINTS, Paths.CONFIG_DIR, Paths.RUN_DIR, "/tmp", "/dev", "/proc", "/sys")  # noqa: S108
-"""Folders of the operator's own volumes, and the kernel's; a user's volume may not cover or enter them."""
-RESERVED_PARENTS = ("/etc", "/run")
-"""Folders that contain reserved ones: a volume may be mounted inside, not over them."""
-MOUNT_PATTERN = "^(/[^/:]+)+/?$"
-RESERVED_VOLUME_PREFIX = "deepseekjob-"
-RESERVED_ENV_PREFIX = "DEEPSEEKJOB_"
+AUTO = "auto"
+GPU_RESOURCE = "nvidia.com/gpu"
+MAX_PROC_PER_NODE = 64
 
-
-_one_source = exactly_one("persistent_volume_claim", "config_map", "secret", "empty_dir")
-
-
-def _cel_list(paths: tuple[str, ...]) -> str:
-    return "[" + ", ".join(f"'{path}'" for path in paths) + "]"
+_PROC_RULE = Rule(
+    "string(self).matches('^(auto|[1-9]|[1-5][0-9]|6[0-4])$')",
+    f"procPerNode is a number from 1 to {MAX_PROC_PER_NODE}, or auto (the number of GPUs requested, else 1); "
+    "write one of them",
+)
 
 
-def _outside_of_reserved(volume: Volume) -> bool:
-    path = volume.mount_path.rstrip("/")
-    inside = path.startswith(tuple(f"{reserved}/" for reserved in RESERVED_MOUNTS))
-    return path not in RESERVED_MOUNTS + RESERVED_PARENTS and not inside
+def _count_or_auto(value: Any) -> Any:
+    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    return value
 
 
-class KeySelector(Model):
-    """A key of a ConfigMap or a Secret in the job's namespace."""
-
-    name: DnsName = Field(description="Name of the object.")
-    key: Annotated[str, Field(min_length=1, max_length=253)] = Field(description="Key in it.")
-
-
-class EnvSource(Model):
-    """Where an environment variable's value comes from."""
-
-    rules: ClassVar = (
-        Rule(
-            "has(self.configMapKeyRef) != has(self.secretKeyRef)",
-            "set exactly one of configMapKeyRef and secretKeyRef",
-            holds=exactly_one("config_map_key_ref", "secret_key_ref"),
-        ),
-    )
-    config_map_key_ref: KeySelector | None = Field(None, description="A key of a ConfigMap.")
-    secret_key_ref: KeySelector | None = Field(
-        None, description="A key of a Secret; the kubelet reads it, the operator never does."
-    )
-
-
-class EnvVar(Model):
-    """An environment variable of the worker container."""
-
-    rules: ClassVar = (
-        Rule(
-            "has(self.value) != has(self.valueFrom)",
-            "set exactly one of value and valueFrom",
-            holds=exactly_one("value", "value_from"),
-        ),
-        Rule(
-            f"!self.name.startsWith('{RESERVED_ENV_PREFIX}')",
-            f"names that start with {RESERVED_ENV_PREFIX} are set by the operator; choose another name",
-            ".name",
-            holds=lambda env: not env.name.startswith(RESERVED_ENV_PREFIX),
-        ),
-    )
-    name: EnvName = Field(description="Name of the variable. Names that start with DEEPSEEKJOB_ are the operator's.")
-    value: Annotated[str, Field(max_length=32768)] | None = Field(None, description="Literal value.")
-    value_from: EnvSource | None = Field(None, description="Value from a ConfigMap or a Secret.")
-
-
-class Resources(Model):
-    """Compute resources of one worker pod."""
-
-    rules: ClassVar = (
-        Rule(
-            "!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || "
-            "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)",
-            "a request is larger than its limit; raise the limit or lower the request",
-            ".requests",
-            holds=lambda resources: all(
-                parse_quantity(request) <= parse_quantity(resources.limits.get(name, request))
-                for name, request in resources.requests.items()
-            ),
-        ),
-        Rule(
-            "!has(self.requests) || self.requests.all(k, !k.contains('/') || (has(self.limits) && k in self.limits && "
-            "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) == 0))",
-            "requests of extended resources such as nvidia.com/gpu must equal their limits; "
-            "set only limits, and Kubernetes copies them to requests",
-            ".requests",
-            holds=lambda resources: all(
-                parse_quantity(request) == parse_quantity(resources.limits.get(name, "0"))
-                for name, request in resources.requests.items()
-                if "/" in name
-            ),
-        ),
-    )
-    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(
-        default_factory=dict, description="What the scheduler sets aside, for example cpu: 4, memory: 16Gi."
-    )
-    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(
-        default_factory=dict, description="What the pod may use at most, for example nvidia.com/gpu: 8."
-    )
+ProcPerNode = Annotated[
+    str,
+    Field(
+        max_length=4,
+        pattern="^(auto|[1-9]|[1-5][0-9]|6[0-4])$",
+        json_schema_extra={INT_OR_STRING: True, VALIDATIONS: [_PROC_RULE.entry()]},
+    ),
+    BeforeValidator(_count_or_auto),
+]
+"""A number of processes, kept as text, or `auto`."""
 
 
 class Toleration(Model):
@@ -142,92 +72,15 @@ class Toleration(Model):
     )
 
 
-class ClaimRef(Model):
-    """A PersistentVolumeClaim of the job's namespace."""
-
-    claim_name: DnsName = Field(description="Name of the claim.")
-
-
-class ObjectRef(Model):
-    """A ConfigMap or Secret of the job's namespace."""
-
-    name: DnsName = Field(description="Name of the object.")
-
-
-class EmptyDir(Model):
-    """Scratch space that lives as long as the pod."""
-
-    medium: Literal["", "Memory"] = Field("", description="Memory for a tmpfs.")
-    size_limit: Quantity | None = Field(None, description="Largest size, for example 10Gi.")
-
-
-class Volume(Model):
-    """A volume and where it is mounted. Only kinds that cannot reach into the node are allowed."""
-
-    rules: ClassVar = (
-        Rule(
-            "!has(self.hostPath)",
-            "hostPath volumes reach into the node and are not allowed; "
-            "use persistentVolumeClaim, configMap, secret or emptyDir",
-            ".hostPath",
-            holds=lambda volume: volume.host_path is None,
+def _key_rule(field: str, attribute: str) -> Rule:
+    """Labels and annotations of the operator's own group are not the user's to set."""
+    return Rule(
+        f"!has(self.{field}) || self.{field}.all(k, !k.startsWith('{GROUP}/') && k != '{LABEL_MANAGED_BY}')",
+        f"{GROUP}/* and {LABEL_MANAGED_BY} are the operator's; choose other keys",
+        f".{field}",
+        holds=lambda workers: (
+            not any(key.startswith(f"{GROUP}/") or key == LABEL_MANAGED_BY for key in getattr(workers, attribute))
         ),
-        Rule(
-            "has(self.hostPath) || [has(self.persistentVolumeClaim), has(self.configMap), has(self.secret), "
-            "has(self.emptyDir)].filter(x, x).size() == 1",
-            "set exactly one of persistentVolumeClaim, configMap, secret and emptyDir",
-            holds=lambda volume: volume.host_path is not None or _one_source(volume),
-        ),
-        Rule(
-            f"!self.name.startsWith('{RESERVED_VOLUME_PREFIX}')",
-            f"names that start with {RESERVED_VOLUME_PREFIX} belong to the operator; choose another name",
-            ".name",
-            holds=lambda volume: not volume.name.startswith(RESERVED_VOLUME_PREFIX),
-        ),
-        Rule(
-            f"self.mountPath.matches('{MOUNT_PATTERN}')",
-            "mountPath must begin with / and have no : and no empty element; write it as /data or /mnt/corpus",
-            ".mountPath",
-            holds=lambda volume: re.match(MOUNT_PATTERN, volume.mount_path) is not None,
-        ),
-        Rule(
-            f"!{_cel_list(RESERVED_MOUNTS + RESERVED_PARENTS)}.exists(p, self.mountPath == p || "
-            f"self.mountPath == p + '/') && !{_cel_list(RESERVED_MOUNTS)}.exists(p, "
-            "self.mountPath.startsWith(p + '/'))",
-            f"mountPath is reserved: {', '.join(RESERVED_MOUNTS)} and what is in them, and "
-            f"{' and '.join(RESERVED_PARENTS)} themselves, belong to the operator and the system; "
-            "mount elsewhere, for example under /data or /mnt (for a larger /dev/shm set workers.sharedMemory)",
-            ".mountPath",
-            holds=_outside_of_reserved,
-        ),
-        Rule(
-            r"!self.mountPath.matches('/\\.{1,2}(/|$)')",
-            "mountPath must not contain . or .. as a path element; write the path out",
-            ".mountPath",
-            holds=lambda volume: not {".", ".."} & set(volume.mount_path.split("/")),
-        ),
-        Rule(
-            r"!has(self.subPath) || !self.subPath.matches('(^|/)\\.\\.(/|$)')",
-            "subPath must not contain .. as a path element; write the path out",
-            ".subPath",
-            holds=lambda volume: ".." not in (volume.sub_path or "").split("/"),
-        ),
-    )
-    name: DnsLabel = Field(description="Name of the volume, unique among the workers' volumes.")
-    mount_path: MountPath = Field(
-        description="Where the container sees it; absolute, outside of /checkpoints, /etc/deepseekjob, "
-        "/run/deepseekjob, /tmp, /dev, /proc and /sys."
-    )
-    sub_path: SubPath | None = Field(None, description="Folder of the volume that is mounted instead of its root.")
-    read_only: bool = Field(False, description="Mount without write access.")
-    persistent_volume_claim: ClaimRef | None = Field(None, description="A claim of the job's namespace.")
-    config_map: ObjectRef | None = Field(None, description="A ConfigMap of the job's namespace.")
-    secret: ObjectRef | None = Field(None, description="A Secret of the job's namespace.")
-    empty_dir: EmptyDir | None = Field(None, description="Scratch space of the pod.")
-    host_path: dict[str, Any] | None = Field(
-        None,
-        description="Not allowed: refused with the remedy.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
 
 
@@ -241,48 +94,108 @@ class Workers(Model):
             ".volumes",
             holds=lambda workers: len({v.mount_path for v in workers.volumes}) == len(workers.volumes),
         ),
+        _key_rule("labels", "labels"),
+        _key_rule("annotations", "annotations"),
+        Rule(
+            "!has(self.initContainers) || !has(self.sidecars) || "
+            "self.initContainers.all(a, self.sidecars.all(b, a.name != b.name))",
+            "an init container and a sidecar have the same name; rename one of them",
+            ".sidecars",
+            holds=lambda workers: (
+                not ({helper.name for helper in workers.init_containers} & {helper.name for helper in workers.sidecars})
+            ),
+        ),
     )
-    replicas: Annotated[int, Field(ge=1, le=4096)] = Field(1, description="Number of worker pods (torchrun nodes).")
-    proc_per_node: Annotated[int, Field(ge=1, le=64)] = Field(
-        1, description="Training processes in each pod; with GPUs, one a GPU."
+    replicas: Annotated[int, Field(ge=1, le=4096)] = Field(
+        1, description="Number of worker pods (torchrun nodes). kubectl scale changes it while the job is elastic."
     )
-    image: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\s]+$")] = Field(
-        description="Container image that holds deepseek-trainer (and your script), for example ghcr.io/you/trainer:1.2."
+    proc_per_node: ProcPerNode | None = Field(
+        None,
+        description="Training processes in each pod: a number from 1 to 64, or auto for the number of GPUs that the pod "
+        "requests (1 without GPUs). Default: the profile's, else auto.",
     )
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        "IfNotPresent", description="When the image is pulled."
+    image: Image | None = Field(
+        None,
+        description="Container image that holds deepseek-trainer (and your script), for example "
+        "ghcr.io/you/trainer:1.2. Required, unless the profile has one.",
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        None, description="When the image is pulled. Default: the profile's, else IfNotPresent."
     )
     image_pull_secrets: Annotated[list[ObjectRef], Field(max_length=16)] = Field(
-        default_factory=list, description="Secrets with registry credentials."
+        default_factory=list, description="Secrets with registry credentials; the profile's are added."
     )
-    resources: Resources = Field(default_factory=Resources, description="Requests and limits of each worker pod.")
+    resources: Resources = Field(
+        default_factory=Resources,
+        description="Requests and limits of each worker pod; the profile's amounts stand where the job has none.",
+    )
     env: Annotated[list[EnvVar], Field(max_length=200)] = Field(
         default_factory=list,
-        description="Environment of the worker container.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        description="Environment of the worker container; the profile's variables are added, the job's win.",
+        json_schema_extra=named_map(),
     )
-    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=64)] = Field(
-        default_factory=dict, description="Labels that a node must carry."
+    env_from: Annotated[list[EnvFrom], Field(max_length=16)] = Field(
+        default_factory=list, description="ConfigMaps and Secrets whose keys become environment variables."
+    )
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
+        default_factory=dict, description="Labels that a node must carry; the profile's are added, and win."
+    )
+    affinity: Affinity | None = Field(
+        None, description="Rules of placement beside other pods and on nodes. Default: the profile's."
     )
     tolerations: Annotated[list[Toleration], Field(max_length=64)] = Field(
-        default_factory=list, description="Node taints that the workers tolerate."
+        default_factory=list, description="Node taints that the workers tolerate; the profile's are added."
+    )
+    priority_class_name: DnsName | None = Field(
+        None, description="PriorityClass of the pods. Default: the profile's, else the cluster's."
+    )
+    runtime_class_name: DnsName | None = Field(
+        None, description="RuntimeClass of the pods, for example nvidia. Default: the profile's, else the node's."
+    )
+    service_account_name: DnsName | None = Field(
+        None,
+        description="Service account of the pods. Its token is not mounted. Default: the namespace's default account.",
+    )
+    labels: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
+        default_factory=dict, description="Labels of the pods; the profile's are added, the job's win."
+    )
+    annotations: Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)] = Field(
+        default_factory=dict, description="Annotations of the pods; the profile's are added, the job's win."
     )
     shared_memory: Quantity | None = Field(
         None,
-        description="Size of /dev/shm; NCCL and data loaders need more than the default 64Mi, for example 8Gi.",
+        description="Size of /dev/shm; NCCL and data loaders need more than the default 64Mi, for example 8Gi. "
+        "Default: the profile's, else 64Mi.",
     )
     volumes: Annotated[list[Volume], Field(max_length=32)] = Field(
+        default_factory=list, description="Volumes of the worker pods.", json_schema_extra=named_map()
+    )
+    init_containers: Annotated[list[HelperContainer], Field(max_length=8)] = Field(
         default_factory=list,
-        description="Volumes of the worker pods.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        description="Containers that run, one after the other, before the worker starts.",
+        json_schema_extra=named_map(),
+    )
+    sidecars: Annotated[list[HelperContainer], Field(max_length=8)] = Field(
+        default_factory=list,
+        description="Containers that run as long as the worker does; they don't keep a finished pod alive.",
+        json_schema_extra=named_map(),
     )
 
-    @field_validator("env", "volumes")
+    @field_validator("env", "volumes", "init_containers", "sidecars")
     @classmethod
-    def _named_once(cls, entries: list[EnvVar] | list[Volume]) -> list[EnvVar] | list[Volume]:
+    def _named_once(cls, entries: list[Any]) -> list[Any]:
         """The API server sees to it by x-kubernetes-list-map-keys."""
         names = [entry.name for entry in entries]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"{', '.join(twice)}: named more than once; keep one entry of each name")
         return entries
+
+    def processes(self) -> int:
+        """Training processes in each pod, with `auto` counted out."""
+        wanted = self.proc_per_node or AUTO
+        if wanted != AUTO:
+            return int(wanted)
+        amounts = {**self.resources.requests, **self.resources.limits}
+        gpus = amounts.get(GPU_RESOURCE, "0")
+        return min(int(gpus), MAX_PROC_PER_NODE) if gpus.isdecimal() and int(gpus) > 0 else 1

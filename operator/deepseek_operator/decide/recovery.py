@@ -43,8 +43,8 @@ def recovery(turn: Turn) -> Turn:
         return turn
     losses.sort(key=lambda loss: (_GRAVITY.index(loss.cause), loss.member.slot))
     restarts = _charged(turn.status.restarts, losses[0].cause)
-    limit = turn.seen.job.spec.recovery.max_restarts
-    if restarts.worker > limit:
+    limit = turn.seen.job.spec.recovery.budgets.application
+    if restarts.application > limit:
         return failed(turn, Reason.RESTART_LIMIT, f"{limit} restarts were not enough: {losses[0].sentence()}", losses)
     pause_s = _pause_s(turn)
     if pause_s > 0:
@@ -54,7 +54,7 @@ def recovery(turn: Turn) -> Turn:
 
 def _charged(restarts: Restarts, cause: Cause) -> Restarts:
     if cause in (Cause.WORKER, Cause.UNREACHABLE):
-        return restarts.model_copy(update={"worker": restarts.worker + 1})
+        return restarts.model_copy(update={"application": restarts.application + 1})
     return restarts.model_copy(update={"infrastructure": restarts.infrastructure + 1})
 
 
@@ -85,7 +85,7 @@ def _next_generation(turn: Turn, gang: tuple[Member, ...], losses: list[Loss], r
             replaced=sorted(replaced | created_before),
             master=_master(turn, [m for m in gang if m.slot not in replaced], incarnations),
             restarts=restarts,
-            total_restarts=restarts.worker + restarts.infrastructure,
+            total_restarts=restarts.application + restarts.infrastructure,
             failures=remembered(turn, losses),
             restored_from=None,
             earlier_goodput=_earlier_goodput(status, rank_zero_replaced=0 in replaced),

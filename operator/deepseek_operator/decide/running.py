@@ -18,6 +18,8 @@ def running(turn: Turn) -> Turn:
     turn = turn.stating(
         Fact(ConditionType.COMPLETE, "False", Reason.AS_EXPECTED),
         Fact(ConditionType.FAILED, "False", Reason.AS_EXPECTED),
+        Fact(ConditionType.ADMITTED, "True", Reason.NOT_QUEUED),
+        Fact(ConditionType.SUSPENDED, "False", Reason.AS_EXPECTED),
     )
     return _goes_on(turn) if _makes_steps(turn) else _stands_still(turn)
 

@@ -56,7 +56,7 @@ def environment(job: DeepSeekJob) -> list[dict[str, Any]]:
         Env.JOB_UID: meta.uid,
         Env.MEMBERSHIP_FILE: Paths.MEMBERSHIP_FILE,
         Env.RUN_DIR: Paths.RUN_DIR,
-        Env.PROC_PER_NODE: str(spec.workers.proc_per_node),
+        Env.PROC_PER_NODE: str(spec.workers.processes()),
         Env.BACKEND: spec.backend,
         Env.MAX_PROCESS_RESTARTS: str(spec.recovery.max_process_restarts),
         Env.AGENT_PORT: str(AGENT_PORT),
@@ -87,7 +87,7 @@ def _container(job: DeepSeekJob, mounts: list[dict[str, Any]]) -> dict[str, Any]
     return {
         "name": CONTAINER,
         "image": workers.image,
-        "imagePullPolicy": workers.image_pull_policy,
+        "imagePullPolicy": workers.image_pull_policy or "IfNotPresent",
         "command": command(job),
         "env": environment(job),
         "ports": [{"name": "agent", "containerPort": AGENT_PORT, "protocol": "TCP"}],

@@ -7,9 +7,14 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from deepseek_operator.api.conditions import Fact, is_true, merge, parse_time, rfc3339, summary
 from deepseek_operator.api.names import ConditionType, State
+from deepseek_operator.api.v1alpha1 import Condition
 from support.make import START, later
 
 READY, RUNNING = ConditionType.PODS_READY, ConditionType.RUNNING
+
+
+def ready(conditions: list[Condition]) -> Condition:
+    return next(condition for condition in conditions if condition.type == READY)
 
 
 def test_the_set_is_always_whole_and_in_order() -> None:
@@ -24,12 +29,12 @@ def test_transition_time_moves_only_with_the_status() -> None:
     first = merge([], [Fact(READY, "False", "WaitingForPods")], START, 1)
     reworded = merge(first, [Fact(READY, "False", "Unschedulable", "no node")], later(10), 1)
     turned = merge(reworded, [Fact(READY, "True", "AllReady")], later(20), 1)
-    assert [c[0].last_transition_time for c in (first, reworded, turned)] == [
+    assert [ready(c).last_transition_time for c in (first, reworded, turned)] == [
         "2026-03-01T12:00:00Z",
         "2026-03-01T12:00:00Z",
         "2026-03-01T12:00:20Z",
     ]
-    assert (reworded[0].reason, reworded[0].message) == ("Unschedulable", "no node")
+    assert (ready(reworded).reason, ready(reworded).message) == ("Unschedulable", "no node")
 
 
 def test_the_later_fact_of_a_type_counts_and_silence_changes_nothing() -> None:
@@ -39,7 +44,7 @@ def test_the_later_fact_of_a_type_counts_and_silence_changes_nothing() -> None:
 
 
 def test_messages_are_cut() -> None:
-    [condition, *_] = merge([], [Fact(READY, "False", "X", "y" * 9999)], START, 1)
+    condition = ready(merge([], [Fact(READY, "False", "X", "y" * 9999)], START, 1))
     assert len(condition.message) == 1024
 
 

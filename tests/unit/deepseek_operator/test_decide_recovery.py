@@ -31,7 +31,7 @@ def test_lost_pod_is_answered_by_one_generation() -> None:
     assert (status.generation, status.attempt) == (2, 2)
     assert status.incarnations == {"0": 1}
     assert status.replaced == [0]
-    assert (status.restarts.infrastructure, status.restarts.worker, status.total_restarts) == (1, 0, 1)
+    assert (status.restarts.infrastructure, status.restarts.application, status.total_restarts) == (1, 0, 1)
     assert (status.state, status.reason) == ("Restarting", "WorkerLost")
     assert [pod["metadata"]["name"] for pod in plan.create] == ["demo-worker-0-1"]
     told = json.loads(plan.create[0]["metadata"]["annotations"][ANNOTATION_MEMBERSHIP])
@@ -100,13 +100,13 @@ def test_worker_failures_spend_the_budget_and_then_end_the_job() -> None:
     world = trained(max_restarts=1)
     world.end("demo-worker-1-0", 1)
     world.tick()
-    assert (world.status.restarts.worker, world.status.reason) == (1, "WorkerFailed")
+    assert (world.status.restarts.application, world.status.reason) == (1, "WorkerFailed")
     world.run(lambda w: w.status.state == "Running")
     world.end("demo-worker-1-1", 1)
     world.run_to_end()
     status = world.status
     assert (status.state, status.reason) == ("Failed", "RestartLimitExceeded")
-    assert status.restarts.worker == 1
+    assert status.restarts.application == 1
     condition = fact_of(status.conditions, ConditionType.FAILED)
     assert condition is not None
     assert "1 restarts were not enough: worker 1 (pod demo-worker-1-1" in condition.message
@@ -120,7 +120,7 @@ def test_the_cluster_never_spends_the_budget() -> None:
         world.vanish(f"demo-worker-1-{incarnation}")
         world.tick()
         world.run(lambda w: w.status.state in ("Running", "Succeeded"))
-    assert world.status.restarts.worker == 0
+    assert world.status.restarts.application == 0
     assert world.run_to_end().status.state == "Succeeded"
 
 
@@ -132,7 +132,7 @@ def test_unreachable_is_charged_only_when_it_comes_alone(together: bool, worker:
         world.vanish("demo-worker-0-0")
     world.reconcile()
     restarts = world.status.restarts
-    assert (restarts.worker, restarts.infrastructure) == (worker, infrastructure)
+    assert (restarts.application, restarts.infrastructure) == (worker, infrastructure)
 
 
 def test_aftermath_of_an_earlier_generation_spends_no_budget() -> None:
@@ -143,7 +143,7 @@ def test_aftermath_of_an_earlier_generation_spends_no_budget() -> None:
     world.end("demo-worker-1-0", 1, message=words)
     world.end("demo-worker-2-0", 1, message=words)
     world.reconcile()
-    assert (world.status.generation, world.status.restarts.worker) == (3, 1)
+    assert (world.status.generation, world.status.restarts.application) == (3, 1)
     assert world.run_to_end().status.state == "Succeeded"
 
 
@@ -189,7 +189,7 @@ def test_an_edit_after_the_end_changes_only_what_the_status_is_about() -> None:
     world = trained(replicas=1)
     world.end("demo-worker-0-0", 78)
     world.run_to_end()
-    world.edit(recovery={"maxRestarts": 9})
+    world.edit(recovery={"budgets": {"application": 9}})
     world.tick()
     assert (world.status.observed_generation, world.status.state) == (2, "Failed")
 
