@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.crd import CRD_NAME
+from support.crd import CRD_NAME, wait_until_served
 from support.helm import CHART, NAMESPACE, RELEASE, Helm, HelmError
 from support.kubectl import Kubectl, KubectlError
 
@@ -23,7 +23,7 @@ def release(connected_helm: Helm, kubectl: Kubectl) -> Iterator[Helm]:
     # The CRD may be there already, applied by hand from crds/.
     install = ("upgrade", "--install", "--take-ownership", RELEASE, str(CHART), "-n", NAMESPACE, "--create-namespace")
     connected_helm.run(*install, *sets)
-    kubectl.run("wait", "--for=condition=Established", f"crd/{CRD_NAME}", "--timeout=30s")
+    wait_until_served(kubectl)
     yield connected_helm
     connected_helm.run("uninstall", RELEASE, "-n", NAMESPACE, "--ignore-not-found")
 
