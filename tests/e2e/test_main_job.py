@@ -7,7 +7,6 @@ comes from three places that do not know of each other: `kubectl get`, the statu
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import yaml
 from support.eventually import eventually
 from support.kubectl import Kubectl
+from support.runs import resumes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -32,19 +32,6 @@ def load_example(image: str, claim: str) -> dict[str, Any]:
     job["spec"]["workers"]["image"] = image
     job["spec"]["checkpoint"]["volume"]["claimName"] = claim
     return job
-
-
-def columns(kubectl: Kubectl, name: str) -> dict[str, str]:
-    """One row of `kubectl get dsj` by its headings; columns are cut where the headings start."""
-    head, row = kubectl.run("get", "dsj", name).splitlines()[:2]
-    starts = [m.start() for m in re.finditer(r"\S+", head)]
-    ends = [*starts[1:], None]
-    return {head[a:b].strip(): row[a:b].strip() for a, b in zip(starts, ends, strict=True)}
-
-
-def resumes(volume: Path) -> list[dict[str, Any]]:
-    """What the trainer itself wrote on the volume, one entry each time training started."""
-    return [json.loads(line) for line in (volume / "resumes.jsonl").read_text().splitlines()]
 
 
 def test_a_job_survives_the_loss_of_a_worker(
@@ -76,12 +63,12 @@ def test_a_job_survives_the_loss_of_a_worker(
     assert len({p["spec"]["nodeName"] for p in pods}) == 2, "both workers are on one node"
 
     # People see it advance.
-    first = columns(kubectl, name)
+    first = kubectl.row(name)
     wait("a checkpoint to lose a worker after", 240, lambda: (status().get("checkpoint") or {}).get("step"))
     later = wait(
         "the loss to fall in `kubectl get dsj`",
         120,
-        lambda: (row := columns(kubectl, name)) and float(row["LOSS"]) < float(first["LOSS"]) and row,
+        lambda: (row := kubectl.row(name)) and float(row["LOSS"]) < float(first["LOSS"]) and row,
     )
     print(f"\nkubectl get dsj: {first}\nkubectl get dsj: {later}")
     assert int(later["STEP"].split("/")[0]) > int(first["STEP"].split("/")[0])

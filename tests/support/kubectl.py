@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,13 @@ class Kubectl:
         """The items of `kubectl get ARGS -o json`."""
         items: list[dict[str, Any]] = self.json("get", *args)["items"]
         return items
+
+    def row(self, job: str, *, wide: bool = False) -> dict[str, str]:
+        """One row of `kubectl get dsj` by its headings; columns are cut where the headings start."""
+        head, row = self.run("get", "dsj", job, *(("-o", "wide") if wide else ())).splitlines()[:2]
+        starts = [m.start() for m in re.finditer(r"\S+", head)]
+        ends = [*starts[1:], None]
+        return {head[a:b].strip(): row[a:b].strip() for a, b in zip(starts, ends, strict=True)}
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
         """`kubectl apply` of the objects."""

@@ -15,22 +15,21 @@ def run_config(*, checkpoints: Path, data_cache: Path, every_steps: int = 4, **t
     return {
         "job": "test",
         "backend": "gloo",
-        "trainer": {
-            "model": {"preset": "tiny", "hiddenSize": 64, "numLayers": 2, "numExperts": 4},
-            "tokenizer": {"vocabSize": 1024},
-            "training": {
-                "steps": 8,
-                "globalBatchSize": 6,
-                "microBatchSize": 2,
-                "sequenceLength": 32,
-                **training,
-            },
-            "optimizer": {"warmupSteps": 4},
-            "evaluation": {"everySteps": 0, "batches": 3},
-        },
+        "trainer": tiny_trainer(**training),
         "data": {"corpus": "chitchat"},
         "dataCache": str(data_cache),
         "checkpoint": {"directory": str(checkpoints), "everySteps": every_steps, "keep": 3},
+    }
+
+
+def tiny_trainer(**training: Any) -> dict[str, Any]:
+    """The trainer's section; keyword arguments are fields of `training`."""
+    return {
+        "model": {"preset": "tiny", "hiddenSize": 64, "numLayers": 2, "numExperts": 4},
+        "tokenizer": {"vocabSize": 1024},
+        "training": {"steps": 8, "globalBatchSize": 6, "microBatchSize": 2, "sequenceLength": 32, **training},
+        "optimizer": {"warmupSteps": 4},
+        "evaluation": {"everySteps": 0, "batches": 3},
     }
 
 
@@ -46,4 +45,5 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def resumes(checkpoints: Path) -> list[dict[str, Any]]:
+    """What the trainer itself wrote in a job's folder, one entry each time training started."""
     return [json.loads(line) for line in (checkpoints / "resumes.jsonl").read_text().splitlines()]
