@@ -19,13 +19,13 @@ from datetime import timedelta
 
 from deepseek_operator.api.conditions import Fact, parse_time
 from deepseek_operator.api.names import ConditionType, Reason
-from deepseek_operator.api.v1alpha1 import GoodputStatus, Master, Restarts, Status
+from deepseek_operator.api.v1alpha1 import Restarts
 from deepseek_operator.decide.ending import failed, remembered
-from deepseek_operator.decide.gang import Member, incarnation_of, members, to_be_created
+from deepseek_operator.decide.gang import Member, members
+from deepseek_operator.decide.generation import next_generation
 from deepseek_operator.decide.losses import Cause, Loss, loss_of
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Event
-from deepseek_operator.render import pod_dns
 
 BURST = 3
 BURST_WINDOW = timedelta(seconds=60)
@@ -68,42 +68,18 @@ def _pause_s(turn: Turn) -> float:
 
 
 def _next_generation(turn: Turn, gang: tuple[Member, ...], losses: list[Loss], restarts: Restarts) -> Turn:
-    status = turn.status
     lost = {loss.member.slot for loss in losses}
-    replaced = lost | {member.slot for member in gang if member.pod and member.pod.phase == "Succeeded"}
-    created_before = {m.slot for m in gang if m.pod is None and to_be_created(status, m.slot)}
-    incarnations = status.incarnations | {str(slot): incarnation_of(status, slot) + 1 for slot in sorted(replaced)}
+    succeeded = {member.slot for member in gang if member.pod and member.pod.phase == "Succeeded"}
     on_worker = losses[0].cause in (Cause.WORKER, Cause.UNREACHABLE)
     reason = Reason.WORKER_FAILED if on_worker else Reason.WORKER_LOST
     message = losses[0].sentence() + (f", and {len(losses) - 1} more" if len(losses) > 1 else "")
     return (
-        replace(turn, report=None)
+        next_generation(turn, lost | succeeded, len(gang))
         .changed(
-            generation=status.generation + 1,
-            attempt=status.attempt + 1,
-            incarnations=incarnations,
-            replaced=sorted(replaced | created_before),
-            master=_master(turn, [m for m in gang if m.slot not in replaced], incarnations),
             restarts=restarts,
             total_restarts=restarts.application + restarts.infrastructure,
             failures=remembered(turn, losses),
-            restored_from=None,
-            earlier_goodput=_earlier_goodput(status, rank_zero_replaced=0 in replaced),
         )
         .stating(Fact(ConditionType.RESTARTING, "True", reason, message))
         .announcing(Event("Warning", reason, message))
     )
-
-
-def _master(turn: Turn, survivors: list[Member], incarnations: dict[str, int]) -> Master:
-    """A survivor that runs, by its address; without one, slot 0 by its DNS name."""
-    running = [m for m in survivors if m.pod and m.pod.phase == "Running" and m.pod.ip]
-    running.sort(key=lambda member: (not (member.pod and member.pod.ready), member.slot))
-    if running and running[0].pod and running[0].pod.ip:
-        return Master(slot=running[0].slot, address=running[0].pod.ip)
-    return Master(slot=0, address=pod_dns(turn.seen.job.metadata, 0, incarnations.get("0", 0)))
-
-
-def _earlier_goodput(status: Status, *, rank_zero_replaced: bool) -> GoodputStatus | None:
-    """A new pod of node rank 0 counts its seconds from nothing: what its predecessors did is kept apart."""
-    return status.goodput if rank_zero_replaced else status.earlier_goodput
