@@ -91,6 +91,88 @@ def test_the_message_is_the_line_that_says_why(code: int, error_text: str, tail:
     assert failure(3, code, error_text, tail) == Failure(rank=3, exit_code=code, message=message)
 
 
+NCCL = "torch.distributed.DistBackendError: NCCL error in: NCCLUtils.cpp:94, unhandled cuda error, NCCL version 2.27.3"
+CUDA_OOM = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.11 GiB "
+    "of which 10.25 MiB is free. Of the allocated memory 77.90 GiB is allocated by PyTorch."
+)
+FRAMES = [f"frame #{n}: c10::Error::Error({'x' * 60}) + 0x{n:x} (0x7f in /torch/lib/libc10.so)" for n in range(40)]
+WATCHDOG = (
+    "[rank1]:[E922 00:00:01 ProcessGroupNCCL.cpp:690] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "tail", "says"),
+    [
+        pytest.param(1, [f"[rank3]: {line}" for line in TRACEBACK], ["ValueError: no such column"], id="rank in front"),
+        pytest.param(
+            1, [*TRACEBACK[:2], CUDA_OOM, *["bye"] * 9], ["torch.OutOfMemoryError: CUDA out of"], id="CUDA OOM"
+        ),
+        pytest.param(
+            1,
+            [*TRACEBACK[:2], NCCL, "ncclUnhandledCudaError: Call to CUDA function failed.", "Last error:", "closing"],
+            ["torch.distributed.DistBackendError", "unhandled cuda", "ncclUnhandledCudaError", "Last error:"],
+            id="NCCL over several lines",
+        ),
+        pytest.param(
+            1,
+            [*TRACEBACK[:2], "RuntimeError: CUDA error: device-side assert triggered", *FRAMES],
+            ["RuntimeError: CUDA error: device-side assert"],
+            id="C++ frames after it",
+        ),
+        pytest.param(-6, [WATCHDOG, *FRAMES, "", "one", "two"], ["Watchdog caught", "one\ntwo"], id="NCCL watchdog"),
+        pytest.param(
+            -6,
+            [
+                "terminate called after throwing an instance of 'c10::DistBackendError'",
+                "  what():  NCCL timed out",
+                *FRAMES,
+            ],
+            ["c10::DistBackendError", "what():  NCCL timed out"],
+            id="terminate",
+        ),
+        pytest.param(
+            -11, ["Xid 79 in the log", *[f"line {n}" for n in range(9)]], ["Xid 79", "line 8"], id="early mark"
+        ),
+    ],
+)
+def test_what_names_a_cause_is_kept(code: int, tail: list[str], says: list[str]) -> None:
+    message = failure(0, code, "", tail).message
+    assert all(part in message for part in says), message
+    assert "frame #" not in message
+    assert "bye" not in message
+
+
+def test_of_a_recorded_exception_the_type_and_the_end_are_kept_and_no_frames() -> None:
+    text = "\n".join(["DistBackendError: NCCL error", *FRAMES, "y" * 2000, "ncclRemoteError: the peer exited"])
+    message = failure(0, 1, json.dumps({"message": {"message": text}}), []).message
+    assert message.startswith("DistBackendError: NCCL error")
+    assert message.endswith("ncclRemoteError: the peer exited")
+    assert "frame #" not in message
+    assert len(message.encode()) <= 1024
+
+
+@pytest.mark.parametrize("limit", [700, 1024, 4096])
+def test_the_exceptions_type_survives_the_cap_of_the_last_words(limit: int) -> None:
+    words = Progress(
+        pod="p" * 200, chain="c" * 2000, failure=failure(0, 1, "", [*TRACEBACK[:2], CUDA_OOM + "z" * 3000])
+    )
+    found = Progress.model_validate_json(lastwords.encode(words, limit)).failure
+    assert found is not None
+    assert found.message.startswith("torch.OutOfMemoryError: CUDA out of")
+
+
+def test_the_names_of_nodes_survive_the_cap_of_the_last_words() -> None:
+    nodes = tuple(f"{n:02}".ljust(253, "n") for n in range(16))
+    found = Progress.model_validate_json(
+        lastwords.encode(Progress(failure=Failure(kind="preflight", nodes=nodes, exit_code=71, message="m" * 900)))
+    ).failure
+    assert found is not None
+    assert (found.kind, found.exit_code) == ("preflight", 71)
+    assert found.nodes == nodes[:4]
+
+
 def test_a_signal_is_named() -> None:
     found = failure(0, -9, "", [])
     assert (found.signal, found.exit_code) == ("SIGKILL", None)

@@ -120,13 +120,17 @@ class Goodput(_Message):
 
 
 class Failure(_Message):
-    """The first failed training process of this pod."""
+    """Why this pod ended: its first failed training process, or what the agents found out about the gang."""
 
+    kind: Literal["preflight"] | None = None
+    """preflight: the check before the first step failed (exit status 71); None: a training process, or the agent."""
+    nodes: tuple[str, ...] | None = None
+    """With kind preflight: names of the Kubernetes nodes to be avoided, 16 at most; empty when none stands out."""
     rank: int | None = None
     exit_code: int | None = None
     signal: str | None = None
     message: str = ""
-    """Last line of the traceback, or the last lines that the process printed; 1 KB at most."""
+    """The exception with its type, or the last lines that the process printed; 1 KB at most, its end is kept."""
 
 
 class Report(_Message):

@@ -10,6 +10,7 @@ from deepseek_trainer.contract import TERMINATION_LOG_MAX_BYTES, Progress
 
 TEXTS = ("chain", "resumed_from")
 """Texts of the report that may be of any length, least needed first."""
+FEW_NODES = 4
 
 
 def write(path: Path, progress: Progress, log: EventLog) -> None:
@@ -24,9 +25,12 @@ def encode(progress: Progress, limit: int = TERMINATION_LOG_MAX_BYTES) -> bytes:
     """JSON of the progress in at most `limit` bytes: always whole, with less in it when it does not fit."""
     candidates = [progress]
     candidates.append(candidates[-1].model_copy(update=dict.fromkeys(TEXTS)))
+    failure = progress.failure
     for message_bytes in (512, 128, 0):
-        failure = progress.failure
         cut = failure and failure.model_copy(update={"message": shorten(failure.message, message_bytes)})
+        candidates.append(candidates[1].model_copy(update={"failure": cut, "checkpoint": None}))
+    if failure and failure.nodes:  # a node's name may have 253 characters
+        cut = failure.model_copy(update={"message": "", "nodes": failure.nodes[:FEW_NODES]})
         candidates.append(candidates[1].model_copy(update={"failure": cut, "checkpoint": None}))
     bare = Progress(
         phase=progress.phase,

@@ -20,14 +20,15 @@ from typing import BinaryIO
 
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 
+from deepseek_trainer.agent.failure import TRACEBACK, is_frame, plain
+
 KEPT_LINES = 50
 MAX_LINE_BYTES = 8192
-_TRACEBACK = "Traceback (most recent call last)"
 
 
 @dataclass
 class Stream:
-    """One stream of one process. `tail` has its last lines."""
+    """One stream of one process. `tail` has its last lines, without C++ stack frames."""
 
     descriptor: int
     prefix: bytes
@@ -137,8 +138,9 @@ class Output(LogsSpecs):
     def _emit(self, stream: Stream, lines: list[bytes]) -> None:
         for line in lines:
             text = line.decode(errors="replace").rstrip()
-            stream.tail.append(text[:1024])
-            if stream.traceback_at is None and text.startswith(_TRACEBACK):
+            if not is_frame(text):
+                stream.tail.append(text[:1024])
+            if stream.traceback_at is None and plain(text).startswith(TRACEBACK):
                 stream.traceback_at = self._clock()
         if lines:
             with contextlib.suppress(OSError, ValueError):  # nobody reads the agent's own output any more
