@@ -7,12 +7,14 @@ children; and a Service that was seen is asked for again only after the next res
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.cluster.client import KubeClient
-from deepseek_operator.cluster.errors import NotFound
+from deepseek_operator.cluster.errors import Forbidden, NotFound
+from deepseek_operator.decide.topology import nodes_to_read
 from deepseek_operator.decide.types import Observation, Pod, Progress
 from deepseek_operator.pods import own_pods
 from deepseek_operator.progress import Source
@@ -48,13 +50,27 @@ class Observer(Generic[K]):
             return Observation(now=self._now(), job=job)
         meta = job.metadata
         pods = own_pods(await self._client.list_pods(meta.namespace, meta.uid), meta.uid)
-        return Observation(
+        seen = Observation(
             now=self._now(),
             job=job,
             pods=pods,
             service_exists=await self._service_exists(job),
             progress=self._follow(key, progress_source(pods, job.status.generation)),
         )
+        names = nodes_to_read(seen)
+        return replace(seen, nodes=await self._topology_of(names, job)) if names else seen
+
+    async def _topology_of(self, nodes: tuple[str, ...], job: DeepSeekJob) -> dict[str, str | None]:
+        """The nodes' values of the job's topology label; None where there is no such label or no such node to read."""
+        topology = job.spec.scheduling.topology
+        return {node: await self._label(node, topology.key) for node in nodes} if topology is not None else {}
+
+    async def _label(self, node: str, key: str) -> str | None:
+        try:
+            value = (await self._client.get_node(node))["metadata"].get("labels", {}).get(key)
+        except (NotFound, Forbidden):
+            return None
+        return None if value is None else str(value)
 
     def service_seen(self, job_uid: str) -> None:
         """The Service was just made, so the next pass needn't ask for it."""

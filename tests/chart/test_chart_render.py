@@ -30,8 +30,8 @@ def test_lint_is_clean(helm: Helm) -> None:
 def test_defaults_render_these_objects(helm: Helm) -> None:
     kinds = sorted(manifest["kind"] for manifest in helm.template())
     assert kinds == [
-        *["ClusterRole"] * 3,
-        "ClusterRoleBinding",
+        *["ClusterRole"] * 4,
+        *["ClusterRoleBinding"] * 2,
         "CustomResourceDefinition",
         "Deployment",
         "Role",
@@ -80,7 +80,8 @@ def test_the_roles_hold_no_secret_and_no_star(helm: Helm) -> None:
         for role in of_kind(manifests, "ClusterRole") + of_kind(manifests, "Role"):
             for rule in role["rules"]:
                 assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
-                assert not {"secrets", "configmaps", "nodes", "pods/exec", "pods/log"} & set(rule["resources"])
+                assert not {"secrets", "configmaps", "pods/exec", "pods/log"} & set(rule["resources"])
+                assert "nodes" not in rule["resources"] or rule["verbs"] == ["get"]
 
 
 def test_named_namespaces_get_roles_instead_of_a_cluster_role(helm: Helm) -> None:
@@ -89,9 +90,15 @@ def test_named_namespaces_get_roles_instead_of_a_cluster_role(helm: Helm) -> Non
     assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
     cluster_role = next(r for r in of_kind(everywhere, "ClusterRole") if r["metadata"]["name"] == "deepseek-operator")
     assert all(role["rules"] == cluster_role["rules"] for role in roles)
-    assert not of_kind(named, "ClusterRoleBinding")
+    assert [role["metadata"]["name"] for role in of_kind(named, "ClusterRoleBinding")] == ["deepseek-operator-cluster"]
     environment = {v["name"]: v.get("value") for v in _container(named)["env"]}
     assert environment["DEEPSEEKJOB_OPERATOR_NAMESPACES"] == "team-a,team-b"
+
+
+def test_without_nodes_to_read_there_is_no_cluster_role(helm: Helm) -> None:
+    manifests = helm.template("watchNamespaces={team-a}", "rbac.readNodes=false")
+    assert not of_kind(manifests, "ClusterRoleBinding")
+    assert not any("nodes" in rule["resources"] for role in of_kind(manifests, "Role") for rule in role["rules"])
 
 
 @pytest.mark.parametrize("keep", [True, False])

@@ -13,6 +13,7 @@ from datetime import timedelta
 from deepseek_operator.api.conditions import is_true
 from deepseek_operator.api.names import ConditionType
 from deepseek_operator.api.v1alpha1 import Status
+from deepseek_operator.decide.gang import is_ranked
 from deepseek_operator.decide.recovery import PAUSE
 from support.world import World, announced, effects
 
@@ -111,7 +112,8 @@ def comes_to_rest(world: World) -> None:
     world.reconcile()
     second = world.reconcile()
     assert effects(second) == (), f"effects without a cause: {effects(second)!r}"
-    strangers = [pod for pod in world.live() if not pod.terminating and announced(pod) != world.status.generation]
+    expected = world.status.generation if is_ranked(world.job, world.status) else 0
+    strangers = [pod for pod in world.live() if not pod.terminating and announced(pod) != expected]
     assert not strangers, f"live pods that are no members: {strangers!r}"
     third = world.reconcile()
     assert third.status == world.status

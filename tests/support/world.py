@@ -14,6 +14,7 @@ from typing import Any
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, LABEL_INCARNATION, LABEL_SLOT
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
 from deepseek_operator.decide import decide
+from deepseek_operator.decide.topology import nodes_to_read
 from deepseek_operator.decide.types import Event, Observation, Plan, Pod, Progress
 from deepseek_operator.render.membership import read_announced
 from support.make import START, make_last_words, make_manifest
@@ -45,6 +46,10 @@ class World:
     """Pods that never finish terminating."""
     held: set[str] = field(default_factory=set)
     """Pods that don't come up."""
+    places: dict[int, str] = field(default_factory=dict)
+    """Slot -> the node that its pods get; any other one's is node-0."""
+    zones: dict[str, str] = field(default_factory=dict)
+    """Node -> its value of the topology's label."""
     _serial: int = 0
     _alone: int = 0
     _job: DeepSeekJob | None = None
@@ -74,7 +79,8 @@ class World:
 
     def observe(self) -> Observation:
         pods = tuple(self.pods.values())
-        return Observation(self.now, self.job, pods, self.service, self.progress())
+        seen = Observation(self.now, self.job, pods, self.service, progress=self.progress())
+        return replace(seen, nodes={node: self.zones.get(node) for node in nodes_to_read(seen)})
 
     def writes(self, plan: Plan) -> Iterator[Callable[[], None]]:
         """The plan's writes in their order; each may be the last one before a crash."""
@@ -122,7 +128,7 @@ class World:
             slot=int(meta["labels"][LABEL_SLOT]),
             incarnation=int(meta["labels"][LABEL_INCARNATION]),
             phase="Pending",
-            membership=meta["annotations"][ANNOTATION_MEMBERSHIP],
+            membership=meta["annotations"].get(ANNOTATION_MEMBERSHIP),
         )
 
     def _patch(self, name: str, uid: str, annotations: dict[str, str]) -> None:
@@ -151,14 +157,18 @@ class World:
             elif pod.phase == "Pending" and not pod.reason and name not in self.held:
                 serial = int(pod.uid.removeprefix("uid-"))
                 self.pods[name] = replace(
-                    pod, phase="Running", ready=True, ip=f"10.0.{serial // 250}.{serial % 250 + 1}", node="node-0"
+                    pod,
+                    phase="Running",
+                    ready=True,
+                    ip=f"10.0.{serial // 250}.{serial % 250 + 1}",
+                    node=self.places.get(pod.slot, "node-0"),
                 )
 
     def members(self) -> list[Pod]:
         """Running pods that were told the newest generation that anybody was told."""
         told = [(announced(pod), pod) for pod in self.pods.values() if pod.phase == "Running" and not pod.terminating]
         newest = max((generation for generation, _ in told), default=0)
-        return [pod for generation, pod in told if generation == newest]
+        return [pod for generation, pod in told if generation == newest > 0]
 
     def train(self) -> None:
         """The gang makes steps if it is whole; on a new generation it goes back to the last checkpoint."""
@@ -187,7 +197,7 @@ class World:
 
     def progress(self) -> Progress | None:
         """What node rank 0 answers."""
-        rank_zero = next((pod for pod in self.members() if pod.slot == 0), None)
+        rank_zero = next((pod for pod in self.members() if read_announced(pod.membership).node_rank == 0), None)
         if rank_zero is None or announced(rank_zero) != self.trained_generation:
             return None
         return Progress(generation=self.trained_generation, phase="training", step=self.step, total_steps=100)

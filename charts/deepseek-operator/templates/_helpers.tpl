@@ -86,3 +86,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   resourceNames: [{{ .Values.settings.leaseName | quote }}]
   verbs: [list, watch]
 {{- end }}
+
+{{/* What the operator may see of the cluster itself; without any of it there is no such role. */}}
+{{- define "deepseek-operator.clusterRules" -}}
+{{- if .Values.rbac.readNodes }}
+# One node by its name: where a gang's workers are (topology).
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [get]
+{{- end }}
+{{- end }}

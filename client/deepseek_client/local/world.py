@@ -2,7 +2,8 @@
 
 It keeps what an API server keeps (the job, its pods and their annotations) in memory and in the work folder,
 and follows the same order as the operator's apply: status first, then create, patch, delete, then Events.
-Deterministic names make "already exists" a success here too.
+Deterministic names make "already exists" a success here too. Queues, gangs and topologies are a cluster's: a job that
+asks for one starts here without it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
-from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
+from deepseek_operator.api.v1alpha1 import DeepSeekJob, Scheduling, Status
 from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.types import DeletePod, Event, Manifest, Observation, PatchPod, Plan, Progress
 from deepseek_operator.render.membership import Announced, read_announced
@@ -40,7 +41,8 @@ class LocalWorld:
         uid = str(uuid.uuid4())
         now = _rfc3339(datetime.now(UTC))
         metadata = job.metadata.model_copy(update={"uid": uid, "generation": 1, "creation_timestamp": now})
-        self.job = job.model_copy(update={"metadata": metadata, "status": Status()})
+        spec = job.spec.model_copy(update={"scheduling": Scheduling()})
+        self.job = job.model_copy(update={"metadata": metadata, "spec": spec, "status": Status()})
         self.folders = folders
         self.pods: dict[str, LocalPod] = {}
         self.logs: list[str] = []

@@ -169,6 +169,7 @@ class Reason(StrEnum):
     QUOTA_GRANTED = "QuotaGranted"
     EVICTED_BY_QUEUE = "EvictedByQueue"
     UNSCHEDULABLE = "Unschedulable"
+    TOPOLOGY_UNKNOWN = "TopologyUnknown"
     VOLUME_NOT_BOUND = "VolumeNotBound"
     CONFIG_ERROR = "ConfigError"
     DATA_ERROR = "DataError"

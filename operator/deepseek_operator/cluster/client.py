@@ -153,6 +153,17 @@ class KubeClient:
             accept=METADATA_ONLY,
         )
 
+    # ---- nodes --------------------------------------------------------------------------------
+    async def get_node(self, name: str) -> Object:
+        """A node of the cluster.
+
+        Raises:
+            NotFound: there is no such node any more.
+            Forbidden: the operator was not given the right to read nodes.
+        """
+        found: Object = (await self._http.send("get", f"{CORE}/nodes/{name}")).json()
+        return found
+
     # ---- Events -------------------------------------------------------------------------------
     async def create_event(self, namespace: str, event: Mapping[str, Any]) -> None:
         """Creates an events.k8s.io/v1 Event.

@@ -4,6 +4,7 @@
     training    what the workers report
     ending      all have succeeded, or one says that it can't be done
     recovery    a lost member: the next generation, or giving up
+    topology    node ranks in the order of the nodes
     readiness   which pods are ready, and what the others wait for
     running     whether training makes steps
     settle      conditions and state; whether any of it is worth a write
@@ -25,6 +26,7 @@ from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.requeue import requeue_after_s
 from deepseek_operator.decide.running import running
 from deepseek_operator.decide.settle import settle
+from deepseek_operator.decide.topology import topology
 from deepseek_operator.decide.training import training
 from deepseek_operator.decide.turn import Policy, Turn, ended
 from deepseek_operator.decide.types import DeletePod, Event, Observation, PatchPod, Plan, Pod, Progress
@@ -42,7 +44,7 @@ __all__ = [
     "parse_report",
 ]
 
-POLICIES: tuple[Policy, ...] = (launch, training, ending, recovery, readiness, running)
+POLICIES: tuple[Policy, ...] = (launch, training, ending, recovery, topology, readiness, running)
 
 
 def decide(seen: Observation) -> Plan:

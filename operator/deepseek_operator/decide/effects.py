@@ -10,7 +10,7 @@ from collections import defaultdict
 
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
 from deepseek_operator.api.v1alpha1 import Status
-from deepseek_operator.decide.gang import is_live, members, membership_of, to_be_created
+from deepseek_operator.decide.gang import is_live, is_ranked, members, membership_of, part_of, to_be_created
 from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import DeletePod, Manifest, Observation, PatchPod, Pod
 from deepseek_operator.render import headless_service, membership_json, worker_pod
@@ -25,7 +25,7 @@ def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
         return ()
     service = [] if seen.service_exists else [headless_service(seen.job)]
     pods = [
-        worker_pod(seen.job, member.slot, member.incarnation, membership_of(seen.job, status, member.slot))
+        worker_pod(seen.job, member.slot, member.incarnation, part_of(seen.job, status, member.slot))
         for member in members(seen, status)
         if member.pod is None and to_be_created(status, member.slot)
     ]
@@ -34,7 +34,7 @@ def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
 
 def patches(seen: Observation, status: Status) -> tuple[PatchPod, ...]:
     """The live members that have not been told their part in the present generation."""
-    if ended(status) or status.generation == 0:
+    if ended(status) or status.generation == 0 or not is_ranked(seen.job, status):
         return ()
     found = []
     for member in members(seen, status):

@@ -54,8 +54,30 @@ def to_be_created(status: Status, slot: int) -> bool:
     return status.generation == 1 or slot in status.replaced
 
 
+def is_ranked(job: DeepSeekJob, status: Status) -> bool:
+    """Whether the slots have their node ranks: from the start, unless topology is to order them."""
+    return job.spec.scheduling.topology is None or bool(status.ranks)
+
+
+def node_rank(status: Status, slot: int) -> int:
+    """The slot's place in the order of node ranks; a slot that the order doesn't name comes after those it does."""
+    if slot in status.ranks:
+        return status.ranks.index(slot)
+    return len(status.ranks) + slot - sum(1 for ranked in status.ranks if ranked < slot)
+
+
+def rank_zero(seen: Observation, status: Status) -> Member:
+    """The member with node rank 0."""
+    return min(members(seen, status), key=lambda member: node_rank(status, member.slot))
+
+
+def part_of(job: DeepSeekJob, status: Status, slot: int) -> Membership | None:
+    """What a slot's pod is told; None while the gang waits for its node ranks."""
+    return membership_of(job, status, slot) if is_ranked(job, status) else None
+
+
 def membership_of(job: DeepSeekJob, status: Status, slot: int) -> Membership:
-    """A slot's part in the present generation; its node rank is its slot.
+    """A slot's part in the present generation.
 
     Raises:
         ValueError: the status has no generation yet.
@@ -65,7 +87,7 @@ def membership_of(job: DeepSeekJob, status: Status, slot: int) -> Membership:
     return Membership(
         generation=status.generation,
         attempt=status.attempt,
-        node_rank=slot,
+        node_rank=node_rank(status, slot),
         nodes=size(job, status),
         master=status.master.address,
         host=status.master.slot == slot,

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from deepseek_operator.api.v1alpha1 import GoodputStatus, Master, Nodes, Status
-from deepseek_operator.decide.gang import Member, incarnation_of, members, to_be_created
+from deepseek_operator.decide.gang import Member, incarnation_of, members, rank_zero, to_be_created
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.render import pod_dns
 
@@ -38,7 +38,10 @@ def next_generation(turn: Turn, lost: Iterable[int], nodes: int) -> Turn:
         nodes=Nodes(ready=0, desired=nodes),
         master=_master(turn, survivors, status.incarnations | incarnations),
         restored_from=None,
-        earlier_goodput=_earlier_goodput(status, rank_zero_replaced=0 in gone),
+        earlier_goodput=_earlier_goodput(
+            status, rank_zero_replaced=rank_zero(turn.seen, status).slot in gone | removed
+        ),
+        ranks=_ranks(status, new, nodes),
     )
 
 
@@ -49,6 +52,11 @@ def _master(turn: Turn, survivors: list[Member], incarnations: dict[str, int]) -
     if running and running[0].pod and running[0].pod.ip:
         return Master(slot=running[0].slot, address=running[0].pod.ip)
     return Master(slot=0, address=pod_dns(turn.seen.job.metadata, 0, incarnations.get("0", 0)))
+
+
+def _ranks(status: Status, new: set[int], nodes: int) -> list[int]:
+    """A replacement keeps the node rank of its slot; a wholly new gang is ordered anew (`topology`)."""
+    return [slot for slot in status.ranks if slot < nodes] if len(new) < nodes else []
 
 
 def _earlier_goodput(status: Status, *, rank_zero_replaced: bool) -> GoodputStatus | None:

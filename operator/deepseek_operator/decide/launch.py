@@ -87,6 +87,7 @@ def _start_over(turn: Turn) -> Turn:
         start_time=status.start_time or turn.now,
         nodes=Nodes(ready=0, desired=nodes),
         master=Master(slot=0, address=pod_dns(job.metadata, 0, incarnations["0"])),
+        ranks=[],
     )
     return begun.stating(Fact(ConditionType.RESTARTING, "True", Reason.WORKER_LOST, message)).announcing(
         Event("Warning", Reason.WORKER_LOST, message)

@@ -16,7 +16,7 @@ from deepseek_operator.api.v1alpha1 import (
     Status,
     TrainingProgress,
 )
-from deepseek_operator.decide.gang import members
+from deepseek_operator.decide.gang import rank_zero
 from deepseek_operator.decide.report import GOODPUT_KEYS, parse_report
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Progress
@@ -40,9 +40,9 @@ def training(turn: Turn) -> Turn:
 
 def _newest(turn: Turn) -> Progress | None:
     """The last words of node rank 0 if it has ended, else what it answered."""
-    rank_zero = members(turn.seen, turn.status)[0].pod
-    ended = rank_zero is not None and rank_zero.phase in ("Succeeded", "Failed")
-    last_words = parse_report(rank_zero.message) if rank_zero is not None and ended else None
+    pod = rank_zero(turn.seen, turn.status).pod
+    ended = pod is not None and pod.phase in ("Succeeded", "Failed")
+    last_words = parse_report(pod.message) if pod is not None and ended else None
     for report in (last_words, turn.seen.progress):
         if report is not None and report.generation == turn.status.generation:
             return report

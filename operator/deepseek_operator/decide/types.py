@@ -11,6 +11,7 @@ deciding again ends in the same state.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NewType
@@ -86,6 +87,9 @@ class Observation:
     pods: tuple[Pod, ...] = ()
     """All pods that carry the job's UID, of any slot and incarnation, terminating ones included."""
     service_exists: bool = False
+    nodes: Mapping[str, str | None] = field(default_factory=dict)
+    """Value of the topology's label on the nodes of a gang that waits for its node ranks; None: no such label, or no
+    such node."""
     progress: Progress | None = None
     """The newest report of node rank 0; None when it could not be had."""
 

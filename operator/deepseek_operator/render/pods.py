@@ -134,11 +134,11 @@ def _placement(workers: Workers) -> dict[str, Any]:
     return {key: value for key, value in wanted.items() if value}
 
 
-def worker_pod(job: DeepSeekJob, slot: int, incarnation: int, membership: Membership) -> dict[str, Any]:
-    """Manifest of one worker pod, with its part in the generation that it is born into."""
+def worker_pod(job: DeepSeekJob, slot: int, incarnation: int, membership: Membership | None) -> dict[str, Any]:
+    """Manifest of one worker pod, with its part in the generation that it is born into; None: it is told later."""
     meta = job.metadata
     name = pod_name(meta.name, slot, incarnation)
-    annotations = {ANNOTATION_MEMBERSHIP: membership_json(membership)}
+    annotations = {ANNOTATION_MEMBERSHIP: membership_json(membership)} if membership is not None else {}
     run_config = run_config_json(job)
     if run_config is not None:
         annotations[ANNOTATION_RUN_CONFIG] = run_config
