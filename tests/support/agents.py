@@ -70,9 +70,12 @@ class Pod:
         staged.replace(self.membership)
 
     def children(self) -> list[int]:
-        """PIDs of the training processes."""
-        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+        """PIDs of the training processes; of a prewarmed one, of the process that stands for it."""
+        return [pid for pid in _children(self.process.pid) if not _is_zygote(pid)]
+
+    def zygotes(self) -> list[int]:
+        """PIDs of the processes from which training processes are forked."""
+        return [pid for pid in _children(self.process.pid) if _is_zygote(pid)]
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -97,7 +100,7 @@ class Pod:
 
     def freeze(self) -> list[int]:
         """Stops all processes of the pod; answers their PIDs, for `thaw`."""
-        pids = [self.process.pid, *self.children()]
+        pids = [self.process.pid, *_children(self.process.pid)]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         return pids
@@ -108,6 +111,18 @@ class Pod:
             return self.process.wait(deadline_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} did not end within {deadline_s:g} s:\n{self.log()}") from None
+
+
+def _children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def _is_zygote(pid: int) -> bool:
+    try:
+        return b"deepseek_trainer.agent.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 def thaw(pids: list[int]) -> None:

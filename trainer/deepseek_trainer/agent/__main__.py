@@ -15,6 +15,7 @@ from types import FrameType
 
 from deepseek_trainer.agent import lastwords, log, settings
 from deepseek_trainer.agent.log import EventLog
+from deepseek_trainer.agent.prewarm import Prewarm
 from deepseek_trainer.agent.server import AgentServer
 from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.agent.status import Status
@@ -61,9 +62,15 @@ def _supervise(agent_settings: Settings, status: Status, events: EventLog, stop:
     # torch prints a page of C++ frames for every connection that breaks; the agent logs a line instead.
     level = os.environ.get("TORCH_CPP_LOG_LEVEL")
     os.environ["TORCH_CPP_LOG_LEVEL"] = level or "ERROR"
-    from deepseek_trainer.agent.running import supervise  # torch: seconds, with the server already up
+    environment = {"TORCH_CPP_LOG_LEVEL": level or "WARNING"}
+    prewarm = Prewarm(agent_settings, {**os.environ, **environment}, events)
+    prewarm.start()  # before torch is imported here: the two imports overlap
+    try:
+        from deepseek_trainer.agent.running import supervise  # torch: seconds, with the server already up
 
-    return supervise(agent_settings, status, events, stop, {"TORCH_CPP_LOG_LEVEL": level or "WARNING"})
+        return supervise(agent_settings, status, events, stop, environment, prewarm)
+    finally:
+        prewarm.stop()
 
 
 def _prepare(agent_settings: Settings) -> None:

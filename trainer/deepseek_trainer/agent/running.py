@@ -16,6 +16,7 @@ from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.membership import MembershipFile
 from deepseek_trainer.agent.network import collectives_environment
 from deepseek_trainer.agent.output import Output
+from deepseek_trainer.agent.prewarm import Prewarm
 from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.agent.status import Status
 from deepseek_trainer.agent.supervise import Supervisor, exit_code_after_signal, exit_code_of
@@ -24,7 +25,12 @@ from deepseek_trainer.contract import ExitCode, Failure
 
 
 def supervise(
-    settings: Settings, status: Status, log: EventLog, stop: threading.Event, environment: dict[str, str]
+    settings: Settings,
+    status: Status,
+    log: EventLog,
+    stop: threading.Event,
+    environment: dict[str, str],
+    prewarm: Prewarm,
 ) -> int:
     """Runs the training processes to their end; answers the exit status.
 
@@ -41,7 +47,9 @@ def supervise(
     handler = MembershipRendezvous(settings, file, log, run_id=settings.run_id, pause=pause)
     output = Output(settings.run_dir / "output", sys.stdout.buffer, sys.stderr.buffer)
     wanted = collectives_environment(settings.pod_ip, settings.backend, settings.proc_per_node, os.environ)
-    supervisor = Supervisor(settings, handler, output, status, log, pause=pause, environment=environment | wanted)
+    supervisor = Supervisor(
+        settings, handler, output, status, log, prewarm, pause=pause, environment=environment | wanted
+    )
     try:
         return _run(supervisor, status, log)
     finally:

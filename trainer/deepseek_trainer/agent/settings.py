@@ -37,6 +37,8 @@ class Settings:
     backend: str
     max_process_restarts: int
     """Rounds after the first that a generation may have because training processes failed."""
+    prewarm: bool
+    """Keep a process that has imported torch, from which training processes are forked."""
     agent_port: int
     termination_grace_s: float
     rendezvous_timeout_s: float
@@ -85,6 +87,7 @@ def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
         proc_per_node=_number(environ, Env.PROC_PER_NODE, 1, low=1, high=1024),
         backend=environ.get(Env.BACKEND) or "auto",
         max_process_restarts=_number(environ, Env.MAX_PROCESS_RESTARTS, 3, low=0, high=1_000_000),
+        prewarm=_number(environ, Env.PREWARM, 0, low=0, high=1) == 1,
         agent_port=_number(environ, Env.AGENT_PORT, AGENT_PORT, low=1, high=65535),
         termination_grace_s=_number(environ, TERMINATION_GRACE_S, 25, low=0, high=86_400),
         rendezvous_timeout_s=options.rendezvous_timeout_s,

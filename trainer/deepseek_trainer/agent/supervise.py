@@ -30,6 +30,7 @@ from deepseek_trainer.agent.failure import failure
 from deepseek_trainer.agent.handler import MembershipRendezvous, ProcessRestartsExhausted
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.output import Output
+from deepseek_trainer.agent.prewarm import Prewarm
 from deepseek_trainer.agent.rounds import FATAL, RETRYABLE_ELSEWHERE, LocalFailure
 from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.agent.status import Status
@@ -51,6 +52,7 @@ class Supervisor(LocalElasticAgent):
         output: Output,
         status: Status,
         log: EventLog,
+        prewarm: Prewarm,
         *,
         pause: Callable[[float], None],
         environment: dict[str, str],
@@ -72,6 +74,7 @@ class Supervisor(LocalElasticAgent):
         self._output = output
         self._status = status
         self._log = log
+        self._prewarm = prewarm
         self._pause = pause
         self._environment = environment
         self.first_failure: Failure | None = None
@@ -120,6 +123,7 @@ class Supervisor(LocalElasticAgent):
         for stale in self._settings.run_dir.glob("report-*"):
             stale.unlink(missing_ok=True)
         self._status.joined(joined.membership, joined.round, self._report_file())
+        self._prewarm.start()
         started = super()._start_workers(worker_group)
         self._log.info(
             "training processes started",
@@ -136,6 +140,7 @@ class Supervisor(LocalElasticAgent):
         joined = self._handler.joined
         assert joined is not None  # noqa: S101 - as above
         worker_env.update(self._environment)
+        worker_env.update(self._prewarm.environment())
         worker_env[Env.GENERATION] = str(joined.membership.generation)
         worker_env[Env.ATTEMPT] = str(joined.membership.attempt)
         worker_env[Env.PROGRESS_FILE] = str(self._report_file())

@@ -1,0 +1,184 @@
+"""A process that has imported torch once and forks a training process each time one is asked for.
+
+Most of what a restart costs is imports: seconds of CPU time for torch and transformers. `recovery.prewarm` pays them
+once a pod, while nobody waits. Each fork is a process of its own that runs the very command it would have run anyway:
+same arguments, environment, standard streams and working directory; `exec.py` stands for it towards torch's agent.
+
+Rules
+- Nothing but imports happens before a fork: no thread, no CUDA context, no random number that two forks would share.
+- A fork dies with its zygote (death signal), with the process that stands for it (its lifeline), and so with the agent.
+- The zygote never harms a start: if it can't import what it was told, the command is run plainly and says why itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from deepseek_trainer.agent.exec import PR_SET_PDEATHSIG
+
+F_SETSIG = 10
+"""fcntl: which signal tells of input on a descriptor (Linux)."""
+FDS = 4
+"""Standard input, output and error, and the lifeline."""
+INTERPRETER_FLAGS = ("-u",)
+
+
+class Request(NamedTuple):
+    """What a fork becomes."""
+
+    argv: list[str]
+    """Interpreter, its flags, then `-m module args…` or `script args…`."""
+    env: dict[str, str]
+    cwd: str
+
+
+def main() -> None:
+    """`python -m deepseek_trainer.agent.zygote SOCKET MODULE…`: imports the modules, then serves for ever."""
+    address, modules = sys.argv[1], sys.argv[2:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C the agent takes care
+    # Listening before the imports are done: who asks meanwhile waits, and never longer than its own imports would take.
+    listener = socket.socket(socket.AF_UNIX)
+    Path(address).unlink(missing_ok=True)
+    listener.bind(address)
+    listener.listen(64)
+    for module in modules:
+        importlib.import_module(module)
+    if request := Server(listener).serve():
+        run(request)
+
+
+class Server:
+    """Forks on request and tells how each fork has ended."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+
+    def serve(self) -> Request:
+        """Serves for ever; returns in each fork, and only there, with what it has to run."""
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    if request := self._fork():
+                        return request
+                else:
+                    self._tell(key.fd, *key.data)
+
+    def _fork(self) -> Request | None:
+        """Answers one request; in the fork, what to run."""
+        connection, _ = self._listener.accept()
+        try:
+            request, fds = receive(connection)
+        except (OSError, ValueError):  # who asked is gone
+            connection.close()
+            return None
+        pid = os.fork()
+        if pid == 0:
+            become(request, fds)
+            self._selector.close()
+            self._listener.close()
+            connection.close()
+            return request
+        for fd in fds:
+            os.close(fd)
+        with contextlib.suppress(OSError):
+            connection.sendall(f"{pid}\n".encode())
+        self._selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, connection))
+        return None
+
+    def _tell(self, pidfd: int, pid: int, connection: socket.socket) -> None:
+        self._selector.unregister(pidfd)
+        os.close(pidfd)
+        with contextlib.suppress(ProcessLookupError):  # the usual case: it has left nothing behind in its group
+            os.killpg(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        with contextlib.suppress(OSError), connection:
+            connection.sendall(f"{status}\n".encode())
+
+
+def receive(connection: socket.socket) -> tuple[Request, list[int]]:
+    """One request with its descriptors.
+
+    Raises:
+        ValueError: the peer ended before it was whole.
+    """
+    head, fds, _, _ = socket.recv_fds(connection, 8, FDS)
+    length = int.from_bytes(head, "big")
+    chunks = bytearray()
+    while len(head) == 8 and len(chunks) < length and (chunk := connection.recv(min(length - len(chunks), 1 << 20))):
+        chunks += chunk
+    if len(fds) != FDS or len(chunks) != length:
+        for fd in fds:
+            os.close(fd)
+        raise ValueError("an incomplete request")
+    return Request(**json.loads(chunks)), fds
+
+
+def become(request: Request, fds: list[int]) -> None:
+    """Makes this fork what the request says: streams, environment, folder, and whom it dies with."""
+    *streams, lifeline = fds
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
+        os.close(fd)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    die_with(lifeline)
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(request.env)
+    os.chdir(request.cwd)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _own_randomness()
+    _own_threads()
+
+
+def die_with(lifeline: int) -> None:
+    """Has the kernel kill this process once the other end of the pipe is closed, even if no Python code can run."""
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        if os.read(lifeline, 1) == b"":  # it was closed before the kernel was asked
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _own_randomness() -> None:
+    """Forks share the state of numpy's global generator; `random` sees to itself, torch starts from a constant."""
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+
+
+def _own_threads() -> None:
+    """Torch read OMP_NUM_THREADS when it was imported; torchrun sets it for each process."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and (torch := sys.modules.get("torch")):
+        torch.set_num_threads(int(threads))
+
+
+def run(request: Request) -> None:
+    """Runs the command as `python COMMAND` would; returns or raises as it does."""
+    target = [word for word in request.argv[1:] if word not in INTERPRETER_FLAGS]
+    if target[0] == "-m":
+        sys.argv = target[1:]
+        sys.path[0] = request.cwd
+        runpy.run_module(target[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = target
+        sys.path[0] = str(Path(target[0]).resolve().parent)
+        runpy.run_path(target[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
