@@ -75,6 +75,12 @@ class Recovery(Model):
     hang_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = Field(
         1800, description="Seconds without a step, after the first one, that are taken for a hang."
     )
+    prewarm: bool = Field(
+        False,
+        description="Keep a process in each pod that has imported torch, and fork training processes from it: a crashed "
+        "one is back in a second. Costs the memory of the imports once more. Don't use it with code that opens CUDA or "
+        "starts threads while it is imported.",
+    )
     node_exclusion: NodeExclusion = Field(default_factory=NodeExclusion, description="Keeping away from bad nodes.")
 
 

@@ -67,6 +67,8 @@ def environment(job: DeepSeekJob) -> list[dict[str, Any]]:
         constants[Env.RUN_CONFIG_FILE] = Paths.RUN_CONFIG_FILE
     if directory := checkpoint_directory(job):
         constants[Env.CHECKPOINT_DIR] = directory
+    if spec.recovery.prewarm:
+        constants[Env.PREWARM] = "1"
     users = {variable.name for variable in spec.workers.env}
     return [
         _field(Env.POD_NAME, "metadata.name"),

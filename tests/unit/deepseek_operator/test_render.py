@@ -195,3 +195,12 @@ def test_run_config(checkpoint: bool, section: dict[str, Any] | None, cache: str
         "checkpoint": section,
         "dataCache": cache,
     }
+
+
+def test_prewarming_is_told_to_the_agent_only_when_it_is_wanted() -> None:
+    def told(prewarm: bool) -> object:
+        pod = worker_pod(make_job(spec={"recovery": {"prewarm": prewarm}}), 0, 0, MEMBERSHIP)
+        variables = {v["name"]: v.get("value") for v in pod["spec"]["containers"][0]["env"]}
+        return variables.get("DEEPSEEKJOB_PREWARM")
+
+    assert (told(False), told(True)) == (None, "1")
