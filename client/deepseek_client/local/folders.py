@@ -19,7 +19,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Paths under one work folder; `given` has folders of the user's choice by name of the claim, ConfigMap or Secret."""
+    """Paths under one work folder; `given` has folders of the user's choice by name of the claim, ConfigMap or Secret, or of the volume."""
 
     root: Path
     given: Mapping[str, Path] = field(default_factory=dict)

@@ -103,6 +103,7 @@ def translate(manifest: Manifest, folders: Folders, ip: str, node: str, defaults
     """
     pod = manifest["metadata"]["name"]
     container = manifest["spec"]["containers"][0]
+    _refuse_what_is_missed(manifest, container)
     mounts, files, made = _volumes(manifest, container, folders)
     fields = _Fields(manifest, ip, node)
     env = dict(defaults) | {item["name"]: mounts.local(_value(item, fields)) for item in container.get("env", [])}
@@ -122,6 +123,26 @@ def translate(manifest: Manifest, folders: Folders, ip: str, node: str, defaults
         folders=(*made, Path(mounts.local(Paths.RUN_DIR)), folders.log(pod).parent),
         grace_s=float(manifest["spec"].get("terminationGracePeriodSeconds", 30)),
     )
+
+
+def _refuse_what_is_missed(manifest: Manifest, container: Mapping[str, Any]) -> None:
+    """Containers beside the worker need their images, and ConfigMaps and Secrets need a cluster."""
+    for helper in manifest["spec"].get("initContainers", []):
+        sidecar = helper.get("restartPolicy") == "Always"
+        field, instead = (
+            ("sidecars", "run what it does beside dsj")
+            if sidecar
+            else ("initContainers", "do by hand what it prepares")
+        )
+        raise ClientError(
+            f"workers.{field}: {helper['name']} is an image of its own, which needs a cluster; for a local run remove "
+            f"it and {instead}"
+        )
+    for source in container.get("envFrom", []):
+        kind = "configMapRef" if "configMapRef" in source else "secretRef"
+        raise ClientError(
+            f"workers.envFrom: {source[kind]['name']} is in a cluster; for a local run write its variables in workers.env"
+        )
 
 
 def _volumes(
@@ -160,12 +181,13 @@ def _folder(volume: Mapping[str, Any], pod: str, folders: Folders) -> Path:
 
 
 def _given(volume: Mapping[str, Any], folders: Folders) -> Path:
-    """The folder that stands for a ConfigMap or a Secret, which only a cluster has."""
+    """The folder that stands for what only a cluster has: a ConfigMap or a Secret, by its name; else by the volume's."""
     kind = next((key for key in volume if key != "name"), "unknown")
     name = str(volume[kind].get("name") or volume[kind].get("secretName") or volume["name"])
     if name not in folders.given:
+        what = f"the {kind} {name} is" if kind in ("configMap", "secret") else f"its {kind} source is"
         raise ClientError(
-            f"volume {volume['name']}: the {kind} {name} is in a cluster; for a local run give a folder with its files: "
+            f"volume {volume['name']}: {what} in a cluster; for a local run give a folder with its files: "
             f"--volume {name}=FOLDER"
         )
     return folders.given[name]

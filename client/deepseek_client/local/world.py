@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
-from deepseek_operator.api.v1alpha1 import DeepSeekJob, Scheduling, Status
+from deepseek_operator.api.v1alpha1 import Communication, DeepSeekJob, Scheduling, Status
 from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.types import DeletePod, Event, Manifest, Observation, PatchPod, Plan, Progress
 from deepseek_operator.render.membership import Announced, read_announced
@@ -41,7 +41,9 @@ class LocalWorld:
         uid = str(uuid.uuid4())
         now = _rfc3339(datetime.now(UTC))
         metadata = job.metadata.model_copy(update={"uid": uid, "generation": 1, "creation_timestamp": now})
-        spec = job.spec.model_copy(update={"scheduling": Scheduling()})
+        spec = job.spec.model_copy(
+            update={"scheduling": Scheduling(), "communication": _of_one_machine(job.spec.communication)}
+        )
         self.job = job.model_copy(update={"metadata": metadata, "spec": spec, "status": Status()})
         self.folders = folders
         self.pods: dict[str, LocalPod] = {}
@@ -210,6 +212,11 @@ class LocalWorld:
         write_atomically(
             self.folders.job_file, self.job.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n"
         )
+
+
+def _of_one_machine(communication: Communication) -> Communication:
+    """Without what is the cluster's network: its interfaces and adapters are not here."""
+    return Communication(debug=communication.debug, timeout_seconds=communication.timeout_seconds)
 
 
 def _rfc3339(moment: datetime) -> str:

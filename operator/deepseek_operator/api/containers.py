@@ -28,6 +28,8 @@ from deepseek_operator.api.fields import (
 
 RESERVED_ENV_PREFIX = "DEEPSEEKJOB_"
 RESERVED_CONTAINER_NAMES = ("worker", "ray")
+CHECKPOINTS = "checkpoints"
+"""What the mounts of init containers and sidecars call the checkpoint volume."""
 
 
 class KeySelector(Model):

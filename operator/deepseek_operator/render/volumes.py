@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from deepseek_operator.api.containers import CHECKPOINTS, HelperContainer, Mount
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_RUN_CONFIG, Paths
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Volume
+from deepseek_operator.api.volumes import SOURCES
 
 Mounted = tuple[dict[str, Any], dict[str, Any]]
 """A pod's volume, and the container's mount of it."""
 
 TMP = "/tmp"  # noqa: S108 - a volume of the pod's own, and HOME
+TMP_VOLUME = "deepseekjob-tmp"
+CHECKPOINTS_VOLUME = "deepseekjob-checkpoints"
 
 
 def _annotation_file(annotation: str, path: str) -> dict[str, Any]:
@@ -42,11 +46,10 @@ def _checkpoints(job: DeepSeekJob) -> list[Mounted]:
     if job.spec.checkpoint is None:
         return []
     volume = job.spec.checkpoint.volume
-    name = "deepseekjob-checkpoints"
     return [
         (
-            {"name": name, "persistentVolumeClaim": {"claimName": volume.claim_name}},
-            {"name": name, "mountPath": Paths.CHECKPOINTS},
+            {"name": CHECKPOINTS_VOLUME, "persistentVolumeClaim": {"claimName": volume.claim_name}},
+            {"name": CHECKPOINTS_VOLUME, "mountPath": Paths.CHECKPOINTS},
         )
     ]
 
@@ -59,32 +62,52 @@ def _shared_memory(job: DeepSeekJob) -> list[Mounted]:
 
 
 def _source(volume: Volume) -> dict[str, Any]:
-    if volume.persistent_volume_claim is not None:
-        return {"persistentVolumeClaim": {"claimName": volume.persistent_volume_claim.claim_name}}
-    if volume.config_map is not None:
-        return {"configMap": {"name": volume.config_map.name}}
     if volume.secret is not None:
         return {"secret": {"secretName": volume.secret.name}}
-    empty_dir = volume.empty_dir.model_dump(by_alias=True, exclude_none=True) if volume.empty_dir else {}
-    return {"emptyDir": {key: value for key, value in empty_dir.items() if value != ""}}
+    source = volume.model_dump(by_alias=True, exclude_none=True, include=set(SOURCES))
+    if "emptyDir" in source and not source["emptyDir"].get("medium"):
+        source["emptyDir"].pop("medium", None)
+    return source
 
 
 def _user_volume(volume: Volume) -> Mounted:
     mount: dict[str, Any] = {"name": volume.name, "mountPath": volume.mount_path}
-    if volume.sub_path:
-        mount["subPath"] = volume.sub_path
-    if volume.read_only:
-        mount["readOnly"] = True
-    return {"name": volume.name, **_source(volume)}, mount
+    return {"name": volume.name, **_source(volume)}, mount | _how(volume)
 
 
-def mounted_volumes(job: DeepSeekJob) -> list[Mounted]:
-    """Every volume of the pod with its mount, in a fixed order."""
+def _how(mount: Volume | Mount) -> dict[str, Any]:
+    how = {"subPath": mount.sub_path, "readOnly": mount.read_only}
+    return {key: value for key, value in how.items() if value}
+
+
+def _mounted(job: DeepSeekJob) -> list[Mounted]:
+    """Every volume of the pod with the worker's mount of it, in a fixed order."""
     return [
         _config(job),
         _scratch("deepseekjob-run", Paths.RUN_DIR),
-        _scratch("deepseekjob-tmp", TMP),
+        _scratch(TMP_VOLUME, TMP),
         *_checkpoints(job),
         *_shared_memory(job),
         *[_user_volume(volume) for volume in job.spec.workers.volumes],
     ]
+
+
+def pod_volumes(job: DeepSeekJob) -> list[dict[str, Any]]:
+    """The volumes of a worker pod."""
+    return [volume for volume, _ in _mounted(job)]
+
+
+def worker_mounts(job: DeepSeekJob) -> list[dict[str, Any]]:
+    """Where the worker sees them."""
+    return [mount for _, mount in _mounted(job)]
+
+
+def helper_mounts(helper: HelperContainer) -> list[dict[str, Any]]:
+    """What an init container or a sidecar sees: what it asks for, and the pod's /tmp unless it has one of its own."""
+    wanted = [
+        {"name": CHECKPOINTS_VOLUME if mount.name == CHECKPOINTS else mount.name, "mountPath": mount.mount_path}
+        | _how(mount)
+        for mount in helper.mounts
+    ]
+    own_tmp = any(mount.mount_path.rstrip("/") == TMP for mount in helper.mounts)
+    return wanted if own_tmp else [{"name": TMP_VOLUME, "mountPath": TMP}, *wanted]

@@ -20,30 +20,18 @@ from deepseek_operator.render import (
     service_name,
     worker_pod,
 )
+from support.full_job import trainer_job
 from support.make import UID, make_job, make_manifest, make_script_manifest
 
 GOLDEN = Path(__file__).parent / "golden"
 MEMBERSHIP = Membership(generation=1, attempt=1, node_rank=1, nodes=3, master="m", host=False)
 
-FULL_WORKERS: dict[str, Any] = {
-    "procPerNode": 2,
-    "imagePullPolicy": "Always",
-    "imagePullSecrets": [{"name": "registry"}],
-    "resources": {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"nvidia.com/gpu": "2"}},
-    "env": [
-        {"name": "NCCL_DEBUG", "value": "INFO"},
-        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
-    ],
-    "nodeSelector": {"gpu": "h100"},
-    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-    "sharedMemory": "8Gi",
-    "volumes": [
-        {"name": "corpus", "mountPath": "/data", "readOnly": True, "persistentVolumeClaim": {"claimName": "corpus"}},
-        {"name": "scratch", "mountPath": "/scratch", "emptyDir": {"sizeLimit": "10Gi"}},
-        {"name": "conf", "mountPath": "/conf", "subPath": "a", "configMap": {"name": "conf"}},
-        {"name": "keys", "mountPath": "/keys", "secret": {"name": "keys"}},
-    ],
-}
+
+def full_job() -> DeepSeekJob:
+    """Every field is set."""
+    manifest = trainer_job()
+    manifest["metadata"] = make_manifest()["metadata"]
+    return DeepSeekJob.model_validate(manifest)
 
 
 def container(pod: dict[str, Any]) -> dict[str, Any]:
@@ -57,14 +45,18 @@ def script_pod(**workers: Any) -> dict[str, Any]:
 
 
 def test_manifests_of_a_full_job_are_the_golden_ones() -> None:
-    job = make_job(workers=FULL_WORKERS)
+    job = full_job()
     rendered = [headless_service(job), worker_pod(job, 1, 2, MEMBERSHIP)]
     assert rendered == list(yaml.safe_load_all((GOLDEN / "full-job.yaml").read_text()))
 
 
 def test_plain_job_asks_for_nothing_that_was_not_asked_for() -> None:
     pod = script_pod()
-    assert {"nodeSelector", "imagePullSecrets"} & pod["spec"].keys() == set()
+    assert set(pod["spec"]) == {
+        *("restartPolicy", "hostname", "subdomain", "automountServiceAccountToken", "enableServiceLinks"),
+        *("terminationGracePeriodSeconds", "securityContext", "tolerations", "containers", "volumes"),
+    }
+    assert "envFrom" not in container(pod)
     assert container(pod)["resources"] == {}
     assert [v["name"] for v in pod["spec"]["volumes"]] == ["deepseekjob-config", "deepseekjob-run", "deepseekjob-tmp"]
 
@@ -91,35 +83,25 @@ def test_script_has_no_run_config() -> None:
     assert [item["path"] for item in config["downwardAPI"]["items"]] == ["membership.json"]
 
 
-def test_user_may_replace_home_and_nothing_appears_twice() -> None:
-    names = [v["name"] for v in container(script_pod(env=[{"name": "HOME", "value": "/scratch"}]))["env"]]
-    assert names.count("HOME") == 1
-    assert len(names) == len(set(names))
-
-
-def test_own_tolerations_for_lost_nodes_win() -> None:
-    own = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 600}
-    found = script_pod(tolerations=[own])["spec"]["tolerations"]
-    assert [t["tolerationSeconds"] for t in found if t["key"] == own["key"]] == [600]
-    everything = script_pod(tolerations=[{"operator": "Exists"}])["spec"]["tolerations"]
-    assert everything == [{"operator": "Exists"}]
-
-
 def test_pod_meets_the_restricted_pod_security_standard() -> None:
-    pod = worker_pod(make_job(workers=FULL_WORKERS), 0, 0, MEMBERSHIP)
-    spec, worker = pod["spec"], container(pod)
+    pod = worker_pod(full_job(), 0, 0, MEMBERSHIP)
+    spec = pod["spec"]
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["runAsUser"] > 0
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert worker["securityContext"]["allowPrivilegeEscalation"] is False
-    assert worker["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    allowed = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
+    for confined in (container(pod), *spec["initContainers"]):
+        assert confined["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    allowed = {"configMap", "downwardAPI", "emptyDir", "image", "persistentVolumeClaim", "projected", "secret"}
     assert all(volume.keys() - {"name"} <= allowed for volume in spec["volumes"])
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
 
 
 def test_every_mount_has_its_volume() -> None:
-    pod = worker_pod(make_job(workers=FULL_WORKERS), 0, 0, MEMBERSHIP)
+    pod = worker_pod(full_job(), 0, 0, MEMBERSHIP)
     volumes = [volume["name"] for volume in pod["spec"]["volumes"]]
     mounts = container(pod)["volumeMounts"]
     assert volumes == [mount["name"] for mount in mounts]
@@ -127,7 +109,7 @@ def test_every_mount_has_its_volume() -> None:
 
 
 def test_rendering_leaves_the_job_as_it_is_and_shares_nothing_between_pods() -> None:
-    job = make_job(workers=FULL_WORKERS)
+    job = full_job()
     before = job.model_dump_json()
     one, other = worker_pod(job, 0, 0, MEMBERSHIP), worker_pod(job, 0, 0, MEMBERSHIP)
     assert one == other
@@ -195,12 +177,3 @@ def test_run_config(checkpoint: bool, section: dict[str, Any] | None, cache: str
         "checkpoint": section,
         "dataCache": cache,
     }
-
-
-def test_prewarming_is_told_to_the_agent_only_when_it_is_wanted() -> None:
-    def told(prewarm: bool) -> object:
-        pod = worker_pod(make_job(spec={"recovery": {"prewarm": prewarm}}), 0, 0, MEMBERSHIP)
-        variables = {v["name"]: v.get("value") for v in pod["spec"]["containers"][0]["env"]}
-        return variables.get("DEEPSEEKJOB_PREWARM")
-
-    assert (told(False), told(True)) == (None, "1")

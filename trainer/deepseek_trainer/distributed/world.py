@@ -17,11 +17,12 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from deepseek_trainer.config import ConfigError
+from deepseek_trainer.contract import Env
 from deepseek_trainer.errors import TrainerError, UnavailableError
 
 T = TypeVar("T")
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+DEFAULT_TIMEOUT_S = 600
 """Longer than any step, save or evaluation; a peer that needs longer is taken for dead."""
 CONTROL_TIMEOUT = timedelta(hours=2)
 """For what one rank does while the others wait: preparing the data, verifying a checkpoint."""
@@ -97,13 +98,15 @@ def join(backend: str, environ: Mapping[str, str]) -> Iterator[World]:
 
     Args:
         backend: auto, nccl or gloo; auto takes nccl where CUDA is.
+        environ: torchrun's variables, and how long a collective may take.
 
     Raises:
-        ConfigError: nccl is asked for where no GPU is.
+        ConfigError: nccl is asked for where no GPU is, or the time for a collective is no number.
         UnavailableError: the peers could not be reached.
     """
     rank, size = int(environ.get("RANK", "0")), int(environ.get("WORLD_SIZE", "1"))
     local_rank = int(environ.get("LOCAL_RANK", "0"))
+    timeout = collective_timeout(environ)
     name = _backend(backend)
     device = torch.device("cuda", local_rank) if name == "nccl" else torch.device("cpu")
     if name == "nccl":
@@ -114,7 +117,7 @@ def join(backend: str, environ: Mapping[str, str]) -> Iterator[World]:
             rank=rank,
             world_size=size,
             store=None if "MASTER_ADDR" in environ else HashStore(),
-            timeout=COLLECTIVE_TIMEOUT,
+            timeout=timeout,
             device_id=device if name == "nccl" else None,
         )
         control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
@@ -125,6 +128,18 @@ def join(backend: str, environ: Mapping[str, str]) -> Iterator[World]:
         yield World(rank, local_rank, size, device, control)
     finally:
         dist.destroy_process_group()
+
+
+def collective_timeout(environ: Mapping[str, str]) -> timedelta:
+    """How long a collective may take, as the launcher says.
+
+    Raises:
+        ConfigError: it isn't a positive number of seconds.
+    """
+    text = environ.get(Env.COLLECTIVE_TIMEOUT, str(DEFAULT_TIMEOUT_S))
+    if not (text.isdecimal() and int(text) > 0):
+        raise ConfigError(f"{Env.COLLECTIVE_TIMEOUT} is {text!r}: it must be a whole number of seconds, 1 or more")
+    return timedelta(seconds=int(text))
 
 
 def lost_peer(error: BaseException) -> bool:

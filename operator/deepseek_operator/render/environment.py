@@ -1,0 +1,115 @@
+"""The environment of the pod's containers.
+
+Rules: what the operator says (DEEPSEEKJOB_*) can't be overridden, the API refuses such names; every other variable of
+ours gives way to the user's of the same name. The user's come last, so that they may refer to ours as $(NAME).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from deepseek_operator.api.containers import EnvFrom, EnvVar, HelperContainer
+from deepseek_operator.api.names import AGENT_PORT, Env, Paths
+from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.render.runconfig import checkpoint_directory
+from deepseek_operator.render.volumes import TMP
+
+COLLECTIVE_TIMEOUT_S = 600
+WATCHDOG_FLOOR_S = 120
+"""Loading CUDA and the first collective may hold torch's watchdog up for that long without any harm."""
+_PLAIN_INTERFACE = re.compile(r"[A-Za-z0-9_.-]+")
+
+Variables = list[dict[str, Any]]
+
+
+def worker_environment(job: DeepSeekJob) -> Variables:
+    """Variables of the worker container."""
+    spec = job.spec
+    return _with_users(
+        [
+            *_identity(job),
+            {"name": Env.POD_IP, **_field("status.podIP")},
+            *_literals(_contract(job) | communication(job) | {"HOME": TMP}),
+        ],
+        spec.workers.env,
+    )
+
+
+def helper_environment(job: DeepSeekJob, helper: HelperContainer) -> Variables:
+    """Variables of an init container or a sidecar: whose it is, and its own."""
+    return _with_users([*_identity(job), *_literals({"HOME": TMP})], helper.env)
+
+
+def environment_from(sources: list[EnvFrom]) -> Variables:
+    """ConfigMaps and Secrets whose keys become variables; a variable that is named in `env` wins over them."""
+    return [source.model_dump(by_alias=True, exclude_none=True) for source in sources]
+
+
+def communication(job: DeepSeekJob) -> dict[str, str]:
+    """The network of the collectives, as NCCL, gloo and torch read it."""
+    wanted, timeout_s = job.spec.communication, job.spec.communication.timeout_seconds or COLLECTIVE_TIMEOUT_S
+    nccl = {
+        "NCCL_SOCKET_IFNAME": wanted.interface,
+        "NCCL_IB_DISABLE": "1" if wanted.infiniband is False else None,
+        "NCCL_IB_HCA": wanted.ib_hca,
+        "NCCL_IB_GID_INDEX": wanted.ib_gid_index,
+        "NCCL_IB_TIMEOUT": wanted.ib_timeout,
+        "NCCL_DEBUG": wanted.debug or "WARN",
+        # torch ends a collective that is over its time from a watchdog thread, which a stuck driver can block too. A
+        # monitor then ends the process, by default after 480 s whatever the collective's own time is.
+        "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": max(timeout_s, WATCHDOG_FLOOR_S),
+    }
+    given = {name: str(value) for name, value in nccl.items() if value is not None and job.spec.backend != "gloo"}
+    if wanted.interface and _PLAIN_INTERFACE.fullmatch(wanted.interface):
+        given["GLOO_SOCKET_IFNAME"] = wanted.interface
+    return given | {Env.COLLECTIVE_TIMEOUT: str(timeout_s)}
+
+
+def _contract(job: DeepSeekJob) -> dict[str, str]:
+    """What the agent is told, beside who it is."""
+    spec = job.spec
+    told = {
+        Env.MEMBERSHIP_FILE: Paths.MEMBERSHIP_FILE,
+        Env.RUN_DIR: Paths.RUN_DIR,
+        Env.PROC_PER_NODE: str(spec.workers.processes()),
+        Env.BACKEND: spec.backend,
+        Env.MAX_PROCESS_RESTARTS: str(spec.recovery.max_process_restarts),
+        Env.AGENT_PORT: str(AGENT_PORT),
+        Env.TERMINATION_LOG: Paths.TERMINATION_LOG,
+    }
+    if spec.trainer is not None:
+        told[Env.RUN_CONFIG_FILE] = Paths.RUN_CONFIG_FILE
+    if directory := checkpoint_directory(job):
+        told[Env.CHECKPOINT_DIR] = directory
+    if spec.recovery.prewarm:
+        told[Env.PREWARM] = "1"
+    if spec.preflight is not None:
+        told[Env.PREFLIGHT_TIMEOUT] = str(spec.preflight.timeout_seconds)
+        if spec.preflight.min_bandwidth_mbps is not None:
+            told[Env.PREFLIGHT_MIN_MBPS] = str(spec.preflight.min_bandwidth_mbps)
+    return told
+
+
+def _identity(job: DeepSeekJob) -> Variables:
+    """Who the pod is."""
+    meta = job.metadata
+    return [
+        {"name": Env.POD_NAME, **_field("metadata.name")},
+        {"name": Env.NODE_NAME, **_field("spec.nodeName")},
+        *_literals({Env.JOB_NAME: meta.name, Env.JOB_NAMESPACE: meta.namespace, Env.JOB_UID: meta.uid}),
+    ]
+
+
+def _field(path: str) -> dict[str, Any]:
+    return {"valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _literals(values: dict[str, str]) -> Variables:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _with_users(ours: Variables, users: list[EnvVar]) -> Variables:
+    taken = {variable.name for variable in users}
+    kept = [variable for variable in ours if variable["name"] not in taken]
+    return [*kept, *[variable.model_dump(by_alias=True, exclude_none=True) for variable in users]]

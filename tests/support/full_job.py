@@ -1,0 +1,220 @@
+"""A DeepSeekJob that sets every field of the API: what reaches the API server, comes back, and reaches the pod.
+
+tests/cluster/test_round_trip.py proves against the CRD's schema that no field is missing here. Where fields exclude
+each other (trainer and entrypoint, say), the second job has the other one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Manifest = dict[str, Any]
+
+RESOURCES = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}}
+
+AFFINITY: Manifest = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {
+                    "matchExpressions": [
+                        {"key": "example.com/pool", "operator": "In", "values": ["training", "shared"]},
+                        {"key": "example.com/gpus", "operator": "Gt", "values": ["1"]},
+                        {"key": "example.com/broken", "operator": "DoesNotExist"},
+                    ]
+                }
+            ]
+        },
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "weight": 10,
+                "preference": {"matchExpressions": [{"key": "example.com/rack", "operator": "Exists"}]},
+            }
+        ],
+    },
+    "podAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "labelSelector": {"matchLabels": {"app": "cache"}},
+                "topologyKey": "topology.kubernetes.io/zone",
+                "namespaces": ["caches"],
+            }
+        ],
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "weight": 5,
+                "podAffinityTerm": {
+                    "labelSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]},
+                    "topologyKey": "kubernetes.io/hostname",
+                },
+            }
+        ],
+    },
+    "podAntiAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "labelSelector": {
+                    "matchExpressions": [{"key": "noise", "operator": "NotIn", "values": ["none", "low"]}]
+                },
+                "topologyKey": "kubernetes.io/hostname",
+            }
+        ]
+    },
+}
+
+VOLUMES: list[Manifest] = [
+    {"name": "corpus", "mountPath": "/data", "readOnly": True, "persistentVolumeClaim": {"claimName": "corpus"}},
+    {"name": "scratch", "mountPath": "/scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "10Gi"}},
+    {"name": "conf", "mountPath": "/conf", "subPath": "a", "configMap": {"name": "conf"}},
+    {"name": "keys", "mountPath": "/keys", "secret": {"name": "keys"}},
+    {
+        "name": "both",
+        "mountPath": "/both",
+        "projected": {"sources": [{"configMap": {"name": "conf"}}, {"secret": {"name": "keys"}}]},
+    },
+    {
+        "name": "tokenizer",
+        "mountPath": "/opt/tokenizer",
+        "image": {"reference": "example.com/tokenizer:1", "pullPolicy": "Always"},
+    },
+]
+
+SIDECAR: Manifest = {
+    "name": "uploader",
+    "image": "example.com/uploader:1",
+    "imagePullPolicy": "Always",
+    "command": ["uploader"],
+    "args": ["--every", "60"],
+    "env": [
+        {"name": "BUCKET", "value": "runs"},
+        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "bucket.token"}}},
+    ],
+    "resources": RESOURCES,
+    "mounts": [
+        {"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": True},
+        {"name": "scratch", "mountPath": "/tmp", "subPath": "uploader"},
+    ],
+}
+
+WORKERS: Manifest = {
+    "replicas": 3,
+    "procPerNode": "auto",
+    "image": "ghcr.io/example/trainer:1.0",
+    "imagePullPolicy": "Always",
+    "imagePullSecrets": [{"name": "registry"}],
+    "resources": {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"nvidia.com/gpu": "2"}},
+    "env": [
+        {"name": "NCCL_DEBUG", "value": "INFO"},
+        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+        {"name": "MIRROR", "valueFrom": {"configMapKeyRef": {"name": "hub", "key": "mirror"}}},
+    ],
+    "envFrom": [{"configMapRef": {"name": "common"}}, {"prefix": "S3_", "secretRef": {"name": "s3"}}],
+    "nodeSelector": {"gpu": "h100"},
+    "affinity": AFFINITY,
+    "tolerations": [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {
+            "key": "example.com/drain",
+            "operator": "Equal",
+            "value": "soon",
+            "effect": "NoExecute",
+            "tolerationSeconds": 60,
+        },
+    ],
+    "priorityClassName": "research",
+    "runtimeClassName": "nvidia",
+    "serviceAccountName": "trainer",
+    "labels": {"team": "speech", "example.com/cost-centre": "42"},
+    "annotations": {"example.com/owner": "Ada & Co"},
+    "sharedMemory": "8Gi",
+    "volumes": VOLUMES,
+    "initContainers": [
+        {
+            "name": "fetch",
+            "image": "example.com/fetch:1",
+            "imagePullPolicy": "IfNotPresent",
+            "args": ["corpus"],
+            "mounts": [{"name": "scratch", "mountPath": "/out"}],
+        }
+    ],
+    "sidecars": [SIDECAR],
+}
+
+COMMUNICATION: Manifest = {
+    "interface": "eth0",
+    "infiniband": False,
+    "ibHca": "mlx5_0:1,mlx5_1:1",
+    "ibGidIndex": 3,
+    "ibTimeout": 20,
+    "debug": "TRACE",
+    "timeoutSeconds": 300,
+}
+
+
+def trainer_job() -> Manifest:
+    """Every field that a job of the built-in trainer can have, but those of `spec.trainer` itself."""
+    return {
+        "apiVersion": "training.deepseekjob.dev/v1alpha1",
+        "kind": "DeepSeekJob",
+        "metadata": {"name": "full", "namespace": "default"},
+        "spec": {
+            "profile": "gpu-pool",
+            "workers": WORKERS,
+            "backend": "nccl",
+            "trainer": {"model": {"preset": "tiny"}, "training": {"steps": 100, "globalBatchSize": 16}},
+            "data": {"corpus": "chitchat"},
+            "checkpoint": {
+                "volume": {"claimName": "checkpoints", "subPath": "runs/full"},
+                "interval": {"steps": 20},
+                "keep": 5,
+            },
+            "communication": COMMUNICATION,
+            "elastic": {"minReplicas": 2, "maxReplicas": 8},
+            "recovery": {
+                "budgets": {
+                    "application": 2,
+                    "outOfMemory": 2,
+                    "accelerator": 7,
+                    "communication": 7,
+                    "hang": 4,
+                    "infrastructure": 100,
+                },
+                "maxProcessRestarts": 1,
+                "prewarm": True,
+                "maxRestartsWithoutProgress": 6,
+                "backoff": {"initialSeconds": 10, "maxSeconds": 600},
+                "hangTimeoutSeconds": 900,
+                "nodeExclusion": {"failures": 3, "cooldownSeconds": 7200},
+            },
+            "scheduling": {
+                "gang": "Volcano",
+                "queue": "research",
+                "priorityClassName": "urgent",
+                "schedulerName": "volcano",
+                "topology": {"key": "topology.kubernetes.io/zone", "mode": "Required"},
+            },
+            "lifecycle": {
+                "activeDeadlineSeconds": 86400,
+                "startDeadlineSeconds": 3600,
+                "ttlSecondsAfterFinished": 600,
+                "cleanPodPolicy": "All",
+                "successPolicy": "RankZero",
+            },
+            "preflight": {"timeoutSeconds": 60, "minBandwidthMbps": 5000},
+            "suspend": True,
+            "managedBy": "kueue.x-k8s.io/multikueue",
+        },
+    }
+
+
+def script_job() -> Manifest:
+    """The same with a script of the user's."""
+    job = trainer_job()
+    spec = {key: value for key, value in job["spec"].items() if key not in ("trainer", "data")}
+    return job | {"spec": spec | {"entrypoint": {"script": "/app/train.py", "args": ["--epochs", "2"]}}}
+
+
+def module_job() -> Manifest:
+    """The same with a module of the user's."""
+    job = script_job()
+    return job | {"spec": job["spec"] | {"entrypoint": {"module": "my.train"}}}
