@@ -1,7 +1,8 @@
 """Reads one job's world, once, into a frozen Observation. Reads only.
 
 Reads are spared where their answer is known: a job that was created a moment ago and has no status cannot have
-children; and a Service that was seen is asked for again only after the next resync forgot it.
+children; a Service that was seen is asked for again only after the next resync forgot it; and a profile is read
+until the job has started, if it names one.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.api.names import Reason
+from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob
 from deepseek_operator.cluster.client import KubeClient
 from deepseek_operator.cluster.errors import Forbidden, NotFound
+from deepseek_operator.decide.effective import effective, needs_profile, take
 from deepseek_operator.decide.topology import nodes_to_read
-from deepseek_operator.decide.types import Observation, Pod, Progress
+from deepseek_operator.decide.types import Held, Observation, Pod, Progress
 from deepseek_operator.pods import own_pods
 from deepseek_operator.progress import Source
 from deepseek_operator.render import service_name
@@ -45,20 +48,24 @@ class Observer(Generic[K]):
 
         Raises:
             ApiError: a read failed.
+            UnusableSnapshotError: the job has started and can't go on with what its status says of its profile.
         """
+        whole = effective(job, await self._profile(job))
         if newborn:
-            return Observation(now=self._now(), job=job)
+            return Observation(now=self._now(), job=whole.job, profile=whole.profile, held=whole.held)
         meta = job.metadata
         pods = own_pods(await self._client.list_pods(meta.namespace, meta.uid), meta.uid)
         seen = Observation(
             now=self._now(),
-            job=job,
+            job=whole.job,
             pods=pods,
             service_exists=await self._service_exists(job),
             progress=self._follow(key, progress_source(pods, job.status.generation)),
+            profile=whole.profile,
+            held=whole.held,
         )
         names = nodes_to_read(seen)
-        return replace(seen, nodes=await self._topology_of(names, job)) if names else seen
+        return replace(seen, nodes=await self._topology_of(names, whole.job)) if names else seen
 
     async def _topology_of(self, nodes: tuple[str, ...], job: DeepSeekJob) -> dict[str, str | None]:
         """The nodes' values of the job's topology label; None where there is no such label or no such node to read."""
@@ -79,6 +86,21 @@ class Observer(Generic[K]):
     def forget_services(self) -> None:
         """Every Service is asked for again: somebody may have deleted one."""
         self._services.clear()
+
+    async def _profile(self, job: DeepSeekJob) -> AppliedProfile | Held | None:
+        name = job.spec.profile
+        if name is None or not needs_profile(job):
+            return None
+        try:
+            return take(await self._client.get_profile(name))
+        except NotFound:
+            message = f"there is no DeepSeekProfile {name}; create it, or delete the job and name another one"
+        except Forbidden as error:
+            message = (
+                f"the operator may not read DeepSeekProfile {name}: {error.message}; let its service account get "
+                "deepseekprofiles in the cluster (the chart's value rbac.readProfiles)"
+            )
+        return Held(Reason.PROFILE_NOT_FOUND, message)
 
     async def _service_exists(self, job: DeepSeekJob) -> bool:
         meta = job.metadata

@@ -20,6 +20,7 @@ from deepseek_operator.api.v1alpha1 import DeepSeekJob, ObjectMeta
 from deepseek_operator.apply import Applied, Applier
 from deepseek_operator.cluster.client import KubeClient
 from deepseek_operator.cluster.errors import NotFound
+from deepseek_operator.decide.effective import UnusableSnapshotError
 from deepseek_operator.decide.invalid import invalid_status
 from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import Observation, Plan
@@ -117,7 +118,10 @@ class Reconciler:
             job = DeepSeekJob.model_validate(raw)
         except ValidationError as error:
             return await self._refuse(raw, memory, invalid_spec_message(error))
-        observation = await self._observer.observe(key, job, newborn=newborn is not None)
+        try:
+            observation = await self._observer.observe(key, job, newborn=newborn is not None)
+        except UnusableSnapshotError as error:
+            return await self._refuse(raw, memory, str(error))
         return await self._pass(key, raw, observation, memory)
 
     async def _pass(self, key: JobKey, raw: Mapping[str, Any], observation: Observation, memory: JobMemory) -> Result:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
+from deepseek_operator.decide.effective import effective
 from deepseek_operator.decide.types import Observation, Pod, Progress
 
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -120,6 +121,6 @@ def make_checkpoint(step: int = 20) -> dict[str, Any]:
 
 
 def observe(job: DeepSeekJob, *pods: Pod, after_s: float = 0.0, **fields: Any) -> Observation:
-    """An observation of a job whose Service exists."""
-    seen: dict[str, Any] = {"now": later(after_s), "job": job, "pods": pods, "service_exists": True}
+    """An observation of a job without profile, whose Service exists."""
+    seen: dict[str, Any] = {"now": later(after_s), "job": effective(job).job, "pods": pods, "service_exists": True}
     return Observation(**(seen | fields))

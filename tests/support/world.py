@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, LABEL_INCARNATION, LABEL_SLOT
-from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
+from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob, Status
 from deepseek_operator.decide import decide
+from deepseek_operator.decide.effective import effective
 from deepseek_operator.decide.topology import nodes_to_read
-from deepseek_operator.decide.types import Event, Observation, Plan, Pod, Progress
+from deepseek_operator.decide.types import Event, Held, Observation, Plan, Pod, Progress
 from deepseek_operator.render.membership import read_announced
 from support.make import START, make_last_words, make_manifest
 
@@ -33,6 +34,8 @@ class World:
     """As it was applied; changed by `edit` only."""
     think: Decide = decide
     now: datetime = START
+    profile: AppliedProfile | Held | None = None
+    """What is read where the job names a profile."""
     pods: dict[str, Pod] = field(default_factory=dict)
     service: bool = False
     events: list[Event] = field(default_factory=list)
@@ -79,7 +82,16 @@ class World:
 
     def observe(self) -> Observation:
         pods = tuple(self.pods.values())
-        seen = Observation(self.now, self.job, pods, self.service, progress=self.progress())
+        whole = effective(self.job, self.profile)
+        seen = Observation(
+            self.now,
+            whole.job,
+            pods,
+            self.service,
+            progress=self.progress(),
+            profile=whole.profile,
+            held=whole.held,
+        )
         return replace(seen, nodes={node: self.zones.get(node) for node in nodes_to_read(seen)})
 
     def writes(self, plan: Plan) -> Iterator[Callable[[], None]]:

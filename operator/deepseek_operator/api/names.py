@@ -165,6 +165,7 @@ class Reason(StrEnum):
     RESIZED = "Resized"
     PROFILE_NOT_FOUND = "ProfileNotFound"
     PROFILE_LIMIT = "ProfileLimitExceeded"
+    PROFILE_UNUSABLE = "ProfileUnusable"
     NOT_QUEUED = "NotQueued"
     WAITING_FOR_QUOTA = "WaitingForQuota"
     QUOTA_GRANTED = "QuotaGranted"

@@ -49,6 +49,7 @@ from deepseek_operator.api.policies import (
     Topology,
 )
 from deepseek_operator.api.status import (
+    AppliedProfile,
     CheckpointStatus,
     Condition,
     FailureStatus,
@@ -65,6 +66,7 @@ from deepseek_operator.api.workers import Toleration, Workers
 
 __all__ = [
     "Affinity",
+    "AppliedProfile",
     "Backoff",
     "Budgets",
     "Checkpoint",

@@ -164,8 +164,8 @@ class Workers(Model):
     )
     shared_memory: Quantity | None = Field(
         None,
-        description="Size of /dev/shm; NCCL and data loaders need more than the default 64Mi, for example 8Gi. "
-        "Default: the profile's, else 64Mi.",
+        description="Size of /dev/shm; NCCL and data loaders need more than the usual 64Mi, for example 8Gi. "
+        "Default: the profile's, else the container runtime's.",
     )
     volumes: Annotated[list[Volume], Field(max_length=32)] = Field(
         default_factory=list, description="Volumes of the worker pods.", json_schema_extra=named_map()

@@ -18,6 +18,7 @@ from deepseek_operator.api.names import (
     LABEL_MANAGED_BY,
     MANAGER,
     PLURAL,
+    PROFILE_PLURAL,
     VERSION,
 )
 from deepseek_operator.cluster.errors import AlreadyExists, NotFound
@@ -90,6 +91,10 @@ class KubeClient:
             accept=METADATA_ONLY,
         )
         return str(answer.json()["metadata"]["resourceVersion"])
+
+    async def get_profile(self, name: str) -> Object:
+        found: Object = (await self._http.send("get", f"{JOBS}/{PROFILE_PLURAL}/{name}")).json()
+        return found
 
     # ---- children -----------------------------------------------------------------------------
     async def list_pods(self, namespace: str, job_uid: str) -> list[Object]:

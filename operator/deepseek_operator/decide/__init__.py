@@ -1,6 +1,8 @@
 """Policy, pure: an Observation in, a Plan out.
 
+    held        a job that its profile doesn't let start: it waits, and what follows is passed over
     launch      the first generation; when a generation's pods were all seen
+    snapshot    what the profile said when the job started
     training    what the workers report
     ending      all have succeeded, or one says that it can't be done
     recovery    a lost member: the next generation, or giving up
@@ -18,6 +20,7 @@ from functools import reduce
 
 from deepseek_operator.decide.effects import creations, deletions, patches
 from deepseek_operator.decide.ending import ending
+from deepseek_operator.decide.held import held
 from deepseek_operator.decide.invalid import invalid_status
 from deepseek_operator.decide.launch import launch
 from deepseek_operator.decide.readiness import readiness
@@ -26,6 +29,7 @@ from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.requeue import requeue_after_s
 from deepseek_operator.decide.running import running
 from deepseek_operator.decide.settle import settle
+from deepseek_operator.decide.snapshot import snapshot
 from deepseek_operator.decide.topology import topology
 from deepseek_operator.decide.training import training
 from deepseek_operator.decide.turn import Policy, Turn, ended
@@ -44,7 +48,7 @@ __all__ = [
     "parse_report",
 ]
 
-POLICIES: tuple[Policy, ...] = (launch, training, ending, recovery, topology, readiness, running)
+POLICIES: tuple[Policy, ...] = (held, launch, snapshot, training, ending, recovery, topology, readiness, running)
 
 
 def decide(seen: Observation) -> Plan:
@@ -53,7 +57,7 @@ def decide(seen: Observation) -> Plan:
         return Plan(status=seen.job.status)
     turn = Turn(seen, seen.job.status)
     if not ended(turn.status):
-        turn = reduce(lambda shaped, policy: policy(shaped), POLICIES, turn)
+        turn = reduce(lambda shaped, policy: shaped if shaped.idle else policy(shaped), POLICIES, turn)
     turn = settle(turn)
     delete = deletions(seen, turn.status)
     return Plan(

@@ -29,6 +29,8 @@ class Turn:
     """The newest report of the present generation."""
     wait_s: float | None = None
     """A decision is due, and put off for this long."""
+    idle: bool = False
+    """No gang is wanted now: the policies that follow are about one, and are passed over."""
 
     @property
     def now(self) -> str:

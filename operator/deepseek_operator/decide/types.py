@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NewType
 
-from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
+from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob, Status
 
 Manifest = dict[str, Any]
 """A Kubernetes object as the API server takes it."""
@@ -78,12 +78,22 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Why a job may not be started (or resumed, or grow), though nothing has failed. Somebody can mend it."""
+
+    reason: str
+    message: str
+    """Names what is wrong, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Everything that decide() may know about one job at one moment."""
 
     now: datetime
     """Aware, UTC."""
     job: DeepSeekJob
+    """With its resolved spec: see `effective`."""
     pods: tuple[Pod, ...] = ()
     """All pods that carry the job's UID, of any slot and incarnation, terminating ones included."""
     service_exists: bool = False
@@ -92,6 +102,9 @@ class Observation:
     such node."""
     progress: Progress | None = None
     """The newest report of node rank 0; None when it could not be had."""
+    profile: AppliedProfile | None = None
+    """The profile that the spec was resolved with."""
+    held: Held | None = None
 
 
 @dataclass(frozen=True, slots=True)
