@@ -43,12 +43,12 @@ class Applier:
         recorder: Recorder,
         *,
         concurrency: int,
-        on_service: Callable[[str], None] = lambda job_uid: None,
+        on_made: Callable[[Manifest, str], None] = lambda manifest, job_uid: None,
     ) -> None:
         self._client = client
         self._recorder = recorder
         self._slots = asyncio.Semaphore(concurrency)
-        self._on_service = on_service
+        self._on_made = on_made
 
     async def write_status(self, raw: Mapping[str, Any], status: Status) -> tuple[str, bool]:
         """Writes what differs. Returns the job's version and whether there was anything to write.
@@ -96,8 +96,7 @@ class Applier:
 
     async def _create(self, manifest: Manifest, job_uid: str) -> None:
         await create_or_own(self._client, manifest, job_uid)
-        if manifest["kind"] == "Service":
-            self._on_service(job_uid)
+        self._on_made(manifest, job_uid)
 
     async def _attempt(self, effect: Effect) -> ApiError | None:
         async with self._slots:

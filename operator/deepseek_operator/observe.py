@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from deepseek_operator.api.names import Reason
 from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob
+from deepseek_operator.children import Children
 from deepseek_operator.cluster.client import KubeClient
 from deepseek_operator.cluster.errors import Forbidden, NotFound
 from deepseek_operator.decide.effective import effective, needs_profile, take
@@ -21,7 +22,6 @@ from deepseek_operator.decide.topology import nodes_to_read
 from deepseek_operator.decide.types import Held, Observation, Pod, Progress
 from deepseek_operator.pods import own_pods
 from deepseek_operator.progress import Source
-from deepseek_operator.render import service_name
 from deepseek_operator.render.membership import Announced, read_announced
 
 K = TypeVar("K")
@@ -37,11 +37,11 @@ class Follow(Protocol[K_contra]):
 class Observer(Generic[K]):
     """Makes Observations."""
 
-    def __init__(self, client: KubeClient, follow: Follow[K], now: Callable[[], datetime]) -> None:
+    def __init__(self, client: KubeClient, children: Children, follow: Follow[K], now: Callable[[], datetime]) -> None:
         self._client = client
+        self._children = children
         self._follow = follow
         self._now = now
-        self._services: set[str] = set()
 
     async def observe(self, key: K, job: DeepSeekJob, *, newborn: bool = False) -> Observation:
         """The world of this job, now. newborn: the job as the watch announced its creation.
@@ -59,7 +59,8 @@ class Observer(Generic[K]):
             now=self._now(),
             job=whole.job,
             pods=pods,
-            service_exists=await self._service_exists(job),
+            service_exists=await self._children.service_exists(job),
+            group_members=await self._children.group_members(whole.job),
             progress=self._follow(key, progress_source(pods, job.status.generation)),
             profile=whole.profile,
             held=whole.held,
@@ -79,14 +80,6 @@ class Observer(Generic[K]):
             return None
         return None if value is None else str(value)
 
-    def service_seen(self, job_uid: str) -> None:
-        """The Service was just made, so the next pass needn't ask for it."""
-        self._services.add(job_uid)
-
-    def forget_services(self) -> None:
-        """Every Service is asked for again: somebody may have deleted one."""
-        self._services.clear()
-
     async def _profile(self, job: DeepSeekJob) -> AppliedProfile | Held | None:
         name = job.spec.profile
         if name is None or not needs_profile(job):
@@ -101,18 +94,6 @@ class Observer(Generic[K]):
                 "deepseekprofiles in the cluster (the chart's value rbac.readProfiles)"
             )
         return Held(Reason.PROFILE_NOT_FOUND, message)
-
-    async def _service_exists(self, job: DeepSeekJob) -> bool:
-        meta = job.metadata
-        if meta.uid in self._services:
-            return True
-        try:
-            owner = await self._client.owner_of("Service", meta.namespace, service_name(meta.name))
-        except NotFound:
-            return False
-        if owner == meta.uid:
-            self._services.add(meta.uid)
-        return owner == meta.uid
 
 
 def progress_source(pods: tuple[Pod, ...], generation: int) -> Source | None:

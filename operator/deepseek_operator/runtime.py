@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from deepseek_operator.api.v1alpha1 import ObjectMeta
 from deepseek_operator.apply import Applier
+from deepseek_operator.children import Children
 from deepseek_operator.cluster.client import KubeClient
 from deepseek_operator.cluster.credentials import BearerToken, find_credentials, open_session
 from deepseek_operator.cluster.errors import ApiError
@@ -91,14 +92,13 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Parts:
     )
     stack.callback(book.close)
     recorder = Recorder(client, settings.identity, utc_now, _event_not_written)
-    observer: Observer[JobKey] = Observer(client, book.follow, utc_now)
-    applier = Applier(client, recorder, concurrency=settings.concurrent_requests, on_service=observer.service_seen)
+    children = Children(client)
+    observer: Observer[JobKey] = Observer(client, children, book.follow, utc_now)
+    applier = Applier(client, recorder, concurrency=settings.concurrent_requests, on_made=children.made)
     reconciler = Reconciler(
         client, observer, applier, recorder, decide, now=utc_now, on_gone=lambda key: _forget(book, key)
     )
-    controller = Controller(
-        client, queue, reconciler, metrics, health, settings, before_resync=observer.forget_services
-    )
+    controller = Controller(client, queue, reconciler, metrics, health, settings, before_resync=children.forget)
     elector = Elector(
         client,
         LeaseSpec(

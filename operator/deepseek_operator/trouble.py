@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from deepseek_operator.api.conditions import Fact, merge
 from deepseek_operator.api.names import ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import Status
-from deepseek_operator.cluster.errors import AlreadyExists, ApiError, Forbidden, Invalid
+from deepseek_operator.cluster.errors import AlreadyExists, ApiError, Forbidden, Invalid, NotServed
 from deepseek_operator.decide.types import Event
 
 MAX_TEXT = 1024
-NEEDS_A_PERSON = (AlreadyExists, Forbidden, Invalid)
+NEEDS_A_PERSON = (AlreadyExists, Forbidden, Invalid, NotServed)
 
 
 def invalid_spec_message(error: ValidationError) -> str:

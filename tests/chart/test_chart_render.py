@@ -17,6 +17,17 @@ ALL_ON = (
 )
 
 
+GANG_RULES = {
+    "volcano": {("scheduling.volcano.sh", "podgroups", "get create patch")},
+    "coscheduling": {("scheduling.x-k8s.io", "podgroups", "get create patch")},
+}
+"""Switch -> group, resource and verbs of what it allows."""
+
+
+def _rules(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [rule for role in of_kind(manifests, "ClusterRole") + of_kind(manifests, "Role") for rule in role["rules"]]
+
+
 def _container(manifests: list[dict[str, Any]]) -> dict[str, Any]:
     (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert isinstance(container, dict)
@@ -93,6 +104,17 @@ def test_named_namespaces_get_roles_instead_of_a_cluster_role(helm: Helm) -> Non
     assert [role["metadata"]["name"] for role in of_kind(named, "ClusterRoleBinding")] == ["deepseek-operator-cluster"]
     environment = {v["name"]: v.get("value") for v in _container(named)["env"]}
     assert environment["DEEPSEEKJOB_OPERATOR_NAMESPACES"] == "team-a,team-b"
+
+
+@pytest.mark.parametrize("switch", GANG_RULES)
+def test_rights_on_a_gang_schedulers_objects_are_given_on_demand(helm: Helm, switch: str) -> None:
+    for namespaces in ((), ("watchNamespaces={team-a}",)):
+        plain, allowed = (_rules(helm.template(*namespaces, *more)) for more in ((), (f"rbac.{switch}=true",)))
+        assert not [rule for rule in plain if set(rule["apiGroups"]) & {group for group, _, _ in GANG_RULES[switch]}]
+        added = [rule for rule in allowed if rule not in plain]
+        assert {(rule["apiGroups"][0], rule["resources"][0], " ".join(rule["verbs"])) for rule in added} == GANG_RULES[
+            switch
+        ]
 
 
 def test_without_nodes_to_read_there_is_no_cluster_role(helm: Helm) -> None:

@@ -93,10 +93,18 @@ def start_operator(kubeconfig: Path, jobs: Jobs, tmp_path: Path) -> Iterator[Sta
 
 
 @pytest.fixture
-def operator_of_the_chart(api: Api, jobs: Jobs, tmp_path: Path, start_operator: Start) -> Start:
+def chart_values() -> tuple[str, ...]:
+    """Values of the chart that `operator_of_the_chart` is installed with; a test module may have its own."""
+    return ()
+
+
+@pytest.fixture
+def operator_of_the_chart(
+    api: Api, jobs: Jobs, tmp_path: Path, start_operator: Start, chart_values: tuple[str, ...]
+) -> Start:
     """Starts an operator as the chart's service account, with the chart's roles and no other."""
     helm = Helm(kube.require("helm")["helm"], tmp_path / "helm")
-    objects = helm.template()
+    objects = helm.template(*chart_values)
     home = f"/api/v1/namespaces/{NAMESPACE}"
     if api.find(home) is None:
         api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})

@@ -17,6 +17,7 @@ from deepseek_operator.decide import decide
 from deepseek_operator.decide.effective import effective
 from deepseek_operator.decide.topology import nodes_to_read
 from deepseek_operator.decide.types import Event, Held, Observation, Plan, Pod, Progress
+from deepseek_operator.render.gang import POD_GROUP
 from deepseek_operator.render.membership import read_announced
 from support.make import START, make_last_words, make_manifest
 
@@ -38,6 +39,8 @@ class World:
     """What is read where the job names a profile."""
     pods: dict[str, Pod] = field(default_factory=dict)
     service: bool = False
+    group: int | None = None
+    """minMember of the PodGroup."""
     events: list[Event] = field(default_factory=list)
     status_writes: int = 0
     step: int = 0
@@ -88,6 +91,7 @@ class World:
             whole.job,
             pods,
             self.service,
+            group_members=self.group,
             progress=self.progress(),
             profile=whole.profile,
             held=whole.held,
@@ -128,6 +132,9 @@ class World:
     def _create(self, manifest: dict[str, Any]) -> None:
         if manifest["kind"] == "Service":
             self.service = True
+            return
+        if manifest["kind"] == POD_GROUP:
+            self.group = manifest["spec"]["minMember"]
             return
         meta = manifest["metadata"]
         name = meta["name"]

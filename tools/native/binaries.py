@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -88,6 +89,17 @@ def go() -> Path:
     if match and (int(match[1]), int(match[2])) < OLDEST_GO:
         raise Unavailable(f"{found} is {version}; building Kubernetes needs Go >= {need}: install a newer one")
     return Path(found)
+
+
+def source_dir(folder: str, path: str) -> Path:
+    """Where Go keeps the source of the module that modules/<folder> pins, for files that it ships; fetched if need be.
+
+    Raises:
+        Unavailable: there is no Go.
+        NativeError: the module can't be had.
+    """
+    argv = ["env", "GOFLAGS=", str(go()), "-C", str(MODULES / folder), "mod", "download", "-json", path]
+    return Path(json.loads(run(argv, timeout_s=600, what=f"source of {path}"))["Dir"])
 
 
 def kubernetes_version() -> str:

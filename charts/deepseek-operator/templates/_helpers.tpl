@@ -76,6 +76,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [""]
   resources: [services]
   verbs: [get, create, patch]
+{{- if .Values.rbac.volcano }}
+# The PodGroup of a job with scheduling.gang Volcano. Deleted with its job, never by the operator.
+- apiGroups: [scheduling.volcano.sh]
+  resources: [podgroups]
+  verbs: [get, create, patch]
+{{- end }}
+{{- if .Values.rbac.coscheduling }}
+# The PodGroup of a job with scheduling.gang Coscheduling. Deleted with its job, never by the operator.
+- apiGroups: [scheduling.x-k8s.io]
+  resources: [podgroups]
+  verbs: [get, create, patch]
+{{- end }}
 # Tell what happened, and how often.
 - apiGroups: [events.k8s.io]
   resources: [events]

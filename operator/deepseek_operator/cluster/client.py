@@ -21,7 +21,7 @@ from deepseek_operator.api.names import (
     PROFILE_PLURAL,
     VERSION,
 )
-from deepseek_operator.cluster.errors import AlreadyExists, NotFound
+from deepseek_operator.cluster.errors import AlreadyExists, NotFound, NotServed
 from deepseek_operator.cluster.transport import METADATA_LIST, METADATA_ONLY, Transport
 
 Object = dict[str, Any]
@@ -29,7 +29,9 @@ JOBS = f"/apis/{GROUP}/{VERSION}"
 CORE = "/api/v1"
 EVENTS = "/apis/events.k8s.io/v1"
 LEASES = "/apis/coordination.k8s.io/v1"
-_PLURALS = {"Pod": f"{CORE}/namespaces/{{}}/pods", "Service": f"{CORE}/namespaces/{{}}/services"}
+_PLURALS = {"Pod": "pods", "Service": "services", "PodGroup": "podgroups", "Workload": "workloads"}
+CHANGEABLE = ("Service", "PodGroup")
+"""Kinds of children that are put right where they exist; of the others nothing that matters can change."""
 PAGE = 500
 
 
@@ -107,32 +109,50 @@ class KubeClient:
         items: list[Object] = answer.json()["items"]
         return items
 
-    async def owner_of(self, kind: str, namespace: str, name: str) -> str | None:
-        """The UID of the controller of a Pod or Service; None when it has none.
+    async def owner_of(self, child: Mapping[str, Any]) -> str | None:
+        """The UID of the controller of the object that has the manifest's kind and name; None when it has none.
 
         Raises:
             NotFound: there is no such object.
         """
-        path = f"{_PLURALS[kind].format(namespace)}/{name}"
-        meta = (await self._http.send("get", path, accept=METADATA_ONLY)).json()["metadata"]
+        meta = (await self._http.send("get", _path(child), accept=METADATA_ONLY)).json()["metadata"]
         return controller_uid(meta)
 
+    async def get_child(self, child: Mapping[str, Any]) -> Object:
+        """The whole object that has the manifest's kind and name.
+
+        Raises:
+            NotFound: there is no such object, or no such kind.
+        """
+        found: Object = (await self._http.send("get", _path(child))).json()
+        return found
+
     async def create(self, manifest: Mapping[str, Any]) -> None:
-        """Creates a Pod or a Service.
+        """Creates a child of a job.
 
         Raises:
             AlreadyExists: there is one of that name, whoever owns it.
+            NotServed: the API server doesn't know the kind.
         """
-        path = _PLURALS[manifest["kind"]].format(manifest["metadata"]["namespace"])
-        await self._http.send("create", path, body=manifest, query={"fieldManager": MANAGER}, accept=METADATA_ONLY)
+        try:
+            await self._http.send(
+                "create",
+                _collection(manifest),
+                body=manifest,
+                query={"fieldManager": MANAGER},
+                accept=METADATA_ONLY,
+            )
+        except NotFound as error:
+            if "namespaces" in error.message:
+                raise
+            kind = f"{manifest['kind']} of {manifest['apiVersion']}"
+            message = f"{kind} is unknown here: install what scheduling.gang names, or choose another gang"
+            raise NotServed(error.status, error.reason, message, error.request) from error
 
     async def apply(self, manifest: Mapping[str, Any]) -> None:
-        """Server-side apply of a Service: what the manifest says holds, what it leaves out is not touched."""
-        meta = manifest["metadata"]
-        path = f"{_PLURALS[manifest['kind']].format(meta['namespace'])}/{meta['name']}"
-        await self._http.send(
-            "apply", path, body=manifest, query={"fieldManager": MANAGER, "force": "true"}, accept=METADATA_ONLY
-        )
+        """Server-side apply of a child: what the manifest says holds, what it leaves out is not touched."""
+        query = {"fieldManager": MANAGER, "force": "true"}
+        await self._http.send("apply", _path(manifest), body=manifest, query=query, accept=METADATA_ONLY)
 
     async def annotate_pod(self, namespace: str, name: str, uid: str, annotations: Mapping[str, str]) -> None:
         """Writes annotations of the pod with that UID.
@@ -209,6 +229,17 @@ class KubeClient:
         return updated
 
 
+def _collection(manifest: Mapping[str, Any]) -> str:
+    """Where objects of the manifest's kind and namespace are."""
+    version = manifest["apiVersion"]
+    root = CORE if version == "v1" else f"/apis/{version}"
+    return f"{root}/namespaces/{manifest['metadata']['namespace']}/{_PLURALS[manifest['kind']]}"
+
+
+def _path(manifest: Mapping[str, Any]) -> str:
+    return f"{_collection(manifest)}/{manifest['metadata']['name']}"
+
+
 def controller_uid(metadata: Mapping[str, Any]) -> str | None:
     """The UID of the DeepSeekJob that controls an object; None when none does."""
     for owner in metadata.get("ownerReferences", ()):
@@ -218,7 +249,7 @@ def controller_uid(metadata: Mapping[str, Any]) -> str | None:
 
 
 async def create_or_own(client: KubeClient, manifest: Mapping[str, Any], job_uid: str) -> None:
-    """Creates a child; one that exists and belongs to this very job is a success. A Service is brought up to date.
+    """Creates a child; one that exists and belongs to this very job is a success. What can change is brought up to date.
 
     Raises:
         AlreadyExists: the name is taken by something that is not this job's.
@@ -227,7 +258,7 @@ async def create_or_own(client: KubeClient, manifest: Mapping[str, Any], job_uid
         return await client.create(manifest)
     except AlreadyExists as error:
         kind, meta = manifest["kind"], manifest["metadata"]
-        owner = await client.owner_of(kind, meta["namespace"], meta["name"])
+        owner = await client.owner_of(manifest)
         if owner != job_uid:
             whose = f"another job (UID {owner})" if owner else "something else"
             raise AlreadyExists(
@@ -236,5 +267,5 @@ async def create_or_own(client: KubeClient, manifest: Mapping[str, Any], job_uid
                 f"{kind} {meta['name']} exists and belongs to {whose}; delete it or rename the job",
                 error.request,
             ) from error
-    if kind == "Service":
+    if kind in CHANGEABLE:
         await client.apply(manifest)

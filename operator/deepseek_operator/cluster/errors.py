@@ -20,6 +20,10 @@ class NotFound(ApiError):
     """404: the object does not exist."""
 
 
+class NotServed(ApiError):
+    """404 on create: the API server doesn't know the kind."""
+
+
 class AlreadyExists(ApiError):
     """409 on create: an object of that name exists."""
 

@@ -34,6 +34,7 @@ from deepseek_operator.decide.topology import topology
 from deepseek_operator.decide.training import training
 from deepseek_operator.decide.turn import Policy, Turn, ended
 from deepseek_operator.decide.types import DeletePod, Event, Observation, PatchPod, Plan, Pod, Progress
+from deepseek_operator.render.gang import POD_GROUP
 
 __all__ = [
     "DeletePod",
@@ -59,12 +60,14 @@ def decide(seen: Observation) -> Plan:
     if not ended(turn.status):
         turn = reduce(lambda shaped, policy: shaped if shaped.idle else policy(shaped), POLICIES, turn)
     turn = settle(turn)
-    delete = deletions(seen, turn.status)
+    create, delete = creations(seen, turn.status), deletions(seen, turn.status)
     return Plan(
         status=turn.status,
-        create=creations(seen, turn.status),
+        create=create,
         patch=patches(seen, turn.status),
         delete=delete,
         events=turn.events if turn.status is not seen.job.status else (),
-        requeue_after_s=requeue_after_s(turn, deleting=bool(delete)),
+        requeue_after_s=requeue_after_s(
+            turn, grouping=any(m["kind"] == POD_GROUP for m in create), deleting=bool(delete)
+        ),
     )

@@ -10,26 +10,33 @@ from collections import defaultdict
 
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
 from deepseek_operator.api.v1alpha1 import Status
-from deepseek_operator.decide.gang import is_live, is_ranked, members, membership_of, part_of, to_be_created
+from deepseek_operator.decide.gang import is_live, is_ranked, members, membership_of, part_of, size, to_be_created
 from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import DeletePod, Manifest, Observation, PatchPod, Pod
-from deepseek_operator.render import headless_service, membership_json, worker_pod
+from deepseek_operator.render import headless_service, membership_json, pod_group, worker_pod
 
 LOGS_KEPT = 5
 """Failed pods of former members that are kept for their logs, over all slots."""
 
 
 def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
-    """The Service, and the pods of the present generation that are yet to be created."""
+    """The Service, the PodGroup, and the pods of the present generation that are yet to be created.
+
+    No pod is created before its PodGroup was seen: its scheduler would not know what it belongs to.
+    """
     if ended(status) or status.generation == 0:
         return ()
     service = [] if seen.service_exists else [headless_service(seen.job)]
+    group = pod_group(seen.job, size(seen.job, status))
+    if group is not None and seen.group_members is None:
+        return (*service, group)
+    groups = [group] if group is not None and group["spec"]["minMember"] != seen.group_members else []
     pods = [
         worker_pod(seen.job, member.slot, member.incarnation, part_of(seen.job, status, member.slot))
         for member in members(seen, status)
         if member.pod is None and to_be_created(status, member.slot)
     ]
-    return (*service, *pods)
+    return (*service, *groups, *pods)
 
 
 def patches(seen: Observation, status: Status) -> tuple[PatchPod, ...]:

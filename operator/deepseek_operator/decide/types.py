@@ -97,6 +97,8 @@ class Observation:
     pods: tuple[Pod, ...] = ()
     """All pods that carry the job's UID, of any slot and incarnation, terminating ones included."""
     service_exists: bool = False
+    group_members: int | None = None
+    """minMember of the job's PodGroup; None: there is none."""
     nodes: Mapping[str, str | None] = field(default_factory=dict)
     """Value of the topology's label on the nodes of a gang that waits for its node ranks; None: no such label, or no
     such node."""

@@ -1,5 +1,6 @@
 """Manifests, pure: a job and its status in, Kubernetes objects out."""
 
+from deepseek_operator.render.gang import pod_group
 from deepseek_operator.render.identity import pod_dns, pod_name, service_name
 from deepseek_operator.render.membership import Membership, membership_json
 from deepseek_operator.render.network import headless_service
@@ -11,6 +12,7 @@ __all__ = [
     "headless_service",
     "membership_json",
     "pod_dns",
+    "pod_group",
     "pod_name",
     "run_config_json",
     "service_name",

@@ -10,6 +10,7 @@ from typing import Any
 
 from deepseek_operator.api.names import LABEL_JOB_UID
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Workers
+from deepseek_operator.render.gang import scheduler_name
 
 LOST_NODE_S = 30
 """How long a pod stays bound to a node that doesn't answer."""
@@ -21,14 +22,14 @@ _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
 def placement(job: DeepSeekJob) -> dict[str, Any]:
     """Fields of a pod's spec; only those that were asked for."""
-    workers, scheduling = job.spec.workers, job.spec.scheduling
+    workers = job.spec.workers
     wanted: dict[str, Any] = {
         "nodeSelector": dict(workers.node_selector),
         "affinity": affinity(job),
         "tolerations": _tolerations(workers),
         "priorityClassName": workers.priority_class_name,
         "runtimeClassName": workers.runtime_class_name,
-        "schedulerName": scheduling.scheduler_name,
+        "schedulerName": scheduler_name(job),
     }
     return {key: value for key, value in wanted.items() if value}
 

@@ -11,6 +11,7 @@ from typing import Any
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_RUN_CONFIG
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.render.containers import helpers, worker
+from deepseek_operator.render.gang import group_annotations, group_labels
 from deepseek_operator.render.identity import child_metadata, pod_labels, pod_name, service_name
 from deepseek_operator.render.membership import Membership, membership_json
 from deepseek_operator.render.placement import placement
@@ -35,8 +36,8 @@ def worker_pod(job: DeepSeekJob, slot: int, incarnation: int, membership: Member
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            **child_metadata(job, name, workers.labels | pod_labels(meta, slot, incarnation)),
-            "annotations": workers.annotations | _annotations(job, membership),
+            **child_metadata(job, name, workers.labels | group_labels(job) | pod_labels(meta, slot, incarnation)),
+            "annotations": workers.annotations | group_annotations(job) | _annotations(job, membership),
         },
         "spec": {
             "restartPolicy": "Never",

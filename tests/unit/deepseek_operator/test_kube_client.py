@@ -12,6 +12,7 @@ import aiohttp
 import kopf
 import pytest
 from aiohttp import web
+from deepseek_operator.api.names import API_VERSION, KIND
 from deepseek_operator.cluster.client import KubeClient, create_or_own
 from deepseek_operator.cluster.credentials import BearerToken, LoginError, find_credentials
 from deepseek_operator.cluster.errors import (
@@ -21,6 +22,7 @@ from deepseek_operator.cluster.errors import (
     Forbidden,
     Invalid,
     NotFound,
+    NotServed,
     Unavailable,
 )
 from deepseek_operator.cluster.mergepatch import merge_patch
@@ -153,12 +155,42 @@ async def test_what_exists_is_a_success_only_when_it_is_ours(server: Server, own
         refusal(409, "AlreadyExists"),
         web.json_response({"metadata": {"ownerReferences": owners}}),
     ]
-    pod = {"kind": "Pod", "metadata": {"namespace": "ns", "name": "p"}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "ns", "name": "p"}}
     if fine:
         await create_or_own(client, pod, "job")
     else:
         with pytest.raises(AlreadyExists, match="Pod p exists and belongs to"):
             await create_or_own(client, pod, "job")
+
+
+GROUP = {"apiVersion": "scheduling.x-k8s.io/v1alpha1", "kind": "PodGroup", "metadata": {"namespace": "ns", "name": "g"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [("404 page not found", NotServed), ('namespaces "ns" not found', NotFound)],
+)
+async def test_a_kind_that_is_not_served_is_no_missing_object(
+    server: Server, message: str, kind: type[ApiError]
+) -> None:
+    client = await server.client()
+    server.script = [refusal(404, "NotFound", message)]
+    with pytest.raises(kind) as caught:
+        await client.create(GROUP)
+    assert type(caught.value) is kind
+    assert server.requests[0][1].startswith("/apis/scheduling.x-k8s.io/v1alpha1/namespaces/ns/podgroups?")
+
+
+async def test_a_group_that_is_ours_is_put_right(server: Server) -> None:
+    client = await server.client()
+    ours = {"apiVersion": API_VERSION, "kind": KIND, "uid": "job", "controller": True}
+    server.script = [
+        refusal(409, "AlreadyExists"),
+        web.json_response({"metadata": {"ownerReferences": [ours]}}),
+        web.json_response({}),
+    ]
+    await create_or_own(client, GROUP, "job")
+    assert server.requests[-1][0] == "PATCH"
 
 
 def test_token_is_read_again(tmp_path: Any) -> None:

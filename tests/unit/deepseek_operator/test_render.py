@@ -15,6 +15,7 @@ from deepseek_operator.render import (
     headless_service,
     membership_json,
     pod_dns,
+    pod_group,
     pod_name,
     run_config_json,
     service_name,
@@ -46,7 +47,7 @@ def script_pod(**workers: Any) -> dict[str, Any]:
 
 def test_manifests_of_a_full_job_are_the_golden_ones() -> None:
     job = full_job()
-    rendered = [headless_service(job), worker_pod(job, 1, 2, MEMBERSHIP)]
+    rendered = [headless_service(job), worker_pod(job, 1, 2, MEMBERSHIP), pod_group(job, 3)]
     assert rendered == list(yaml.safe_load_all((GOLDEN / "full-job.yaml").read_text()))
 
 
