@@ -11,15 +11,11 @@ from typing import Any, Literal, get_args
 
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, CONTAINER, LABEL_INCARNATION, LABEL_SLOT
 from deepseek_operator.cluster.client import controller_uid
+from deepseek_operator.decide.causes import NODE_DISRUPTIONS
 from deepseek_operator.decide.types import Pod
 
 Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 MAX_MESSAGE = 4096
-DISRUPTED_REASONS = frozenset(
-    {"Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "Preempting", "NodeAffinity"}
-    | {"UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "OutOfpods", "DeletionByTaintManager"}
-)
-"""Reasons in status.reason of a pod that the cluster, and not its own process, ended."""
 
 
 def own_pods(raw_pods: Iterable[Mapping[str, Any]], job_uid: str) -> tuple[Pod, ...]:
@@ -51,7 +47,7 @@ def strip(raw: Mapping[str, Any]) -> Pod | None:
         exit_code=exit_code,
         reason=reason,
         message=message[:MAX_MESSAGE],
-        disrupted=_holds(conditions, "DisruptionTarget") or status.get("reason") in DISRUPTED_REASONS,
+        disrupted=_holds(conditions, "DisruptionTarget") or status.get("reason") in NODE_DISRUPTIONS,
     )
 
 

@@ -35,7 +35,9 @@ FULL = contract.Progress(
     resumed_from="/checkpoints/step-00000100",
     unigram_entropy=6.5,
     goodput=contract.Goodput(productive=10, startup=1, checkpoint=2, recovery=3, stalled=4, waiting=5),
-    failure=contract.Failure(rank=1, exit_code=1, signal="SIGKILL", message="RuntimeError: no"),
+    failure=contract.Failure(
+        kind="preflight", nodes=("gpu-1", "gpu-2"), rank=1, exit_code=1, signal="SIGKILL", message="RuntimeError: no"
+    ),
 )
 
 
@@ -53,7 +55,14 @@ def test_every_field_arrives() -> None:
             assert getattr(seen, field.name) == said[field.name], field.name
     assert seen.checkpoint == CHECKPOINT.model_dump(by_alias=True)
     assert seen.goodput == said["goodput"]
-    assert seen.failure == {"rank": 1, "exitCode": 1, "signal": "SIGKILL", "message": "RuntimeError: no"}
+    assert seen.failure == {
+        "kind": "preflight",
+        "nodes": ["gpu-1", "gpu-2"],
+        "rank": 1,
+        "exitCode": 1,
+        "signal": "SIGKILL",
+        "message": "RuntimeError: no",
+    }
 
 
 def test_the_operator_reads_no_field_that_the_agent_never_writes() -> None:

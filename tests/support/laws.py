@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from deepseek_operator.api.conditions import is_true
-from deepseek_operator.api.names import ConditionType
+from deepseek_operator.api.names import Cause, ConditionType
 from deepseek_operator.api.v1alpha1 import Status
+from deepseek_operator.decide.budgets import COUNTER, limit_of
 from deepseek_operator.decide.gang import is_ranked
-from deepseek_operator.decide.recovery import PAUSE
+from deepseek_operator.decide.requeue import REGULAR_S
 from support.world import World, announced, effects
 
 
@@ -39,6 +40,7 @@ class Watcher:
         status = self.world.status
         self._counters_only_grow(status)
         self._each_restart_is_counted_once(status)
+        self._each_failure_has_evidence(status)
         self._the_end_is_for_good(status)
         self._one_live_member_a_slot()
         self._no_name_is_used_twice(whole_pass)
@@ -51,11 +53,27 @@ class Watcher:
             assert status.incarnations.get(slot, 0) >= count, f"incarnation of slot {slot} went back"
 
     def _each_restart_is_counted_once(self, status: Status) -> None:
-        restarts = status.restarts.application + status.restarts.infrastructure
-        assert status.total_restarts == restarts
-        assert max(status.attempt - 1, 0) == restarts, f"attempt {status.attempt} after {restarts} restarts"
+        """By one cause, and never beyond its budget; what is planned (a resize, a resumption) is counted apart."""
+        recovery, restarts, before = self.world.job.spec.recovery, status.restarts, self.last.restarts
+        unplanned = sum(getattr(restarts, counter) for counter in COUNTER.values())
+        assert status.total_restarts == unplanned
+        known = unplanned + restarts.resize
+        assert max(status.attempt - 1, 0) == known, f"attempt {status.attempt} after {known} restarts"
         assert status.generation == status.attempt
-        assert status.restarts.application <= self.world.job.spec.recovery.budgets.application
+        for cause, counter in COUNTER.items():
+            assert getattr(restarts, counter) >= getattr(before, counter), f"restarts by {cause} went back"
+            limit = limit_of(recovery.budgets, cause)
+            assert limit is None or getattr(restarts, counter) <= limit, f"restarts by {cause} beyond {limit}"
+        assert status.fruitless_restarts <= recovery.max_restarts_without_progress
+
+    def _each_failure_has_evidence(self, status: Status) -> None:
+        """A cause of the table, and the attempt that it ended; and none is told twice."""
+        told = [(failure.attempt, failure.pod) for failure in status.failures]
+        assert len(told) == len(set(told)), f"a failure is told twice: {told!r}"
+        for failure in status.failures:
+            assert failure.cause in set(Cause), f"no cause: {failure!r}"
+            assert failure.reason, f"no reason: {failure!r}"
+            assert 1 <= failure.attempt <= status.attempt, f"no attempt: {failure!r}"
 
     def _the_end_is_for_good(self, status: Status) -> None:
         complete = is_true(status.conditions, ConditionType.COMPLETE)
@@ -124,9 +142,9 @@ def comes_to_rest(world: World) -> None:
     world.now += timedelta(hours=1)
     much_later = world.reconcile()
     if world.status.generation > generation:
-        # A restart that was put off, because too many came before it. It is the only thing that time alone may bring.
+        # A restart that was put off, or a hang, for nobody trains here: the only things that time alone may bring.
         assert third.requeue_after_s is not None
-        assert third.requeue_after_s <= PAUSE.total_seconds()
+        assert third.requeue_after_s <= REGULAR_S
         comes_to_rest(world)
     else:
         assert effects(much_later) == ()
@@ -152,7 +170,7 @@ def outcome(world: World) -> tuple[object, ...]:
     """What is left of a job in the end, without the times."""
     status = world.status
     pods = sorted((pod.name, pod.phase) for pod in world.pods.values())
-    failures = [(failure.pod, failure.reason, failure.exit_code) for failure in status.failures]
+    failures = [(failure.pod, failure.cause, failure.reason, failure.exit_code) for failure in status.failures]
     return (
         status.state,
         status.reason,

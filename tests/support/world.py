@@ -19,7 +19,7 @@ from deepseek_operator.decide.topology import nodes_to_read
 from deepseek_operator.decide.types import Event, Held, Observation, Plan, Pod, Progress
 from deepseek_operator.render.gang import POD_GROUP
 from deepseek_operator.render.membership import read_announced
-from support.make import START, make_last_words, make_manifest
+from support.make import START, make_checkpoint, make_last_words, make_manifest
 
 Decide = Callable[[Observation], Plan]
 CHECKPOINT_EVERY = 20
@@ -52,8 +52,10 @@ class World:
     """Pods that never finish terminating."""
     held: set[str] = field(default_factory=set)
     """Pods that don't come up."""
+    hangs: set[int] = field(default_factory=set)
+    """Generations that make no steps any more."""
     places: dict[int, str] = field(default_factory=dict)
-    """Slot -> the node that its pods get; any other one's is node-0."""
+    """Slot -> the node that its pods get; any other one's is node-<slot>, or spare-<slot> once that is avoided."""
     zones: dict[str, str] = field(default_factory=dict)
     """Node -> its value of the topology's label."""
     _serial: int = 0
@@ -107,7 +109,7 @@ class World:
         for patch in plan.patch:
             yield lambda patch=patch: self._patch(patch.name, patch.uid, patch.annotations)  # type: ignore[misc]
         for delete in plan.delete:
-            yield lambda delete=delete: self.delete(delete.name, delete.uid)  # type: ignore[misc]
+            yield lambda delete=delete: self.delete(delete.name, delete.uid, force=delete.force)  # type: ignore[misc]
         for event in plan.events:
             yield lambda event=event: self.events.append(event)  # type: ignore[misc]
 
@@ -155,13 +157,13 @@ class World:
         if pod is not None and pod.uid == uid:
             self.pods[name] = replace(pod, membership=annotations[ANNOTATION_MEMBERSHIP])
 
-    def delete(self, name: str, uid: str) -> None:
+    def delete(self, name: str, uid: str, *, force: bool = False) -> None:
         pod = self.pods.get(name)
         if pod is None or pod.uid != uid:
             return
         if self.refuse_deletes > 0:
             self.refuse_deletes -= 1
-        elif pod.phase in ("Succeeded", "Failed"):
+        elif force or pod.phase in ("Succeeded", "Failed"):
             del self.pods[name]
         else:
             self.pods[name] = replace(pod, terminating=True, ready=False)
@@ -180,8 +182,12 @@ class World:
                     phase="Running",
                     ready=True,
                     ip=f"10.0.{serial // 250}.{serial % 250 + 1}",
-                    node=self.places.get(pod.slot, "node-0"),
+                    node=self._place(pod.slot),
                 )
+
+    def _place(self, slot: int) -> str:
+        node = self.places.get(slot, f"node-{slot}")
+        return f"spare-{slot}" if node in {entry.node for entry in self.status.excluded_nodes} else node
 
     def members(self) -> list[Pod]:
         """Running pods that were told the newest generation that anybody was told."""
@@ -197,6 +203,8 @@ class World:
             return
         self._alone = 0
         generation = announced(gang[0])
+        if generation in self.hangs:
+            return
         if generation != self.trained_generation:
             self.step, self.trained_generation = self.saved_step, generation
         self.step = min(self.step + STEPS_A_TICK, 100)
@@ -219,7 +227,10 @@ class World:
         rank_zero = next((pod for pod in self.members() if read_announced(pod.membership).node_rank == 0), None)
         if rank_zero is None or announced(rank_zero) != self.trained_generation:
             return None
-        return Progress(generation=self.trained_generation, phase="training", step=self.step, total_steps=100)
+        saved = make_checkpoint(self.saved_step) if self.saved_step else None
+        return Progress(
+            generation=self.trained_generation, phase="training", step=self.step, total_steps=100, checkpoint=saved
+        )
 
     # -- faults --------------------------------------------------------------------------------------------
 

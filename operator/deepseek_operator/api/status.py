@@ -57,6 +57,7 @@ class FailureStatus(StatusModel):
     node: str | None = Field(None, description="The node it ran on.")
     slot: int = Field(description="The worker's slot.")
     rank: int | None = Field(None, description="Global rank of the first failed process, where known.")
+    attempt: int = Field(0, description="The attempt that it ended.")
     exit_code: int | None = Field(None, description="Exit status of the container; none if the pod vanished.")
     signal: int | None = Field(None, description="Signal that ended it, where the exit status tells.")
     cause: str = Field("", description="What it is laid to; docs/lifecycle.md has the table.")
@@ -80,6 +81,8 @@ class Restarts(StatusModel):
     communication: int = Field(0, description="A collective failed, or a peer, a store or a volume was out of reach.")
     hang: int = Field(0, description="No step for too long.")
     infrastructure: int = Field(0, description="The cluster took a pod; costs nothing unless a budget says so.")
+    preempted: int = Field(0, description="A pod was told to end, and ended in good order; costs nothing.")
+    aftermath: int = Field(0, description="The echo of a loss that is counted already; costs nothing.")
     resize: int = Field(0, description="Planned: the number of workers changed, or the job was resumed.")
     process: int = Field(0, description="Training processes restarted in place.")
 
@@ -204,6 +207,11 @@ class Status(StatusModel):
     stepped_at: str | None = Field(
         None,
         description="When the step was last seen to grow; a hang is counted from here.",
+        json_schema_extra={"format": "date-time"},
+    )
+    unheard_since: str | None = Field(
+        None,
+        description="Since when node rank 0 doesn't answer; a hang is counted from here, too.",
         json_schema_extra={"format": "date-time"},
     )
     active_since: str | None = Field(

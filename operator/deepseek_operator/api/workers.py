@@ -191,6 +191,11 @@ class Workers(Model):
             raise ValueError(f"{', '.join(twice)}: named more than once; keep one entry of each name")
         return entries
 
+    def has_gpus(self) -> bool:
+        """Whether the worker's container asks for GPUs."""
+        amounts = {**self.resources.requests, **self.resources.limits}
+        return amounts.get(GPU_RESOURCE, "0") != "0"
+
     def processes(self) -> int:
         """Training processes in each pod, with `auto` counted out."""
         wanted = self.proc_per_node or AUTO

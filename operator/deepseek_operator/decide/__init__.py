@@ -4,8 +4,11 @@
     launch      the first generation; when a generation's pods were all seen
     snapshot    what the profile said when the job started
     training    what the workers report
+    headway     a newer checkpoint: restarts bring something
+    hang        when the step last grew
+    exclusion   nodes that may be used again
     ending      all have succeeded, or one says that it can't be done
-    recovery    a lost member: the next generation, or giving up
+    recovery    a lost member or a hang: the next generation, or giving up
     topology    node ranks in the order of the nodes
     readiness   which pods are ready, and what the others wait for
     running     whether training makes steps
@@ -20,6 +23,9 @@ from functools import reduce
 
 from deepseek_operator.decide.effects import creations, deletions, patches
 from deepseek_operator.decide.ending import ending
+from deepseek_operator.decide.exclusion import exclusion
+from deepseek_operator.decide.hang import hang
+from deepseek_operator.decide.headway import headway
 from deepseek_operator.decide.held import held
 from deepseek_operator.decide.invalid import invalid_status
 from deepseek_operator.decide.launch import launch
@@ -49,7 +55,20 @@ __all__ = [
     "parse_report",
 ]
 
-POLICIES: tuple[Policy, ...] = (held, launch, snapshot, training, ending, recovery, topology, readiness, running)
+POLICIES: tuple[Policy, ...] = (
+    held,
+    launch,
+    snapshot,
+    training,
+    headway,
+    hang,
+    exclusion,
+    ending,
+    recovery,
+    topology,
+    readiness,
+    running,
+)
 
 
 def decide(seen: Observation) -> Plan:

@@ -10,10 +10,11 @@ from collections import defaultdict
 
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
 from deepseek_operator.api.v1alpha1 import Status
+from deepseek_operator.decide.exclusion import excluded_nodes
 from deepseek_operator.decide.gang import is_live, is_ranked, members, membership_of, part_of, size, to_be_created
 from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import DeletePod, Manifest, Observation, PatchPod, Pod
-from deepseek_operator.render import headless_service, membership_json, pod_group, worker_pod
+from deepseek_operator.render import away_from, headless_service, membership_json, pod_group, worker_pod
 
 LOGS_KEPT = 5
 """Failed pods of former members that are kept for their logs, over all slots."""
@@ -31,8 +32,11 @@ def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
     if group is not None and seen.group_members is None:
         return (*service, group)
     groups = [group] if group is not None and group["spec"]["minMember"] != seen.group_members else []
+    avoided = excluded_nodes(status)
     pods = [
-        worker_pod(seen.job, member.slot, member.incarnation, part_of(seen.job, status, member.slot))
+        away_from(
+            worker_pod(seen.job, member.slot, member.incarnation, part_of(seen.job, status, member.slot)), avoided
+        )
         for member in members(seen, status)
         if member.pod is None and to_be_created(status, member.slot)
     ]
@@ -54,7 +58,12 @@ def patches(seen: Observation, status: Status) -> tuple[PatchPod, ...]:
 
 
 def deletions(seen: Observation, status: Status) -> tuple[DeletePod, ...]:
-    """Live pods that are no members, all live pods of a job that has ended, and old pods beyond those kept."""
+    """Live pods that are no members, all live pods of a job that has ended, old pods beyond those kept, and by force
+    what can't finish terminating because its node is lost.
+
+    Only pods that are no members any more are forced: a lost member is first replaced under a new name, in a generation
+    that its pod, should it still run somewhere, never hears of.
+    """
     if status.generation == 0:
         return ()
     names = {member.name for member in members(seen, status)}
@@ -63,8 +72,10 @@ def deletions(seen: Observation, status: Status) -> tuple[DeletePod, ...]:
     former = [pod for pod in seen.pods if pod.phase in ("Succeeded", "Failed") and pod.name not in names]
     kept = {pod.uid for pod in _kept_for_logs(former)}
     spent = [pod for pod in former if pod.uid not in kept and not pod.terminating]
+    forced = [pod for pod in seen.pods if pod.terminating and pod.node_lost and (over or pod.name not in names)]
     return tuple(
-        DeletePod(pod.name, pod.uid) for pod in sorted((*live, *spent), key=lambda pod: (pod.slot, pod.incarnation))
+        DeletePod(pod.name, pod.uid, force=pod.terminating)
+        for pod in sorted((*live, *spent, *forced), key=lambda pod: (pod.slot, pod.incarnation))
     )
 
 

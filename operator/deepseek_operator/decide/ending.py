@@ -7,17 +7,17 @@ Complete: every member ended with exit status 0. Failed: a member says that no r
 from __future__ import annotations
 
 from deepseek_operator.api.conditions import Fact
-from deepseek_operator.api.names import ConditionType, ExitCode, Reason
+from deepseek_operator.api.names import Cause, ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import FailureStatus
 from deepseek_operator.decide.gang import members
-from deepseek_operator.decide.losses import Cause, Loss, loss_of
+from deepseek_operator.decide.losses import FATAL, Loss, losses_of, recorded
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Event
 
 FAILURES_MAX = 10
 """Failures that the status remembers."""
-FAILURES_A_PASS = 4
-"""Failures of one pass that are remembered: a node that takes thirty pods along must not erase the history."""
+FAILURES_AN_ATTEMPT = 4
+"""Failures of one attempt that are remembered: a node that takes thirty pods along must not erase the history."""
 
 
 def ending(turn: Turn) -> Turn:
@@ -25,10 +25,10 @@ def ending(turn: Turn) -> Turn:
     gang = members(turn.seen, turn.status)
     if all(member.pod is not None and member.pod.phase == "Succeeded" for member in gang):
         return completed(turn, len(gang))
-    fatal = [loss for member in gang if (loss := loss_of(member, turn.status)) and loss.cause is Cause.FATAL]
+    fatal = [loss for loss in losses_of(turn) if loss.cause in FATAL]
     if not fatal:
         return turn
-    reason = Reason.DATA_ERROR if fatal[0].exit_code == ExitCode.DATA_ERROR else Reason.CONFIG_ERROR
+    reason = Reason.DATA_ERROR if fatal[0].cause == Cause.DATA else Reason.CONFIG_ERROR
     return failed(turn, reason, fatal[0].sentence(), fatal)
 
 
@@ -63,8 +63,10 @@ def failed(turn: Turn, reason: str, message: str, losses: list[Loss]) -> Turn:
 
 
 def remembered(turn: Turn, losses: list[Loss]) -> list[FailureStatus]:
-    """status.failures with these losses in front, the newest first."""
-    new = [loss.failure(turn.now) for loss in losses[:FAILURES_A_PASS]]
+    """status.failures with these losses in front, the newest first. Those on record already stay as they are."""
+    known = {failure.pod for failure in recorded(turn.status)}
+    news = [loss for loss in losses if loss.member.name not in known][: max(0, FAILURES_AN_ATTEMPT - len(known))]
+    new = [loss.failure(turn.now, turn.status.attempt) for loss in news]
     return [*new, *turn.status.failures][:FAILURES_MAX]
 
 

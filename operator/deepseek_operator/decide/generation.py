@@ -38,6 +38,8 @@ def next_generation(turn: Turn, lost: Iterable[int], nodes: int) -> Turn:
         nodes=Nodes(ready=0, desired=nodes),
         master=_master(turn, survivors, status.incarnations | incarnations),
         restored_from=None,
+        stepped_at=None,
+        unheard_since=None,
         earlier_goodput=_earlier_goodput(
             status, rank_zero_replaced=rank_zero(turn.seen, status).slot in gone | removed
         ),

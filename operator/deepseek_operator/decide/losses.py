@@ -1,39 +1,42 @@
-"""Whether a member is lost, and whose fault that is.
+"""Whether a member is lost, what it is laid to, and what the status keeps of it.
 
 | the pod | cause |
 | --- | --- |
-| gone though it was launched, terminating, node lost, disrupted, ended without an exit status, exit 75 | cluster |
-| exit 78 (config), 65 (data) | fatal: a retry can't help |
-| exit 69: it could not reach a volume, a peer or the store | unreachable |
-| any other failure, while it still took part in an older generation | aftermath |
-| any other failure | worker |
+| gone though it was launched, terminating, node lost, disrupted | Infrastructure |
+| failed | by the table in `causes` |
 
-Exit 69 of one pod is often the echo of another one's loss. Seen together with a loss to the cluster it costs
-nothing; alone it is charged to the worker's budget, because a volume that is never there must end the job.
+What was seen first counts: a loss that the status recorded in this attempt keeps its cause, whatever becomes of the
+pod while the restart waits. So deleting a failed pod spares no budget.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
-from deepseek_operator.api.names import ExitCode
-from deepseek_operator.api.v1alpha1 import FailureStatus, Status
-from deepseek_operator.decide.gang import Member, to_be_created
+from deepseek_operator.api.names import Cause
+from deepseek_operator.api.v1alpha1 import DeepSeekJob, FailureStatus, Status
+from deepseek_operator.decide.causes import evidence_of, one_word, reason_of, row_of
+from deepseek_operator.decide.gang import Member, members, to_be_created
 from deepseek_operator.decide.report import TEXT_MAX, clean, parse_report
-from deepseek_operator.decide.types import Pod, Progress
+from deepseek_operator.decide.turn import Turn
+from deepseek_operator.decide.types import Pod
 
-WORD_MAX = 64
-
-
-class Cause(Enum):
-    """Who or what a loss is laid to."""
-
-    FATAL = "fatal"
-    WORKER = "worker"
-    UNREACHABLE = "unreachable"
-    AFTERMATH = "aftermath"
-    CLUSTER = "cluster"
+GRAVITY = (
+    Cause.CONFIG,
+    Cause.DATA,
+    Cause.INFRASTRUCTURE,
+    Cause.PREEMPTED,
+    Cause.OUT_OF_MEMORY,
+    Cause.ACCELERATOR,
+    Cause.APPLICATION,
+    Cause.HANG,
+    Cause.COMMUNICATION,
+    Cause.AFTERMATH,
+)
+"""Which of several causes seen together explains the others: the first of these. A pod that the cluster takes brings
+its peers' collectives down, and so does one that runs out of memory; broken collectives explain nothing."""
+FATAL = (Cause.CONFIG, Cause.DATA)
+"""A retry can't help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,90 +50,120 @@ class Loss:
     message: str = ""
     """The worker's last words, or the cluster's."""
     exit_code: int | None = None
+    signal: int | None = None
     rank: int | None = None
+    node: str | None = None
+    """The node that it happened on; None where no node stands out."""
+    bad_nodes: tuple[str, ...] = ()
+    """Nodes that a failed preflight names."""
+    replaced: bool = True
+    """False: the pod goes on with the next generation."""
 
-    def failure(self, now: str) -> FailureStatus:
+    def failure(self, now: str, attempt: int) -> FailureStatus:
         """The entry in status.failures."""
         return FailureStatus(
             time=now,
             pod=self.member.name,
-            node=self.member.pod.node if self.member.pod else None,
+            node=self.node,
             slot=self.member.slot,
+            attempt=attempt,
             rank=self.rank,
             exit_code=self.exit_code,
+            signal=self.signal,
+            cause=self.cause.value,
             reason=self.reason,
             message=self.message,
         )
 
     def sentence(self) -> str:
         """The loss, for people."""
-        node = f" on node {self.member.pod.node}" if self.member.pod and self.member.pod.node else ""
+        node = f" on node {self.node}" if self.node else ""
         status = f", exit status {self.exit_code}" if self.exit_code is not None else ""
         words = f": {self.message}" if self.message else ""
         return f"worker {self.member.slot} (pod {self.member.name}{node}): {self.reason}{status}{words}"
 
 
-_REASON_OF_EXIT: dict[int, str] = {
-    ExitCode.USER_ERROR: "UserError",
-    ExitCode.DATA_ERROR: "DataError",
-    ExitCode.UNAVAILABLE: "Unavailable",
-    ExitCode.PREEMPTED: "Preempted",
-    ExitCode.CONFIG_ERROR: "ConfigError",
-}
-_FATAL = (ExitCode.DATA_ERROR, ExitCode.CONFIG_ERROR)
-_SAYS_NOTHING = ("", "Error", "Completed")
-"""Reasons that Kubernetes gives any container that ended: the exit status says more."""
+def losses_of(turn: Turn) -> list[Loss]:
+    """All members that are lost, the gravest first."""
+    found = [loss_of(member, turn.seen.job, turn.status) for member in members(turn.seen, turn.status)]
+    return gravest_first([loss for loss in found if loss is not None])
 
 
-def one_word(text: str, otherwise: str) -> str:
-    """Text as a condition's reason: letters and digits, no more than a word."""
-    word = "".join(char for char in text if char.isascii() and char.isalnum())[:WORD_MAX]
-    return word if word and word[0].isalpha() else otherwise
+def gravest_first(losses: list[Loss]) -> list[Loss]:
+    """In the order in which they explain each other."""
+    return sorted(losses, key=lambda loss: (GRAVITY.index(loss.cause), loss.member.slot))
 
 
-def loss_of(member: Member, status: Status) -> Loss | None:
+def recorded(status: Status) -> list[FailureStatus]:
+    """The losses of the present attempt that the status has on record: their restart has not begun. First seen first."""
+    now = [failure for failure in reversed(status.failures) if failure.attempt == status.attempt]
+    return sorted(now, key=lambda failure: (failure.time, GRAVITY.index(_cause_on_record(failure))))
+
+
+def loss_of(member: Member, job: DeepSeekJob, status: Status) -> Loss | None:
     """How the member was lost; None: it is there, has succeeded, or is yet to be created."""
+    found = _seen(member, job, status)
+    if found is None or found.cause in FATAL:
+        return found
+    known = next((failure for failure in recorded(status) if failure.pod == member.name), None)
+    return found if known is None else _remembered(member, known, found)
+
+
+def _remembered(member: Member, known: FailureStatus, found: Loss) -> Loss:
+    return Loss(
+        member,
+        _cause_on_record(known),
+        known.reason,
+        known.message,
+        exit_code=known.exit_code,
+        signal=known.signal,
+        rank=known.rank,
+        node=known.node,
+        bad_nodes=found.bad_nodes,
+    )
+
+
+def _cause_on_record(failure: FailureStatus) -> Cause:
+    """Its cause; Application for a word that a newer operator wrote."""
+    return Cause(failure.cause) if failure.cause in GRAVITY else Cause.APPLICATION
+
+
+def _seen(member: Member, job: DeepSeekJob, status: Status) -> Loss | None:
     pod = member.pod
     if pod is None:
-        missing = Loss(member, Cause.CLUSTER, "PodDeleted", "the pod is gone")
+        missing = Loss(member, Cause.INFRASTRUCTURE, "PodDeleted", "the pod is gone")
         return None if to_be_created(status, member.slot) else missing
     if pod.phase == "Succeeded":
         return None
     if pod.phase == "Failed":
-        return _loss_of_ended(member, pod, status)
+        return _ended(member, pod, job, status)
     if pod.disrupted or pod.phase == "Unknown":
-        return Loss(member, Cause.CLUSTER, one_word(pod.reason, "Disrupted"), clean(pod.message, TEXT_MAX))
+        word, message = one_word(pod.reason, "Disrupted"), clean(pod.message, TEXT_MAX)
+        return Loss(member, Cause.INFRASTRUCTURE, word, message, node=pod.node)
     if pod.terminating:
-        return Loss(member, Cause.CLUSTER, "PodDeleted", "the pod is being deleted")
+        return Loss(member, Cause.INFRASTRUCTURE, "PodDeleted", "the pod is being deleted", node=pod.node)
     return None
 
 
-def _loss_of_ended(member: Member, pod: Pod, status: Status) -> Loss:
+def _ended(member: Member, pod: Pod, job: DeepSeekJob, status: Status) -> Loss:
     report = parse_report(pod.message)
     failure = (report.failure if report else None) or {}
-    words = failure.get("message", "") if report else clean(pod.message, TEXT_MAX)
+    evidence = evidence_of(pod, generation=status.generation, gpus=job.spec.workers.has_gpus())
+    row = row_of(evidence)
+    words = failure.get("message", "") if report else last_words(pod.message)
     return Loss(
         member,
-        _cause(pod, report, status),
-        _reason(pod),
-        words,
+        row.cause,
+        reason_of(evidence, row),
+        f"container {pod.container}: {words}" if pod.container else words,
         exit_code=pod.exit_code,
+        signal=evidence.signal,
         rank=failure.get("rank"),
+        node=pod.node,
+        bad_nodes=tuple(failure.get("nodes", ())) if failure.get("kind") == "preflight" else (),
     )
 
 
-def _cause(pod: Pod, report: Progress | None, status: Status) -> Cause:
-    if pod.exit_code in _FATAL:
-        return Cause.FATAL
-    if pod.disrupted or pod.terminating or pod.exit_code in (None, ExitCode.PREEMPTED):
-        return Cause.CLUSTER
-    if report is not None and 0 < report.generation < status.generation:
-        return Cause.AFTERMATH
-    return Cause.UNREACHABLE if pod.exit_code == ExitCode.UNAVAILABLE else Cause.WORKER
-
-
-def _reason(pod: Pod) -> str:
-    """Kubernetes' word where it tells something (OOMKilled, Evicted), else that of the exit status."""
-    if pod.reason not in _SAYS_NOTHING or pod.exit_code is None:
-        return one_word(pod.reason, "Failed")
-    return _REASON_OF_EXIT.get(pod.exit_code, f"ExitStatus{pod.exit_code}")
+def last_words(text: str) -> str:
+    """The end of an output that is no report: what a program says last tells the most."""
+    return clean(text, len(text))[-TEXT_MAX:].strip()

@@ -8,8 +8,8 @@ from __future__ import annotations
 from deepseek_operator.api.conditions import Fact
 from deepseek_operator.api.names import ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import Nodes
+from deepseek_operator.decide.causes import one_word
 from deepseek_operator.decide.gang import Member, members
-from deepseek_operator.decide.losses import one_word
 from deepseek_operator.decide.report import TEXT_MAX, clean
 from deepseek_operator.decide.turn import Turn
 

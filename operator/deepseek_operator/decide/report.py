@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -23,6 +24,8 @@ NUMBER_MAX = 1e15
 TEXT_MAX = 1024
 PATH_MAX = 4096
 CHAIN_MAX = 128
+NODES_MAX = 16
+_NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 PHASES = frozenset({"starting", "preparing", "training", "evaluating", "checkpointing", "finished"})
 GOODPUT_KEYS = ("productive", "startup", "checkpoint", "recovery", "stalled", "waiting")
 
@@ -119,11 +122,19 @@ def _goodput(value: Any) -> dict[str, float] | None:
     return {key: _number(value.get(key)) or 0.0 for key in GOODPUT_KEYS}
 
 
+def _nodes(value: Any) -> list[str]:
+    """Names of nodes: whatever else is in the list is left out."""
+    names = value if isinstance(value, list) else []
+    return [name for name in names if isinstance(name, str) and _NODE_NAME.fullmatch(name)][:NODES_MAX]
+
+
 def _failure(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         return None
     code = value.get("exitCode")
     return {
+        "kind": _text(value.get("kind"), 32),
+        "nodes": _nodes(value.get("nodes")),
         "rank": _count(value.get("rank")),
         "exitCode": code if isinstance(code, int) and not isinstance(code, bool) and abs(code) <= 1024 else None,
         "signal": _text(value.get("signal"), 32),

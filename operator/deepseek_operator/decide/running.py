@@ -52,14 +52,12 @@ def _goes_on(turn: Turn) -> Turn:
 
 def _stands_still(turn: Turn) -> Turn:
     """No steps. Why a new generation restarts was said where it was decided; the rest is news from the workers."""
-    if turn.next_generation:
+    if turn.next_generation or turn.wait_s is not None:
         why = [fact.reason for fact in turn.facts if fact.type == ConditionType.RESTARTING and fact.status == "True"]
         return turn.stating(Fact(ConditionType.RUNNING, "False", why[-1] if why else Reason.STARTING))
     if not is_true(turn.status.conditions, ConditionType.RUNNING):
         return turn
     reason, message = Reason.WORKER_FAILED, "training processes are started again in place"
-    if turn.wait_s is not None:
-        reason, message = Reason.WORKER_LOST, "a worker was lost again; the next restart waits for a moment"
     return turn.stating(
         Fact(ConditionType.RUNNING, "False", reason, message),
         Fact(ConditionType.RESTARTING, "True", reason, message),

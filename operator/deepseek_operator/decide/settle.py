@@ -20,7 +20,7 @@ from deepseek_operator.decide.turn import Turn
 
 WRITE_EVERY_S = 5.0
 
-_MOVING = ("training", "nodes", "ready_nodes", "goodput", "checkpoint")
+_MOVING = ("training", "nodes", "ready_nodes", "goodput", "checkpoint", "stepped_at", "unheard_since")
 
 
 def settle(turn: Turn) -> Turn:

@@ -44,8 +44,14 @@ class Pod:
     """Why it waits or ended: ImagePullBackOff, Unschedulable, OOMKilled, Evicted, Error …"""
     message: str = ""
     """Text behind reason; for an ended container its termination message (JSON of the trainer's Progress)."""
+    container: str = ""
+    """The init container or sidecar that exit_code, reason and message are about; empty: the worker, or the pod."""
     disrupted: bool = False
     """The cluster took it: DisruptionTarget condition, eviction, node shutdown."""
+    gone_by: datetime | None = None
+    """When a terminating pod must be gone, its grace included."""
+    node_lost: bool = False
+    """Its node is proven to be lost; only asked for pods that are long overdue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,8 @@ class Observation:
     such node."""
     progress: Progress | None = None
     """The newest report of node rank 0; None when it could not be had."""
+    unanswered: bool = False
+    """Node rank 0 was asked for its report, and the last time it gave none."""
     profile: AppliedProfile | None = None
     """The profile that the spec was resolved with."""
     held: Held | None = None
@@ -124,6 +132,8 @@ class DeletePod:
 
     name: str
     uid: str
+    force: bool = False
+    """Without waiting for its node, which is lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,8 @@ def test_worker_failures_spend_the_budget_and_then_end_the_job() -> None:
     assert status.restarts.application == 1
     condition = fact_of(status.conditions, ConditionType.FAILED)
     assert condition is not None
-    assert "1 restarts were not enough: worker 1 (pod demo-worker-1-1" in condition.message
+    assert "the budget of cause Application is spent (recovery.budgets.application is 1)" in condition.message
+    assert "the last failure: worker 1 (pod demo-worker-1-1" in condition.message
     assert "ValueError: bad" in condition.message
     assert [failure.pod for failure in status.failures] == ["demo-worker-1-1", "demo-worker-1-0"]
 
@@ -124,15 +125,17 @@ def test_the_cluster_never_spends_the_budget() -> None:
     assert world.run_to_end().status.state == "Succeeded"
 
 
-@pytest.mark.parametrize(("together", "worker", "infrastructure"), [(True, 0, 1), (False, 1, 0)])
-def test_unreachable_is_charged_only_when_it_comes_alone(together: bool, worker: int, infrastructure: int) -> None:
+@pytest.mark.parametrize(("together", "communication", "infrastructure"), [(True, 0, 1), (False, 1, 0)])
+def test_unreachable_is_charged_only_when_it_comes_alone(
+    together: bool, communication: int, infrastructure: int
+) -> None:
     world = trained()
     world.end("demo-worker-1-0", 69)
     if together:
         world.vanish("demo-worker-0-0")
     world.reconcile()
     restarts = world.status.restarts
-    assert (restarts.application, restarts.infrastructure) == (worker, infrastructure)
+    assert (restarts.communication, restarts.infrastructure) == (communication, infrastructure)
 
 
 def test_aftermath_of_an_earlier_generation_spends_no_budget() -> None:

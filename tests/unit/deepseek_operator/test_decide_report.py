@@ -36,7 +36,14 @@ WHOLE: dict[str, Any] = {
     "resumedFrom": "/checkpoints/step-00000020",
     "processRestarts": 1,
     "goodput": {"productive": 10.0, "startup": 1.0},
-    "failure": {"rank": 1, "exitCode": -9, "signal": "SIGKILL", "message": "killed"},
+    "failure": {
+        "kind": "preflight",
+        "nodes": ["gpu-1", "gpu-2.example.org", "no node", 7],
+        "rank": 1,
+        "exitCode": -9,
+        "signal": "SIGKILL",
+        "message": "killed",
+    },
     "fieldOfTomorrow": [1, 2],
 }
 
@@ -61,7 +68,14 @@ def test_whole_report_is_read() -> None:
         resumed_from="/checkpoints/step-00000020",
         process_restarts=1,
         goodput={"productive": 10.0, "startup": 1.0, "checkpoint": 0, "recovery": 0, "stalled": 0, "waiting": 0},
-        failure={"rank": 1, "exitCode": -9, "signal": "SIGKILL", "message": "killed"},
+        failure={
+            "kind": "preflight",
+            "nodes": ["gpu-1", "gpu-2.example.org"],
+            "rank": 1,
+            "exitCode": -9,
+            "signal": "SIGKILL",
+            "message": "killed",
+        },
     )
 
 
@@ -148,3 +162,19 @@ def test_any_object_makes_a_status_that_the_api_can_take(found: dict[str, Any]) 
     wire = Status(training=training).model_dump_json(by_alias=True)
     json.loads(wire, parse_constant=lambda constant: pytest.fail(f"{constant} in {wire}"))
     assert Status.model_validate_json(wire).training == training
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        (None, []),
+        ("gpu-1", []),
+        ([], []),
+        (["gpu-1", None, 3, "-x", "x/y", "X", "a" * 254, "gpu-2"], ["gpu-1", "gpu-2"]),
+        ([f"n{i}" for i in range(99)], [f"n{i}" for i in range(16)]),
+    ],
+)
+def test_nodes_of_a_preflight_are_names_or_nothing(nodes: Any, expected: list[str]) -> None:
+    report = report_from({"failure": {"kind": "preflight", "nodes": nodes}})
+    assert report.failure is not None
+    assert report.failure["nodes"] == expected

@@ -1,0 +1,91 @@
+"""Policy: when the step last grew, and what is taken for a hang.
+
+    first step of a generation ── no step while the phase is training, for hangTimeoutSeconds ──► hang
+                               └─ no answer from node rank 0,          for hangTimeoutSeconds ──► hang
+
+Rules
+- A hang is answered by the next generation for all: the agents kill their training processes and start them anew.
+  Members whose agents don't answer either are replaced, because they would not hear of it.
+- A user's script that reports no step can't be seen to hang. Phases without steps (preparing, evaluating,
+  checkpointing) take the time they take; the clock begins anew when training goes on.
+- The moments are written together with the progress, so that watching costs no writes.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from deepseek_operator.api.conditions import parse_time
+from deepseek_operator.api.names import Cause
+from deepseek_operator.decide.gang import Member, members, rank_zero
+from deepseek_operator.decide.losses import Loss
+from deepseek_operator.decide.turn import Turn
+from deepseek_operator.decide.types import Progress
+
+TRAINING = "training"
+
+
+def hang(turn: Turn) -> Turn:
+    """Notes that the step has grown, or that nobody answers."""
+    if turn.report is not None:
+        moved = _moved(turn, turn.report)
+        return turn.changed(unheard_since=None, stepped_at=turn.now if moved else turn.status.stepped_at)
+    if turn.seen.unanswered and turn.status.unheard_since is None:
+        return turn.changed(unheard_since=turn.now)
+    return turn
+
+
+def hung(turn: Turn) -> list[Loss]:
+    """What a hang is charged to, and who is replaced for it; empty when there is none."""
+    left_s = left_until_hang_s(turn)
+    if left_s is None or left_s > 0:
+        return []
+    timeout_s = turn.seen.job.spec.recovery.hang_timeout_seconds
+    silent = _silent(turn)
+    if silent:
+        message = f"no step for {timeout_s} s, and its agent doesn't answer"
+        return [Loss(m, Cause.HANG, "NoAnswer", message, node=m.pod.node if m.pod else None) for m in silent]
+    gang = members(turn.seen, turn.status)
+    first = rank_zero(turn.seen, turn.status)
+    step = turn.report.step if turn.report is not None else None
+    message = f"no step after step {step} for {timeout_s} s"
+    node = first.pod.node if first.pod is not None and len(gang) == 1 else None
+    return [Loss(first, Cause.HANG, "NoStep", message, node=node, replaced=False)]
+
+
+def left_until_hang_s(turn: Turn) -> float | None:
+    """Seconds until the standstill is taken for a hang; None while nothing stands still."""
+    since = parse_time(_still_since(turn))
+    if since is None or turn.over:
+        return None
+    timeout = timedelta(seconds=turn.seen.job.spec.recovery.hang_timeout_seconds)
+    return (since + timeout - turn.seen.now).total_seconds()
+
+
+def _still_since(turn: Turn) -> str | None:
+    status = turn.status
+    if status.stepped_at is None or turn.next_generation:
+        return None
+    if turn.report is not None:
+        return status.stepped_at if turn.report.phase == TRAINING else None
+    return status.unheard_since if turn.seen.unanswered else None
+
+
+def _moved(turn: Turn, report: Progress) -> bool:
+    """The step is another one than was written last, or training goes on after something else."""
+    if report.step is None:
+        return False
+    if turn.status.stepped_at is None:
+        return report.step > (report.resumed_step or 0)
+    before = turn.seen.job.status.training
+    return before is None or report.step != before.step or (report.phase == TRAINING and before.phase != TRAINING)
+
+
+def _silent(turn: Turn) -> list[Member]:
+    """Running members whose agents answer neither the kubelet's probe nor, of node rank 0, the operator."""
+    unheard = rank_zero(turn.seen, turn.status).slot if turn.report is None else None
+    return [
+        member
+        for member in members(turn.seen, turn.status)
+        if member.pod is not None and member.pod.phase == "Running" and (not member.pod.ready or member.slot == unheard)
+    ]
