@@ -87,6 +87,10 @@ class Pod:
     def progress(self) -> dict[str, Any]:
         return dict(json.loads(self.get("/progress")))
 
+    def step(self) -> int:
+        """Optimizer steps done, as the pod's progress has them."""
+        return int(self.progress().get("step") or 0)
+
     def last_words(self) -> dict[str, Any]:
         return dict(json.loads(self.termination_log.read_bytes()))
 
@@ -147,7 +151,16 @@ class World:
         self.pods.append(pod)
         return pod
 
-    def announce(self, generation: int, *members: Pod, host: int = 0, attempt: int | None = None) -> None:
+    def start_trainer(self, name: str, config: dict[str, Any]) -> Pod:
+        """A prewarmed pod of the built-in trainer, over gloo."""
+        file = self.folder / f"{name}.json"
+        file.write_text(json.dumps(config))
+        environ = {"DEEPSEEKJOB_PREWARM": "1", "DEEPSEEKJOB_RUN_CONFIG_FILE": str(file), "DEEPSEEKJOB_BACKEND": "gloo"}
+        return self.start(name, "-m", "deepseek_trainer", **environ)
+
+    def announce(
+        self, generation: int, *members: Pod, host: int = 0, attempt: int | None = None, planned: bool = False
+    ) -> None:
         """Writes the members' files; all of them use one port, generation after generation."""
         for rank, pod in enumerate(members):
             content = {
@@ -158,6 +171,7 @@ class World:
                 "master": members[host].ip,
                 "port": self.port,
                 "host": rank == host,
+                "planned": planned,
             }
             pod.write_membership(json.dumps(content))
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.agents import DEADLINE_S, Pod, World
@@ -27,24 +25,12 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
-def start(world: World, name: str, config: dict[str, Any]) -> Pod:
-    """A pod of the built-in trainer, prewarmed."""
-    file = world.folder / f"{name}.json"
-    file.write_text(json.dumps(config))
-    environ = {"DEEPSEEKJOB_PREWARM": "1", "DEEPSEEKJOB_RUN_CONFIG_FILE": str(file), "DEEPSEEKJOB_BACKEND": "gloo"}
-    return world.start(name, "-m", "deepseek_trainer", **environ)
-
-
-def step_of(pod: Pod) -> int:
-    return int(pod.progress().get("step") or 0)
-
-
 def run(world: World, case: str, data_cache: Path, disturb: Callable[[list[Pod]], None]) -> dict[int, float]:
     """The loss of each step of a run on two pods."""
     config = run_config(
         checkpoints=world.folder / case, data_cache=data_cache, every_steps=5, steps=STEPS, globalBatchSize=16
     )
-    pods = [start(world, f"{case}-{rank}", config) for rank in range(2)]
+    pods = [world.start_trainer(f"{case}-{rank}", config) for rank in range(2)]
     world.announce(1, *pods)
     disturb(pods)
     assert [pod.wait() for pod in pods] == [0, 0]
@@ -53,14 +39,14 @@ def run(world: World, case: str, data_cache: Path, disturb: Callable[[list[Pod]]
 
 def test_a_killed_rank_changes_nothing_in_the_curve(world: World, store_folder: Path, data_cache: Path) -> None:
     def kill_rank_1(pods: list[Pod]) -> None:
-        eventually(lambda: step_of(pods[0]) > 7, deadline_s=DEADLINE_S, what="step 8", describe=world.describe)
+        eventually(lambda: pods[0].step() > 7, deadline_s=DEADLINE_S, what="step 8", describe=world.describe)
         began = time.monotonic()
         os.kill(pods[1].children()[0], signal.SIGKILL)
 
         def goes_on() -> int:
             said = pods[0].progress()
             resumed: int | None = said.get("resumedStep")
-            return resumed if said["round"] == 1 and resumed is not None and step_of(pods[0]) > resumed else 0
+            return resumed if said["round"] == 1 and resumed is not None and pods[0].step() > resumed else 0
 
         resumed = eventually(goes_on, deadline_s=DEADLINE_S, what="a step in round 1", describe=world.describe)
         print(f"a rank of the built-in trainer killed: {time.monotonic() - began:.1f} s to step {resumed + 1}")

@@ -95,6 +95,8 @@ class Membership(_Message):
     port: Annotated[int, Field(ge=1, le=65535)] = MASTER_PORT
     host: bool = False
     """True for the one member that hosts the store. It need not be node rank 0."""
+    planned: bool = False
+    """Nobody was lost: training processes finish their step and save before they move to this generation."""
 
 
 class CheckpointInfo(_Message):

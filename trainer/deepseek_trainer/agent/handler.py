@@ -28,7 +28,7 @@ from deepseek_trainer.agent.session import Session
 from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.agent.store import Store, StoreLost, StoreServers, connect
 from deepseek_trainer.config import ConfigError
-from deepseek_trainer.contract import Membership
+from deepseek_trainer.contract import ExitCode, Membership
 
 POLL_S = 0.05
 
@@ -97,6 +97,8 @@ class MembershipRendezvous(RendezvousHandler):
             if membership is None or membership.generation <= self._abandoned_generation:
                 patience.wait(POLL_S, self._describe_absence)
                 continue
+            if membership.planned and self._is_saved():
+                self.local_failure = None  # they ended because a peer's processes did, to move
             session = self._session_of(membership)
             try:
                 start = self._enter(session, patience)
@@ -125,6 +127,11 @@ class MembershipRendezvous(RendezvousHandler):
         except StoreLost:
             session.reconnect()  # in the background: training goes on without its store
             return 0
+
+    def is_planned(self) -> bool:
+        """Whether the file names a next generation that can wait until the training processes have saved."""
+        session, named = self._session, self._file.read()
+        return session is not None and named is not None and named != session.membership and named.planned
 
     def departure(self) -> Departure:
         """The end of this round, for an agent whose processes have all succeeded."""
@@ -225,6 +232,9 @@ class MembershipRendezvous(RendezvousHandler):
             port=free_port(),
             failure=self.local_failure,
         )
+
+    def _is_saved(self) -> bool:
+        return self.local_failure is not None and self.local_failure.failure.exit_code == ExitCode.PREEMPTED
 
     def _idle(self, membership: Membership) -> None:
         """While the store is slow to answer: the file and the signals go on to be obeyed."""

@@ -1,13 +1,15 @@
 """Supervises the training processes of this pod: torch's elastic agent with our rules for what ends a round.
 
-    processes run ──┬─ membership or round changed ──► kill them, rendezvous, start anew
+    processes run ──┬─ planned new membership ───────► SIGTERM, wait until they have saved, rendezvous, start anew
+                    ├─ membership or round changed ──► kill them, rendezvous, start anew
                     ├─ one failed, status 65 or 78 ──► end: another try can't help
                     ├─ one failed otherwise ─────────► rendezvous; the agents decide together who gives up
                     ├─ all succeeded ────────────────► depart, or go back when peers need another round
                     └─ SIGTERM ──────────────────────► forward it, wait for the grace, end
 
 Processes of a round that is over are killed, not asked: they hang in a collective whose peer is gone, and their
-state is not wanted, for training goes back to a checkpoint. Only SIGTERM to the pod lets them save.
+state is not wanted, for training goes back to a checkpoint. SIGTERM to any pod, or a generation that was planned,
+lets them save: the ranks agree on a step and end together with status 75.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException, SubprocessContext
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
 from deepseek_trainer.agent.departure import Outcome
 from deepseek_trainer.agent.failure import failure
@@ -38,6 +41,8 @@ from deepseek_trainer.contract import Env, ExitCode, Failure
 
 MONITOR_INTERVAL_S = 0.1
 KILL_TIMEOUT_S = 10
+IN_ORDER = (ExitCode.SUCCESS, ExitCode.PREEMPTED)
+"""Exit statuses of a process that was asked to stop and did."""
 SETTLE_S = 1.0
 """How long a process that printed a traceback may take to end, so that its own exit status is known."""
 
@@ -77,16 +82,18 @@ class Supervisor(LocalElasticAgent):
         self._prewarm = prewarm
         self._pause = pause
         self._environment = environment
+        self._saving_since = 0.0
         self.first_failure: Failure | None = None
         self.has_succeeded = False
         """All processes of this pod have succeeded, and no round has begun since."""
 
     def exit_codes(self) -> dict[int, int | None]:
         """Exit status of each process of the last start, by local rank; None while it runs."""
+        return {local_rank: handle.proc.poll() for local_rank, handle in self._handles().items()}
+
+    def _handles(self) -> dict[int, SubprocessHandler]:
         context = self._pcontext
-        if not isinstance(context, SubprocessContext):
-            return {}
-        return {local_rank: handle.proc.poll() for local_rank, handle in context.subprocess_handlers.items()}
+        return context.subprocess_handlers if isinstance(context, SubprocessContext) else {}
 
     def _invoke_run(self, role: str = "trainer") -> RunResult:
         """The loop; in place of torch's, which counts restarts by its own rules and leaves at the first success."""
@@ -95,8 +102,11 @@ class Supervisor(LocalElasticAgent):
         while True:
             self._pause(group.spec.monitor_interval)
             if self._handler.num_nodes_waiting() > 0:
-                self._log.info("membership or round changed")
-                self._restart(group, fault=True)
+                planned = self._handler.is_planned()
+                self._log.info("membership or round changed", planned=planned)
+                if planned:
+                    self._let_save()
+                self._restart(group, fault=not planned)
                 continue
             result = self._monitor_workers(group)
             group.state = result.state
@@ -112,6 +122,17 @@ class Supervisor(LocalElasticAgent):
                     group.state = WorkerState.FAILED
                     return RunResult(WorkerState.FAILED, failures=result.failures)
 
+    def _let_save(self) -> None:
+        """Asks the processes to save and end; returns when they have, can't any more, or there is no time left."""
+        for handle in self._handles().values():
+            handle.proc.send_signal(signal.SIGTERM)
+        end = time.monotonic() + self._settings.termination_grace_s
+        while time.monotonic() < end and self._handler.is_planned():
+            codes = self.exit_codes().values()
+            if None not in codes or any(code not in (None, *IN_ORDER) for code in codes):
+                return
+            self._pause(MONITOR_INTERVAL_S)
+
     def _restart(self, group: WorkerGroup, *, fault: bool) -> None:
         self._status.stopped(fault=fault)
         self._restart_workers(group)
@@ -119,7 +140,7 @@ class Supervisor(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
         joined = self._handler.joined
         assert joined is not None  # noqa: S101 - set by the rendezvous that precedes every start
-        self.first_failure, self.has_succeeded = None, False
+        self.first_failure, self.has_succeeded, self._saving_since = None, False, 0.0
         for stale in self._settings.run_dir.glob("report-*"):
             stale.unlink(missing_ok=True)
         self._status.joined(joined.membership, joined.round, self._report_file())
@@ -157,17 +178,15 @@ class Supervisor(LocalElasticAgent):
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         """Ends the processes, then what they left behind in their process groups, and reads their last output."""
         super()._shutdown(death_sig, timeout)
-        context = self._pcontext
-        if isinstance(context, SubprocessContext):
-            for handle in context.subprocess_handlers.values():
-                with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left
-                    os.killpg(handle.proc.pid, signal.SIGKILL)
+        for handle in self._handles().values():
+            with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left
+                os.killpg(handle.proc.pid, signal.SIGKILL)
         self._output.drain()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Looks at each process; at the first failure the others are killed at once."""
         codes = self.exit_codes()
-        if any(code not in (None, 0) for code in codes.values()):
+        if any(code not in (None, 0) for code in codes.values()) and not self._saving(codes):
             return self._failed(worker_group)
         if all(code == 0 for code in codes.values()):
             self._output.drain()
@@ -175,6 +194,13 @@ class Supervisor(LocalElasticAgent):
                 WorkerState.SUCCEEDED, return_values={worker.global_rank: None for worker in worker_group.workers}
             )
         return RunResult(WorkerState.HEALTHY)
+
+    def _saving(self, codes: dict[int, int | None]) -> bool:
+        """Whether the processes end in good order, because some pod was told to stop, and not all of them have yet."""
+        if None not in codes.values() or any(code not in (None, *IN_ORDER) for code in codes.values()):
+            return False
+        self._saving_since = self._saving_since or time.monotonic()
+        return time.monotonic() - self._saving_since < self._settings.termination_grace_s
 
     def _failed(self, worker_group: WorkerGroup) -> RunResult:
         """Finds the process that failed first; the ones that fail with it lost their peer."""
@@ -235,7 +261,6 @@ def exit_code_of(first_failure: Failure | None) -> ExitCode:
 
 def exit_code_after_signal(codes: dict[int, int | None], error: SignalException) -> int:
     """75 when every process ended in good order, else the status of a process that the signal ended."""
-    in_order = {ExitCode.SUCCESS, ExitCode.PREEMPTED}
-    if codes and all(code in in_order for code in codes.values()):
+    if codes and all(code in IN_ORDER for code in codes.values()):
         return ExitCode.PREEMPTED
     return 128 + int(error.sigval)

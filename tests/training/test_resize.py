@@ -1,0 +1,67 @@
+"""The world grows and shrinks by plan: the built-in trainer saves, moves and goes on; no step is lost or repeated."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.agents import DEADLINE_S, Pod, World, now
+from support.eventually import eventually
+from support.runs import run_config
+
+pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
+
+STEPS = 60
+_STEP = re.compile(r" step=(\d+) loss=")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def steps_of(world: World, pod: Pod, generation: int, after: int) -> int:
+    """A step that was made in this generation, some steps after its first one."""
+
+    def goes_on() -> int:
+        said = pod.progress()
+        step = int(said.get("step") or 0)
+        return step if said["generation"] == generation and step > after + 3 else 0
+
+    return eventually(goes_on, deadline_s=DEADLINE_S, what=f"steps in {generation}", describe=world.describe)
+
+
+def test_planned_changes_cost_no_step(world: World, store_folder: Path, data_cache: Path) -> None:
+    """2 -> 3 -> 1 -> 2 workers. Nothing is saved on a schedule, so that whatever is kept was saved for the move."""
+    config = run_config(
+        checkpoints=world.folder / "checkpoints",
+        data_cache=data_cache,
+        every_steps=10_000,
+        steps=STEPS,
+        globalBatchSize=8,
+    )
+    first, second, third, fourth = (
+        world.start_trainer(name, config) for name in ("first", "second", "third", "fourth")
+    )
+    sizes = [(first, second), (first, second, third), (first,), (first, fourth)]
+    made = 0
+    for generation, members in enumerate(sizes, start=1):
+        began = now()
+        world.announce(generation, *members, planned=generation > 1)
+        if generation == 3:
+            for removed in (second, third):
+                removed.signal(signal.SIGTERM)
+                assert removed.wait() == 75
+        made = steps_of(world, first, generation, after=made)
+        print(f"{len(members)} workers: {now() - began:.1f} s to step {made}")
+    assert made < STEPS, "it ended before the last change; raise STEPS"
+    assert [first.wait(), fourth.wait()] == [0, 0]
+    steps = [int(step) for step in _STEP.findall(first.log())]
+    assert steps == list(range(1, STEPS + 1)), "steps were lost or made twice"
+    words = first.last_words()
+    assert (words["position"], words["processRestarts"]) == (STEPS * 8, 0)
