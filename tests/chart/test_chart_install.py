@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.crd import CRD_NAME, wait_until_served
+from support.crd import CRD_NAME, PROFILE_CRD_NAME, wait_until_served
 from support.helm import CHART, NAMESPACE, RELEASE, Helm, HelmError
 from support.kubectl import Kubectl, KubectlError
 
@@ -60,6 +60,7 @@ def test_notes_name_the_three_next_commands(release: Helm) -> None:
         ("create", "pods"),
         ("delete", "pods"),
         ("create", "services"),
+        ("get", "deepseekprofiles/any"),
         ("create", "events.events.k8s.io"),
         ("watch", "leases.coordination.k8s.io/deepseek-operator"),
     ],
@@ -74,6 +75,8 @@ def test_the_account_may(release: Helm, kubectl: Kubectl, verb: str, resource: s
         ("get", "secrets"),
         ("get", "configmaps"),
         ("get", "nodes"),
+        ("list", "deepseekprofiles"),
+        ("patch", "deepseekprofiles"),
         ("create", "deepseekjobs"),
         ("patch", "deepseekjobs"),
         ("delete", "deepseekjobs"),
@@ -100,7 +103,7 @@ def test_the_lease_is_written_at_home_alone(release: Helm, kubectl: Kubectl) -> 
 
 def test_uninstall_keeps_the_crd_and_the_jobs(release: Helm, kubectl: Kubectl) -> None:
     release.run("uninstall", RELEASE, "-n", NAMESPACE)
-    kubectl.run("get", "crd", CRD_NAME)
+    kubectl.run("get", "crd", CRD_NAME, PROFILE_CRD_NAME)
     with pytest.raises(HelmError):
         release.run("status", RELEASE, "-n", NAMESPACE)
 

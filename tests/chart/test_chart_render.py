@@ -43,7 +43,7 @@ def test_defaults_render_these_objects(helm: Helm) -> None:
     assert kinds == [
         *["ClusterRole"] * 4,
         *["ClusterRoleBinding"] * 2,
-        "CustomResourceDefinition",
+        *["CustomResourceDefinition"] * 2,
         "Deployment",
         "Role",
         "RoleBinding",
@@ -117,17 +117,51 @@ def test_rights_on_a_gang_schedulers_objects_are_given_on_demand(helm: Helm, swi
         ]
 
 
-def test_without_nodes_to_read_there_is_no_cluster_role(helm: Helm) -> None:
-    manifests = helm.template("watchNamespaces={team-a}", "rbac.readNodes=false")
-    assert not of_kind(manifests, "ClusterRoleBinding")
-    assert not any("nodes" in rule["resources"] for role in of_kind(manifests, "Role") for rule in role["rules"])
+@pytest.mark.parametrize(
+    ("off", "left"),
+    [
+        (("readNodes", "readProfiles"), []),
+        (("readNodes",), ["deepseekprofiles"]),
+        (("readProfiles",), ["nodes"]),
+        ((), ["nodes", "deepseekprofiles"]),
+    ],
+)
+def test_what_the_cluster_role_of_named_namespaces_is_for(helm: Helm, off: tuple[str, ...], left: list[str]) -> None:
+    manifests = helm.template("watchNamespaces={team-a}", *(f"rbac.{name}=false" for name in off))
+    bound = {binding["roleRef"]["name"] for binding in of_kind(manifests, "ClusterRoleBinding")}
+    rules = [
+        rule
+        for role in of_kind(manifests, "ClusterRole")
+        if role["metadata"]["name"] in bound
+        for rule in role["rules"]
+    ]
+    assert [resource for rule in rules for resource in rule["resources"]] == left
+    assert all(rule["verbs"] == ["get"] for rule in rules)
+    of_jobs = [
+        resource for role in of_kind(manifests, "Role") for rule in role["rules"] for resource in rule["resources"]
+    ]
+    assert not {"nodes", "deepseekprofiles"} & set(of_jobs)
+
+
+def test_users_see_profiles_and_do_not_write_them(helm: Helm) -> None:
+    verbs = {
+        verb
+        for role in of_kind(helm.template(), "ClusterRole")
+        if "aggregate" in json.dumps(role["metadata"])
+        for rule in role["rules"]
+        if "deepseekprofiles" in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert verbs == {"get", "list", "watch"}
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_the_crd_is_kept_on_uninstall_if_wanted(helm: Helm, keep: bool) -> None:
-    crd = one(helm.template(f"crds.keep={json.dumps(keep)}"), "CustomResourceDefinition")
-    annotations = crd["metadata"].get("annotations", {})
-    assert (annotations.get("helm.sh/resource-policy") == "keep") is keep
+def test_the_crds_are_kept_on_uninstall_if_wanted(helm: Helm, keep: bool) -> None:
+    crds = of_kind(helm.template(f"crds.keep={json.dumps(keep)}"), "CustomResourceDefinition")
+    assert {crd["spec"]["names"]["kind"] for crd in crds} == {"DeepSeekJob", "DeepSeekProfile"}
+    for crd in crds:
+        annotations = crd["metadata"].get("annotations", {})
+        assert (annotations.get("helm.sh/resource-policy") == "keep") is keep
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from deepseek_trainer.config import OptimizerSpec
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
     generate.CRD_FILE: "listKind",
-    generate.CHART_FILE: "listKind",
+    generate.PROFILE_CRD_FILE: "listKind",
+    generate.CHART_FILE: "helm.sh/resource-policy",
     generate.DOCS_FILE: "API reference",
     f"{generate.CHART}/README.md": "| `replicas` |",
 }
@@ -55,12 +57,20 @@ def test_a_missing_file_is_drift_and_generate_writes_it(copy: Path, capsys: pyte
     capsys.readouterr()
 
 
-def test_the_charts_crd_is_the_crd() -> None:
+def test_the_charts_crds_are_the_crds() -> None:
     template = (ROOT / generate.CHART_FILE).read_text(encoding="utf-8").splitlines()
-    plain = yaml.safe_load("\n".join(line for line in template if "{{" not in line and "helm.sh/" not in line))
-    committed = yaml.safe_load((ROOT / generate.CRD_FILE).read_text(encoding="utf-8"))
-    plain["metadata"] = {"name": plain["metadata"]["name"]}
-    assert plain == committed
+    text = "\n".join(line for line in template if "{{" not in line and "helm.sh/" not in line)
+    plain = [crd | {"metadata": {"name": crd["metadata"]["name"]}} for crd in yaml.safe_load_all(text)]
+    files = (generate.CRD_FILE, generate.PROFILE_CRD_FILE)
+    assert plain == [yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in files]
+
+
+def test_the_reference_refers_to_sections_that_are_there() -> None:
+    text = (ROOT / generate.DOCS_FILE).read_text(encoding="utf-8")
+    sections = {line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")}
+    named = set(re.findall(r"As \[(\S+)\]\(#", text))
+    assert named
+    assert named <= sections
 
 
 def test_the_rule_about_warm_up_knows_the_default() -> None:

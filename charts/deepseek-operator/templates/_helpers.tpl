@@ -107,4 +107,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   resources: [nodes]
   verbs: [get]
 {{- end }}
+{{- if .Values.rbac.readProfiles }}
+# The profile that a job names, when the job starts.
+- apiGroups: [training.deepseekjob.dev]
+  resources: [deepseekprofiles]
+  verbs: [get]
+{{- end }}
 {{- end }}

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition of DeepSeekJob, made from the models: schema, rules, columns, names.
+"""The CustomResourceDefinitions of DeepSeekJob and DeepSeekProfile, made from the models: schema, rules, columns, names.
 
 `spec.trainer` and `spec.data` are the trainer's: whoever generates the CRD hands their JSON schemas in, because the
 operator may not import the trainer. What crosses their fields is written here, as CEL is Kubernetes' own.
@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepseek_operator.api.fields import VALIDATIONS, Rule
-from deepseek_operator.api.names import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
+from deepseek_operator.api.fields import VALIDATIONS, Model, Rule
+from deepseek_operator.api.names import (
+    GROUP,
+    KIND,
+    PLURAL,
+    PROFILE_KIND,
+    PROFILE_PLURAL,
+    PROFILE_SHORT_NAME,
+    SHORT_NAME,
+    VERSION,
+)
+from deepseek_operator.api.profile import DeepSeekProfile, ProfileSpec
 from deepseek_operator.api.schema import Schema, SchemaError, structural
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Spec, Status
 
-NAME = f"{PLURAL}.{GROUP}"
 CATEGORY = "ai"
 
 INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
@@ -72,8 +81,17 @@ COLUMNS = [
 """What `kubectl get dsj` shows; priority 1 is shown with -o wide."""
 
 
+PROFILE_COLUMNS = [
+    _column("Image", ".spec.workers.image", "string", "Container image of its jobs."),
+    _column("Max-replicas", ".spec.limits.maxReplicas", "integer", "Most workers that a job of it may have."),
+    _column("Queue", ".spec.scheduling.queue", "string", "Queue that its jobs wait in."),
+    _column("Age", ".metadata.creationTimestamp", "date", "Time since the profile was created."),
+]
+"""What `kubectl get dsp` shows."""
+
+
 def crd(trainer: Schema, data: Schema) -> dict[str, Any]:
-    """The CustomResourceDefinition.
+    """The CustomResourceDefinition of DeepSeekJob.
 
     Args:
         trainer: JSON schema of `spec.trainer`, as pydantic writes it.
@@ -82,34 +100,45 @@ def crd(trainer: Schema, data: Schema) -> dict[str, Any]:
     Raises:
         SchemaError: a model can't be written as a structural schema, or a rule names a field that isn't there.
     """
-    names = {
-        "kind": KIND,
-        "listKind": f"{KIND}List",
-        "plural": PLURAL,
-        "singular": KIND.lower(),
-        "shortNames": [SHORT_NAME],
-        "categories": [CATEGORY],
+    scale = {
+        "specReplicasPath": ".spec.workers.replicas",
+        "statusReplicasPath": ".status.nodes.desired",
+        "labelSelectorPath": ".status.selector",
     }
     version = {
-        "name": VERSION,
-        "served": True,
-        "storage": True,
-        "subresources": {
-            "status": {},
-            "scale": {
-                "specReplicasPath": ".spec.workers.replicas",
-                "statusReplicasPath": ".status.nodes.desired",
-                "labelSelectorPath": ".status.selector",
-            },
-        },
+        "subresources": {"status": {}, "scale": scale},
         "additionalPrinterColumns": COLUMNS,
         "schema": {"openAPIV3Schema": schema(trainer, data)},
     }
+    return _definition(KIND, PLURAL, SHORT_NAME, "Namespaced", version)
+
+
+def profile_crd() -> dict[str, Any]:
+    """The CustomResourceDefinition of DeepSeekProfile. It has no status: nobody reconciles it, jobs read it."""
+    version = {
+        "additionalPrinterColumns": PROFILE_COLUMNS,
+        "schema": {
+            "openAPIV3Schema": _object(DeepSeekProfile, spec=structural(ProfileSpec.model_json_schema(by_alias=True)))
+        },
+    }
+    return _definition(PROFILE_KIND, PROFILE_PLURAL, PROFILE_SHORT_NAME, "Cluster", version)
+
+
+def _definition(kind: str, plural: str, short: str, scope: str, version: dict[str, Any]) -> dict[str, Any]:
+    names = {
+        "kind": kind,
+        "listKind": f"{kind}List",
+        "plural": plural,
+        "singular": kind.lower(),
+        "shortNames": [short],
+        "categories": [CATEGORY],
+    }
+    version = {"name": VERSION, "served": True, "storage": True} | version
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": NAME},
-        "spec": {"group": GROUP, "scope": "Namespaced", "names": names, "versions": [version]},
+        "metadata": {"name": f"{plural}.{GROUP}"},
+        "spec": {"group": GROUP, "scope": scope, "names": names, "versions": [version]},
     }
 
 
@@ -121,17 +150,21 @@ def schema(trainer: Schema, data: Schema) -> Schema:
         spec["properties"][field] = structural(injected) | own
     for path, rules in INJECTED_RULES.items():
         _find(spec, path)[VALIDATIONS] = [rule.entry() for rule in rules]
+    return _object(
+        DeepSeekJob, spec=spec, status=structural(Status.model_json_schema(by_alias=True), with_defaults=False)
+    )
+
+
+def _object(model: type[Model], **parts: Schema) -> Schema:
+    """The schema of a whole object: what every object has, and its own parts."""
+    rules = {VALIDATIONS: [rule.entry() for rule in model.rules]} if model.rules else {}
+    properties: Schema = {name: {"description": text, "type": "string"} for name, text in _STANDARD.items()}
     return {
-        "description": DeepSeekJob.__doc__,
+        "description": model.__doc__,
         "type": "object",
-        VALIDATIONS: [rule.entry() for rule in DeepSeekJob.rules],
+        **rules,
         "required": ["spec"],
-        "properties": {
-            **{name: {"description": text, "type": "string"} for name, text in _STANDARD.items()},
-            "metadata": {"type": "object"},
-            "spec": spec,
-            "status": structural(Status.model_json_schema(by_alias=True), with_defaults=False),
-        },
+        "properties": properties | {"metadata": {"type": "object"}} | parts,
     }
 
 

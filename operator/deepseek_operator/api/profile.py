@@ -1,24 +1,25 @@
 """DeepSeekProfile: what a platform team fills in for the jobs that name it, and the most that they may ask for.
 
-Merge rules, field by field: see `resolve`. They are in docs/api.md and docs/lifecycle.md for users.
+How each field becomes one with the job's is said in one place, `resolve.TABLE`, and shown in docs/api.md.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from deepseek_operator.api.affinity import Affinity
 from deepseek_operator.api.containers import EnvVar, ObjectRef, Resources
 from deepseek_operator.api.fields import DnsName, Image, LabelValue, Model, Quantity, named_map
 from deepseek_operator.api.policies import Communication, Scheduling, Seconds
-from deepseek_operator.api.workers import MAX_PROC_PER_NODE, ProcPerNode, Toleration
+from deepseek_operator.api.workers import MAX_PROC_PER_NODE, ProcPerNode, Toleration, key_rule, named_once
 
 
 class WorkerDefaults(Model):
     """What the workers have where their job leaves it open."""
 
+    rules: ClassVar = (key_rule("labels", "labels"), key_rule("annotations", "annotations"))
     proc_per_node: ProcPerNode | None = Field(None, description="Training processes in each pod.")
     image: Image | None = Field(None, description="Container image.")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
@@ -52,6 +53,12 @@ class WorkerDefaults(Model):
     )
     shared_memory: Quantity | None = Field(None, description="Size of /dev/shm.")
 
+    @field_validator("env")
+    @classmethod
+    def _named_once(cls, entries: list[Any]) -> list[Any]:
+        """The API server sees to it by x-kubernetes-list-map-keys."""
+        return named_once(entries)
+
 
 class LifecycleDefaults(Model):
     """Deadlines and cleaning, where the job leaves them open."""
@@ -67,7 +74,7 @@ class LifecycleDefaults(Model):
 
 
 class Limits(Model):
-    """The most that a job with this profile may ask for; more is refused with the reason, and nothing is started."""
+    """The most that a job with this profile may ask for. One that asks for more is not started, and says why."""
 
     max_replicas: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="Most workers, elastic.maxReplicas too."
@@ -83,7 +90,8 @@ class Limits(Model):
     )
     image_prefixes: Annotated[list[Annotated[str, Field(min_length=1, max_length=512)]], Field(max_length=32)] = Field(
         default_factory=list,
-        description="Images of all containers must begin with one of these, for example ghcr.io/you/. Empty: any image.",
+        description="Images of all containers and image volumes must begin with one of these, for example ghcr.io/you/. "
+        "Empty: any image.",
     )
 
 

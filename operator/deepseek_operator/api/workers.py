@@ -2,7 +2,7 @@
 
 Rule: there is no raw pod template, and nothing here can escalate. A field that a profile may give has no default in
 the schema: the API server would write it out, and nobody could tell any more that the job left it open. Its default
-stands in the description, and `resolve` (api/profile.py) fills it in.
+stands in the description, and `resolve` (api/resolve.py) fills it in.
 """
 
 from __future__ import annotations
@@ -72,7 +72,20 @@ class Toleration(Model):
     )
 
 
-def _key_rule(field: str, attribute: str) -> Rule:
+def named_once(entries: list[Any]) -> list[Any]:
+    """The entries.
+
+    Raises:
+        ValueError: two of them have the same name.
+    """
+    names = [entry.name for entry in entries]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: named more than once; keep one entry of each name")
+    return entries
+
+
+def key_rule(field: str, attribute: str) -> Rule:
     """Labels and annotations of the operator's own group are not the user's to set."""
     return Rule(
         f"!has(self.{field}) || self.{field}.all(k, !k.startsWith('{GROUP}/') && k != '{LABEL_MANAGED_BY}')",
@@ -94,8 +107,8 @@ class Workers(Model):
             ".volumes",
             holds=lambda workers: len({v.mount_path for v in workers.volumes}) == len(workers.volumes),
         ),
-        _key_rule("labels", "labels"),
-        _key_rule("annotations", "annotations"),
+        key_rule("labels", "labels"),
+        key_rule("annotations", "annotations"),
         Rule(
             "!has(self.initContainers) || !has(self.sidecars) || "
             "self.initContainers.all(a, self.sidecars.all(b, a.name != b.name))",
@@ -185,11 +198,7 @@ class Workers(Model):
     @classmethod
     def _named_once(cls, entries: list[Any]) -> list[Any]:
         """The API server sees to it by x-kubernetes-list-map-keys."""
-        names = [entry.name for entry in entries]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"{', '.join(twice)}: named more than once; keep one entry of each name")
-        return entries
+        return named_once(entries)
 
     def has_gpus(self) -> bool:
         """Whether the worker's container asks for GPUs."""
