@@ -17,6 +17,7 @@ from support.kube import kubeconfig, kubectl
 from support.kubectl import Kubectl
 from support.kubelet import Kubelet
 from support.operators import OperatorProcess
+from support.profiles import Profiles
 
 __all__ = ["kubeconfig", "kubectl"]
 """Fixtures that pytest finds here."""
@@ -51,6 +52,14 @@ def jobs(api: Api, crd: None) -> Iterator[Jobs]:
     for path in (found.path, found.pods_path):
         api.delete(f"{path}?propagationPolicy=Background", grace_s=0)
     api.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def profiles(api: Api, crd: None) -> Iterator[Profiles]:
+    """A profile of the test's own."""
+    found = Profiles(api)
+    yield found
+    found.delete()
 
 
 @pytest.fixture
