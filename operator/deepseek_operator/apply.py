@@ -1,6 +1,6 @@
 """Writes a Plan: the status first, and only when that is in do its effects follow; Events come last.
 
-Creation, patches and deletions follow in this order; those of one kind are sent side by side. One that is refused
+Creation, patches and deletions follow in this order, the job's own comes last; those of one kind are sent side by side. One that is refused
 doesn't stop the others: all refusals are collected and told to the caller. Each write may be repeated by the next pass
 without harm.
 """
@@ -92,6 +92,7 @@ class Applier:
             [partial(self._create, manifest, meta.uid) for manifest in plan.create],
             [partial(client.annotate_pod, meta.namespace, p.name, p.uid, p.annotations) for p in plan.patch],
             [partial(client.delete_pod, meta.namespace, d.name, d.uid) for d in plan.delete],
+            [partial(client.delete_job, meta.namespace, meta.name, meta.uid)] if plan.delete_job else [],
         )
 
     async def _create(self, manifest: Manifest, job_uid: str) -> None:

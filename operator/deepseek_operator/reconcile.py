@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import structlog
 from pydantic import ValidationError
 
-from deepseek_operator.api.names import MAX_JOB_NAME, Reason
+from deepseek_operator.api.names import MANAGED_BY_US, MAX_JOB_NAME, Reason
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, ObjectMeta
 from deepseek_operator.apply import Applied, Applier
 from deepseek_operator.cluster.client import KubeClient
@@ -66,7 +66,7 @@ class JobMemory:
     refusal: str | None = None
     """What was refused in the last pass, as it stands in the Stalled condition."""
     settled: bool = False
-    """The job has ended and nothing was left to do."""
+    """Nothing is left to do before its next date: the job has ended, or is another controller's."""
 
     def note_version(self, version: str) -> None:
         """Noted at once, because the event of a write often comes before the pass is over."""
@@ -114,6 +114,9 @@ class Reconciler:
         if "deletionTimestamp" in raw["metadata"]:
             return self._gone(key)  # its children have an owner reference: Kubernetes collects them
         memory = self._remember(key, raw["metadata"]["uid"])
+        if (raw["spec"].get("managedBy") or MANAGED_BY_US) != MANAGED_BY_US:
+            memory.settled = True
+            return Result("done")
         try:
             job = DeepSeekJob.model_validate(raw)
         except ValidationError as error:
@@ -131,7 +134,7 @@ class Reconciler:
             plan = _with_refusal(plan, memory.refusal, observation)
         applied = await self._applier.apply(raw, job, plan, memory.note_version)
         memory.state = plan.status.state
-        memory.settled = ended(plan.status) and not (plan.create or plan.patch or plan.delete)
+        memory.settled = ended(plan.status) and not (plan.create or plan.patch or plan.delete or plan.delete_job)
         _log_pass(key, job, plan, applied)
         if memory.settled:
             self._on_gone(key)
@@ -182,7 +185,7 @@ def _log_pass(key: JobKey, job: DeepSeekJob, plan: Plan, applied: Applied) -> No
     """One line for a pass that changed something, one for each refusal."""
     status = plan.status
     about = {"job": str(key), "attempt": status.attempt, "generation": status.generation}
-    if applied.wrote_status or plan.create or plan.patch or plan.delete:
+    if applied.wrote_status or plan.create or plan.patch or plan.delete or plan.delete_job:
         log.info(
             "job reconciled",
             **about,
@@ -190,6 +193,7 @@ def _log_pass(key: JobKey, job: DeepSeekJob, plan: Plan, applied: Applied) -> No
             created=len(plan.create),
             patched=len(plan.patch),
             deleted=len(plan.delete),
+            **({"deleted_job": True} if plan.delete_job else {}),
             refused=len(applied.refusals),
         )
     for error in applied.refusals:

@@ -55,6 +55,7 @@ def test_notes_name_the_three_next_commands(release: Helm) -> None:
     ("verb", "resource"),
     [
         ("watch", "deepseekjobs"),
+        ("delete", "deepseekjobs"),
         ("patch", "deepseekjobs --subresource=status"),
         ("update", "deepseekjobs --subresource=finalizers"),
         ("create", "pods"),
@@ -79,7 +80,6 @@ def test_the_account_may(release: Helm, kubectl: Kubectl, verb: str, resource: s
         ("patch", "deepseekprofiles"),
         ("create", "deepseekjobs"),
         ("patch", "deepseekjobs"),
-        ("delete", "deepseekjobs"),
         ("get", "pods --subresource=log"),
         ("create", "pods --subresource=exec"),
         ("update", "pods"),

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from deepseek_operator.api.conditions import is_true
-from deepseek_operator.api.names import Cause, ConditionType
+from deepseek_operator.api.names import Cause, ConditionType, Reason, State
 from deepseek_operator.api.v1alpha1 import Status
 from deepseek_operator.decide.budgets import COUNTER, limit_of
 from deepseek_operator.decide.gang import is_ranked
 from deepseek_operator.decide.requeue import REGULAR_S
-from support.world import World, announced, effects
+from support.world import World, announced, effects, told_nodes
+
+DEADLINES = (Reason.DEADLINE_EXCEEDED, Reason.START_DEADLINE_EXCEEDED)
 
 
 @dataclass
@@ -42,12 +44,13 @@ class Watcher:
         self._each_restart_is_counted_once(status)
         self._each_failure_has_evidence(status)
         self._the_end_is_for_good(status)
+        self._a_suspended_job_has_no_pods(status)
         self._one_live_member_a_slot()
         self._no_name_is_used_twice(whole_pass)
         self.last = status
 
     def _counters_only_grow(self, status: Status) -> None:
-        for name in ("generation", "attempt", "launched_generation", "total_restarts"):
+        for name in ("generation", "attempt", "launched_generation", "total_restarts", "active_seconds"):
             assert getattr(status, name) >= getattr(self.last, name), f"{name} went back: {self.last!r} -> {status!r}"
         for slot, count in self.last.incarnations.items():
             assert status.incarnations.get(slot, 0) >= count, f"incarnation of slot {slot} went back"
@@ -80,8 +83,15 @@ class Watcher:
         failed = is_true(status.conditions, ConditionType.FAILED)
         assert not (complete and failed)
         if self.last.completion_time is not None:
-            assert status == self.last, "an ended job changed"
+            assert unobserved(status) == unobserved(self.last), "an ended job changed"
         assert (status.completion_time is not None) == (complete or failed)
+
+    def _a_suspended_job_has_no_pods(self, status: Status) -> None:
+        if is_true(status.conditions, ConditionType.SUSPENDED):
+            assert not self.world.live(), f"suspended, and pods run: {self.world.live()!r}"
+        if status.state == self.last.state == State.SUSPENDED:
+            assert status.active_seconds == self.last.active_seconds, "rest was counted as active time"
+            assert status.generation == self.last.generation, "a new generation without a run"
 
     def _one_live_member_a_slot(self) -> None:
         """Nobody may train twice: of the pods of a slot at most one was told the same generation and may run."""
@@ -96,8 +106,14 @@ class Watcher:
                 assert self.uids[pod.name] == pod.uid, f"{pod.name} was created again after it was lost"
             self.uids[pod.name] = pod.uid
         gang = self.world.members()
-        if whole_pass and len(gang) == self.world.job.spec.workers.replicas:
+        if whole_pass and gang and len(gang) == told_nodes(gang[0]):
             self.launched |= {pod.name for pod in gang}
+
+
+def unobserved(status: Status) -> Status:
+    """Without which spec it is about, which an edit changes, and the time of writing that."""
+    conditions = [condition.model_copy(update={"observed_generation": 0}) for condition in status.conditions]
+    return status.model_copy(update={"observed_generation": 0, "conditions": conditions, "training": None})
 
 
 def tick(world: World, watcher: Watcher) -> None:
@@ -107,7 +123,7 @@ def tick(world: World, watcher: Watcher) -> None:
 
 
 def ends(world: World, watcher: Watcher, ticks: int = 60) -> World:
-    """The job comes to an end, and nothing of it runs on.
+    """The job comes to an end, and nothing of it runs on. One that is suspended is resumed when its pods have gone.
 
     Raises:
         AssertionError: it hangs, or a law is broken on the way.
@@ -115,6 +131,8 @@ def ends(world: World, watcher: Watcher, ticks: int = 60) -> World:
     for _ in range(ticks):
         if world.status.completion_time is not None and not [p for p in world.live() if p.name not in world.frozen]:
             return world
+        if world.job.spec.suspend and not [p for p in world.live() if p.name not in world.frozen]:
+            world.edit(suspend=False)
         tick(world, watcher)
     raise AssertionError(f"not ended within {ticks} ticks: {world.status!r}\npods: {list(world.pods.values())!r}")
 
@@ -136,13 +154,16 @@ def comes_to_rest(world: World) -> None:
     third = world.reconcile()
     assert third.status == world.status
     assert effects(third) == ()
-    if world.status.completion_time is None:
+    asleep = is_true(world.status.conditions, ConditionType.SUSPENDED)
+    if world.status.completion_time is None and not asleep:
         assert third.requeue_after_s is not None, "nobody looks again"
-    generation = world.status.generation
+    before = world.status
     world.now += timedelta(hours=1)
     much_later = world.reconcile()
-    if world.status.generation > generation:
-        # A restart that was put off, or a hang, for nobody trains here: the only things that time alone may bring.
+    if before.completion_time is None and world.status.reason in DEADLINES:
+        comes_to_rest(world)
+    elif world.status.generation > before.generation:
+        # A restart that was put off, or a hang, for nobody trains here. Time alone brings that, and deadlines.
         assert third.requeue_after_s is not None
         assert third.requeue_after_s <= REGULAR_S
         comes_to_rest(world)

@@ -6,6 +6,7 @@ delete with another UID is refused, a deleted pod that runs is first terminating
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -58,6 +59,8 @@ class World:
     """Slot -> the node that its pods get; any other one's is node-<slot>, or spare-<slot> once that is avoided."""
     zones: dict[str, str] = field(default_factory=dict)
     """Node -> its value of the topology's label."""
+    deleted: bool = False
+    """The job itself was deleted by the operator."""
     _serial: int = 0
     _alone: int = 0
     _job: DeepSeekJob | None = None
@@ -110,6 +113,8 @@ class World:
             yield lambda patch=patch: self._patch(patch.name, patch.uid, patch.annotations)  # type: ignore[misc]
         for delete in plan.delete:
             yield lambda delete=delete: self.delete(delete.name, delete.uid, force=delete.force)  # type: ignore[misc]
+        if plan.delete_job:
+            yield lambda: setattr(self, "deleted", True)
         for event in plan.events:
             yield lambda event=event: self.events.append(event)  # type: ignore[misc]
 
@@ -171,7 +176,10 @@ class World:
     # -- the cluster's side --------------------------------------------------------------------------------
 
     def kubelet(self) -> None:
-        """Terminating pods go, pending pods run."""
+        """Terminating pods go, pending pods run. A whole gang that is told to stop saves its last step."""
+        gang = self._told(lambda pod: pod.terminating)
+        if gang and len(gang) == told_nodes(gang[0]) and announced(gang[0]) == self.trained_generation:
+            self.saved_step = self.step
         for name, pod in list(self.pods.items()):
             if pod.terminating and name not in self.frozen:
                 del self.pods[name]
@@ -191,14 +199,17 @@ class World:
 
     def members(self) -> list[Pod]:
         """Running pods that were told the newest generation that anybody was told."""
-        told = [(announced(pod), pod) for pod in self.pods.values() if pod.phase == "Running" and not pod.terminating]
+        return self._told(lambda pod: not pod.terminating)
+
+    def _told(self, which: Callable[[Pod], bool]) -> list[Pod]:
+        told = [(announced(pod), pod) for pod in self.pods.values() if pod.phase == "Running" and which(pod)]
         newest = max((generation for generation, _ in told), default=0)
         return [pod for generation, pod in told if generation == newest > 0]
 
     def train(self) -> None:
         """The gang makes steps if it is whole; on a new generation it goes back to the last checkpoint."""
         gang = self.members()
-        if len(gang) != self.job.spec.workers.replicas:
+        if not gang or len(gang) != told_nodes(gang[0]):
             self._wait_for_peers(gang)
             return
         self._alone = 0
@@ -285,6 +296,11 @@ class World:
 def effects(plan: Plan) -> tuple[object, ...]:
     """What a plan does beside writing the status."""
     return (*plan.create, *plan.patch, *plan.delete, *plan.events)
+
+
+def told_nodes(pod: Pod) -> int:
+    """The size of the world that a pod was told."""
+    return int(json.loads(pod.membership or "{}").get("nodes", 0))
 
 
 def announced(pod: Pod) -> int:

@@ -56,10 +56,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* What the operator may do where jobs are. Each rule says what for; there is no more. */}}
 {{- define "deepseek-operator.jobRules" -}}
-# See every job. Specs are never written.
+# See every job, and delete those whose lifecycle.ttlSecondsAfterFinished is over. Specs are never written.
 - apiGroups: [training.deepseekjob.dev]
   resources: [deepseekjobs]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, delete]
 # Write what is true about a job, once a pass.
 - apiGroups: [training.deepseekjob.dev]
   resources: [deepseekjobs/status]

@@ -46,6 +46,8 @@ def run(path: Path, options: Options, console: Console) -> int:
         ClientError: the manifest is wrong, or this machine can't run it.
     """
     job = manifest.read(path)
+    if job.spec.suspend:
+        raise ClientError(f"{path}: spec.suspend is true, and nobody would resume the job here; set it to false")
     root = options.workdir or _new_folder(job.metadata.name)
     folders = Folders(root.resolve(), {name: folder.resolve() for name, folder in options.volumes.items()})
     _make(folders.root)

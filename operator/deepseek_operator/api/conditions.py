@@ -86,20 +86,21 @@ def _renewed(old: Condition | None, fact: Fact, now: datetime, observed_generati
     )
 
 
-_FOLD: tuple[tuple[ConditionType, State], ...] = (
-    (ConditionType.FAILED, State.FAILED),
-    (ConditionType.COMPLETE, State.SUCCEEDED),
-    (ConditionType.SUSPENDED, State.SUSPENDED),
-    (ConditionType.RESTARTING, State.RESTARTING),
-    (ConditionType.RUNNING, State.RUNNING),
+_FOLD: tuple[tuple[ConditionType, Truth, State], ...] = (
+    (ConditionType.FAILED, "True", State.FAILED),
+    (ConditionType.COMPLETE, "True", State.SUCCEEDED),
+    (ConditionType.SUSPENDED, "True", State.SUSPENDED),
+    (ConditionType.ADMITTED, "False", State.QUEUED),
+    (ConditionType.RESTARTING, "True", State.RESTARTING),
+    (ConditionType.RUNNING, "True", State.RUNNING),
 )
 
 
 def summary(conditions: list[Condition]) -> tuple[State, str]:
-    """The state and the reason behind it: the first condition that holds, or why the pods are not there yet."""
-    for kind, state in _FOLD:
+    """The state and the reason behind it: the first condition that says so, or why the pods are not there yet."""
+    for kind, truth, state in _FOLD:
         condition = fact_of(conditions, kind)
-        if condition is not None and condition.status == "True":
+        if condition is not None and condition.status == truth:
             return state, condition.reason
     if is_true(conditions, ConditionType.PODS_READY):
         running = fact_of(conditions, ConditionType.RUNNING)

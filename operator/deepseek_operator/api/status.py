@@ -127,7 +127,7 @@ class TrainingProgress(StatusModel):
 
 
 class GoodputStatus(StatusModel):
-    """Seconds since the start by what they were spent on."""
+    """Seconds of active time (not suspended, not queued) by what they were spent on."""
 
     productive: int = Field(0, description="Training steps whose result was kept.")
     startup: int = Field(0, description="From creation to the first step.")
@@ -135,7 +135,7 @@ class GoodputStatus(StatusModel):
     recovery: int = Field(0, description="From a fault to the next step.")
     stalled: int = Field(0, description="Pods ran without making steps.")
     waiting: int = Field(0, description="Waiting for pods, images or peers.")
-    ratio: str | None = Field(None, description="Productive share of the wall clock.")
+    ratio: str | None = Field(None, description="Productive share of the active time.")
 
 
 class Master(StatusModel):
@@ -214,9 +214,15 @@ class Status(StatusModel):
         description="Since when node rank 0 doesn't answer; a hang is counted from here, too.",
         json_schema_extra={"format": "date-time"},
     )
+    waiting_since: str | None = Field(
+        None,
+        description="When the job was created or resumed, until all its pods were ready once; then absent. The start "
+        "deadline is counted from here.",
+        json_schema_extra={"format": "date-time"},
+    )
     active_since: str | None = Field(
         None,
-        description="When the present run began; absent while suspended or queued.",
+        description="When the present run began; absent while the job may have no pods: suspended, queued or ended.",
         json_schema_extra={"format": "date-time"},
     )
     active_seconds: int = Field(0, description="Seconds of the runs before the present one.")

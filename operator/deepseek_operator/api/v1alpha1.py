@@ -310,7 +310,7 @@ class Spec(Model):
     managed_by: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(
         None,
         description="Another controller that this job is left to, for example kueue.x-k8s.io/multikueue; the operator "
-        "then does nothing about it.",
+        "then does nothing about it. Default: training.deepseekjob.dev/deepseek-operator, this one.",
     )
 
 

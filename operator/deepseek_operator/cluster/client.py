@@ -98,6 +98,16 @@ class KubeClient:
         found: Object = (await self._http.send("get", f"{JOBS}/{PROFILE_PLURAL}/{name}")).json()
         return found
 
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """Deletes the job with that UID; Kubernetes collects its children. No harm done when it is gone or another one
+        has its name."""
+        await self._http.send(
+            "delete",
+            f"{JOBS}/namespaces/{namespace}/{PLURAL}/{name}",
+            body=_delete_options(uid) | {"propagationPolicy": "Background"},
+            accept=METADATA_ONLY,
+        )
+
     # ---- children -----------------------------------------------------------------------------
     async def list_pods(self, namespace: str, job_uid: str) -> list[Object]:
         """The pods that carry the job's UID, as the API server has them now (a consistent read)."""
@@ -174,7 +184,7 @@ class KubeClient:
         await self._http.send(
             "delete",
             f"{CORE}/namespaces/{namespace}/pods/{name}",
-            body={"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}},
+            body=_delete_options(uid),
             accept=METADATA_ONLY,
         )
 
@@ -238,6 +248,10 @@ def _collection(manifest: Mapping[str, Any]) -> str:
 
 def _path(manifest: Mapping[str, Any]) -> str:
     return f"{_collection(manifest)}/{manifest['metadata']['name']}"
+
+
+def _delete_options(uid: str) -> Object:
+    return {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
 
 
 def controller_uid(metadata: Mapping[str, Any]) -> str | None:

@@ -1,17 +1,29 @@
 """Policy, pure: an Observation in, a Plan out.
 
-    held        a job that its profile doesn't let start: it waits, and what follows is passed over
-    launch      the first generation; when a generation's pods were all seen
-    snapshot    what the profile said when the job started
-    training    what the workers report
-    headway     a newer checkpoint: restarts bring something
-    hang        when the step last grew
-    exclusion   nodes that may be used again
-    ending      all have succeeded, or one says that it can't be done
-    recovery    a lost member or a hang: the next generation, or giving up
-    topology    node ranks in the order of the nodes
-    readiness   which pods are ready, and what the others wait for
-    running     whether training makes steps
+    gates       may the job have pods?
+        suspension  not while spec.suspend is true
+        held        not as long as its profile doesn't let it start
+
+    at work
+        resumption  the next run after a rest
+        launch      the first generation; when a generation's pods were all seen
+        snapshot    what the profile said when the job started
+        training    what the workers report
+        headway     a newer checkpoint: restarts bring something
+        hang        when the step last grew
+        exclusion   nodes that may be used again
+        ending      the work is done, or one says that it can't be done
+        deadlines   the time is up
+        recovery    a lost member or a hang: the next generation, or giving up
+        resizing    another number of workers is wanted: the next generation
+        topology    node ranks in the order of the nodes
+        readiness   which pods are ready, and what the others wait for
+        running     whether training makes steps
+        accounted   an ended job's active time
+
+    at rest
+        training, headway, deadlines, resting, accounted
+
     settle      conditions and state; whether any of it is worth a write
 
 The policies shape the status. The effects are derived from the finished status, in `effects`.
@@ -19,8 +31,11 @@ The policies shape the status. The effects are derived from the finished status,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import reduce
 
+from deepseek_operator.decide.activity import accounted
+from deepseek_operator.decide.deadlines import deadlines
 from deepseek_operator.decide.effects import creations, deletions, patches
 from deepseek_operator.decide.ending import ending
 from deepseek_operator.decide.exclusion import exclusion
@@ -33,12 +48,16 @@ from deepseek_operator.decide.readiness import readiness
 from deepseek_operator.decide.recovery import recovery
 from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.requeue import requeue_after_s
+from deepseek_operator.decide.resizing import resizing
+from deepseek_operator.decide.resting import resting
 from deepseek_operator.decide.running import running
 from deepseek_operator.decide.settle import settle
 from deepseek_operator.decide.snapshot import snapshot
+from deepseek_operator.decide.suspension import resumption, suspension
 from deepseek_operator.decide.topology import topology
 from deepseek_operator.decide.training import training
-from deepseek_operator.decide.turn import Policy, Turn, ended
+from deepseek_operator.decide.ttl import seconds_to_live
+from deepseek_operator.decide.turn import UNLESS_SAID, Policy, Turn, ended
 from deepseek_operator.decide.types import DeletePod, Event, Observation, PatchPod, Plan, Pod, Progress
 from deepseek_operator.render.gang import POD_GROUP
 
@@ -55,8 +74,9 @@ __all__ = [
     "parse_report",
 ]
 
-POLICIES: tuple[Policy, ...] = (
-    held,
+GATES: tuple[Policy, ...] = (suspension, held)
+AT_WORK: tuple[Policy, ...] = (
+    resumption,
     launch,
     snapshot,
     training,
@@ -64,11 +84,15 @@ POLICIES: tuple[Policy, ...] = (
     hang,
     exclusion,
     ending,
+    deadlines,
     recovery,
+    resizing,
     topology,
     readiness,
     running,
+    accounted,
 )
+AT_REST: tuple[Policy, ...] = (training, headway, deadlines, resting, accounted)
 
 
 def decide(seen: Observation) -> Plan:
@@ -77,16 +101,23 @@ def decide(seen: Observation) -> Plan:
         return Plan(status=seen.job.status)
     turn = Turn(seen, seen.job.status)
     if not ended(turn.status):
-        turn = reduce(lambda shaped, policy: shaped if shaped.idle else policy(shaped), POLICIES, turn)
+        turn = _through(GATES, turn.stating(*UNLESS_SAID))
+        turn = _through(AT_WORK if turn.rest is None else AT_REST, turn)
     turn = settle(turn)
     create, delete = creations(seen, turn.status), deletions(seen, turn.status)
+    live_s = seconds_to_live(seen.job, turn.status, seen.now)
     return Plan(
         status=turn.status,
         create=create,
         patch=patches(seen, turn.status),
         delete=delete,
+        delete_job=live_s is not None and live_s <= 0,
         events=turn.events if turn.status is not seen.job.status else (),
         requeue_after_s=requeue_after_s(
             turn, grouping=any(m["kind"] == POD_GROUP for m in create), deleting=bool(delete)
         ),
     )
+
+
+def _through(policies: Iterable[Policy], turn: Turn) -> Turn:
+    return reduce(lambda shaped, policy: policy(shaped), policies, turn)

@@ -20,12 +20,17 @@ LOGS_KEPT = 5
 """Failed pods of former members that are kept for their logs, over all slots."""
 
 
+def may_have_pods(status: Status) -> bool:
+    """The job runs: it has begun, has not ended, and is neither suspended nor queued."""
+    return status.generation > 0 and status.active_since is not None and not ended(status)
+
+
 def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
     """The Service, the PodGroup, and the pods of the present generation that are yet to be created.
 
     No pod is created before its PodGroup was seen: its scheduler would not know what it belongs to.
     """
-    if ended(status) or status.generation == 0:
+    if not may_have_pods(status):
         return ()
     service = [] if seen.service_exists else [headless_service(seen.job)]
     group = pod_group(seen.job, size(seen.job, status))
@@ -45,7 +50,7 @@ def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
 
 def patches(seen: Observation, status: Status) -> tuple[PatchPod, ...]:
     """The live members that have not been told their part in the present generation."""
-    if ended(status) or status.generation == 0 or not is_ranked(seen.job, status):
+    if not may_have_pods(status) or not is_ranked(seen.job, status):
         return ()
     found = []
     for member in members(seen, status):
@@ -58,32 +63,39 @@ def patches(seen: Observation, status: Status) -> tuple[PatchPod, ...]:
 
 
 def deletions(seen: Observation, status: Status) -> tuple[DeletePod, ...]:
-    """Live pods that are no members, all live pods of a job that has ended, old pods beyond those kept, and by force
+    """Live pods that are no members, all live pods of a job that may have none, old pods beyond those kept, and by force
     what can't finish terminating because its node is lost.
 
     Only pods that are no members any more are forced: a lost member is first replaced under a new name, in a generation
-    that its pod, should it still run somewhere, never hears of.
+    that its pod, should it still run somewhere, never hears of. A job that has not begun has no pods. If it has, its
+    status was lost: they may go on, unless it is suspended.
     """
-    if status.generation == 0:
+    if status.generation == 0 and not seen.job.spec.suspend:
         return ()
     names = {member.name for member in members(seen, status)}
-    over = ended(status)
-    live = [pod for pod in seen.pods if is_live(pod) and (over or pod.name not in names)]
-    former = [pod for pod in seen.pods if pod.phase in ("Succeeded", "Failed") and pod.name not in names]
-    kept = {pod.uid for pod in _kept_for_logs(former)}
-    spent = [pod for pod in former if pod.uid not in kept and not pod.terminating]
-    forced = [pod for pod in seen.pods if pod.terminating and pod.node_lost and (over or pod.name not in names)]
+    stop = not may_have_pods(status)
+    live = [pod for pod in seen.pods if is_live(pod) and (stop or pod.name not in names)]
+    over = [pod for pod in seen.pods if pod.phase in ("Succeeded", "Failed")]
+    kept = _kept(over, names) if not _cleans_all(seen, status) else set()
+    spent = [pod for pod in over if pod.uid not in kept and not pod.terminating]
+    forced = [pod for pod in seen.pods if pod.terminating and pod.node_lost and (stop or pod.name not in names)]
     return tuple(
         DeletePod(pod.name, pod.uid, force=pod.terminating)
         for pod in sorted((*live, *spent, *forced), key=lambda pod: (pod.slot, pod.incarnation))
     )
 
 
-def _kept_for_logs(former: list[Pod]) -> list[Pod]:
-    """The newest failed pod of each slot, and of those the ones that were replaced most often."""
+def _cleans_all(seen: Observation, status: Status) -> bool:
+    return ended(status) and seen.job.spec.lifecycle.clean_pod_policy == "All"
+
+
+def _kept(over: list[Pod], names: set[str]) -> set[str]:
+    """UIDs of the pods that ended and stay for their logs: members, and of the former ones the newest failed of a slot,
+    those that were replaced most often."""
     failed: dict[int, list[Pod]] = defaultdict(list)
-    for pod in former:
-        if pod.phase == "Failed":
+    for pod in over:
+        if pod.phase == "Failed" and pod.name not in names:
             failed[pod.slot].append(pod)
     newest = [max(pods, key=lambda pod: pod.incarnation) for pods in failed.values()]
-    return sorted(newest, key=lambda pod: (-pod.incarnation, pod.slot))[:LOGS_KEPT]
+    former = sorted(newest, key=lambda pod: (-pod.incarnation, pod.slot))[:LOGS_KEPT]
+    return {pod.uid for pod in over if pod.name in names} | {pod.uid for pod in former}

@@ -1,6 +1,6 @@
 """Policy: the two ways a job ends. Both are for good.
 
-Complete: every member ended with exit status 0. Failed: a member says that no retry can help (exit status 65 or
+Complete: the work is done (`success`). Failed: a member says that no retry can help (exit status 65 or
 78), or the restarts are used up (`recovery`).
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from deepseek_operator.api.conditions import Fact
 from deepseek_operator.api.names import Cause, ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import FailureStatus
-from deepseek_operator.decide.gang import members
 from deepseek_operator.decide.losses import FATAL, Loss, losses_of, recorded
+from deepseek_operator.decide.success import success
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Event
 
@@ -22,9 +22,9 @@ FAILURES_AN_ATTEMPT = 4
 
 def ending(turn: Turn) -> Turn:
     """Ends the job if all its members are done, or if one says that it can't be done."""
-    gang = members(turn.seen, turn.status)
-    if all(member.pod is not None and member.pod.phase == "Succeeded" for member in gang):
-        return completed(turn, len(gang))
+    done = success(turn)
+    if done is not None:
+        return completed(turn, *done)
     fatal = [loss for loss in losses_of(turn) if loss.cause in FATAL]
     if not fatal:
         return turn
@@ -32,12 +32,8 @@ def ending(turn: Turn) -> Turn:
     return failed(turn, reason, fatal[0].sentence(), fatal)
 
 
-def completed(turn: Turn, workers: int) -> Turn:
+def completed(turn: Turn, reason: str, message: str) -> Turn:
     """The job has succeeded."""
-    reason = Reason.ALL_WORKERS_SUCCEEDED
-    message = (
-        f"all {workers} workers ended with exit status 0" if workers > 1 else "the worker ended with exit status 0"
-    )
     return (
         turn.changed(completion_time=turn.now)
         .stating(

@@ -27,6 +27,12 @@ def size(job: DeepSeekJob, status: Status) -> int:
     return status.nodes.desired or job.spec.workers.replicas
 
 
+def wanted_size(seen: Observation, status: Status) -> int:
+    """Slots that the next generation shall have: those that an elastic job asks for, if it is allowed to."""
+    spec = seen.job.spec
+    return size(seen.job, status) if spec.elastic is None or seen.held is not None else spec.workers.replicas
+
+
 def incarnation_of(status: Status, slot: int) -> int:
     """How often the slot's pod was replaced."""
     return status.incarnations.get(str(slot), 0)

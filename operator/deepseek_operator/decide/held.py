@@ -1,6 +1,6 @@
 """Policy: a job that its profile doesn't let start waits; it fails nothing and costs nothing.
 
-Rule: no gang, no policy about one. Nobody watches profiles, so the job is looked at again soon: at first, because it
+Rule: it rests, as one that is suspended. Nobody watches profiles, so the job is looked at again soon: at first, because it
 may have been applied together with its profile, each second, later each `LOOK_AGAIN_S`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from deepseek_operator.api.conditions import Fact, fact_of, parse_time
-from deepseek_operator.api.names import ConditionType, Reason
+from deepseek_operator.api.names import ConditionType
 from deepseek_operator.api.v1alpha1 import Condition
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Event
@@ -19,21 +19,13 @@ LOOK_AGAIN_S = 8.0
 
 
 def held(turn: Turn) -> Turn:
-    """Lets nothing begin while the profile says no."""
+    """Gate: lets no run begin while the profile says no. One that has begun goes on."""
     why = turn.seen.held
-    if why is None or turn.status.generation > 0:
+    if why is None or turn.rest is not None or turn.status.active_since is not None:
         return turn
     said = fact_of(turn.status.conditions, ConditionType.PODS_READY)
-    waiting = replace(turn, idle=True, wait_s=_wait_s(turn, said)).stating(
-        Fact(ConditionType.ADMITTED, "False", why.reason),
-        Fact(ConditionType.SUSPENDED, "False", Reason.AS_EXPECTED),
-        Fact(ConditionType.PODS_READY, "False", why.reason, why.message),
-        Fact(ConditionType.RUNNING, "False", why.reason),
-        Fact(ConditionType.CHECKPOINTED, "False", Reason.NO_CHECKPOINT),
-        Fact(ConditionType.RESTARTING, "False", Reason.AS_EXPECTED),
-        Fact(ConditionType.COMPLETE, "False", Reason.AS_EXPECTED),
-        Fact(ConditionType.FAILED, "False", Reason.AS_EXPECTED),
-    )
+    waiting = replace(turn, rest=Fact(ConditionType.PODS_READY, "False", why.reason, why.message))
+    waiting = waiting.due_in(_wait_s(turn, said))
     news = said is None or said.reason != why.reason
     return waiting.announcing(Event("Warning", why.reason, why.message)) if news else waiting
 

@@ -40,6 +40,7 @@ def _first_generation(turn: Turn) -> Turn:
         generation=1,
         attempt=1,
         start_time=turn.now,
+        active_since=turn.now,
         nodes=Nodes(ready=0, desired=nodes),
         master=Master(slot=0, address=pod_dns(job.metadata, 0, 0)),
     )
@@ -85,6 +86,8 @@ def _start_over(turn: Turn) -> Turn:
         incarnations=incarnations,
         replaced=list(range(nodes)),
         start_time=status.start_time or turn.now,
+        active_since=status.active_since or turn.now,
+        waiting_since=turn.now,
         nodes=Nodes(ready=0, desired=nodes),
         master=Master(slot=0, address=pod_dns(job.metadata, 0, incarnations["0"])),
         ranks=[],

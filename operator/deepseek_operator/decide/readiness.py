@@ -25,10 +25,16 @@ def readiness(turn: Turn) -> Turn:
             nodes=turn.status.nodes.model_copy(update={"ready": 0}), ready_nodes=f"0/{turn.status.nodes.desired}"
         )
     gang = members(turn.seen, turn.status)
-    present = sum(1 for member in gang if member.pod and _counts_as_ready(member))
+    present = sum(1 for member in gang if _counts_as_ready(member))
     nodes = Nodes(ready=present, desired=len(gang))
     turn = turn.changed(nodes=nodes, ready_nodes=f"{present}/{len(gang)}")
     return turn.stating(_pods_ready(gang, present))
+
+
+def pods_ready(turn: Turn) -> Fact:
+    """Whether all pods are ready, and what the others wait for."""
+    gang = members(turn.seen, turn.status)
+    return _pods_ready(gang, sum(1 for member in gang if _counts_as_ready(member)))
 
 
 def _counts_as_ready(member: Member) -> bool:

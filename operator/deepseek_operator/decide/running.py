@@ -12,15 +12,9 @@ _STEPPING = frozenset({"training", "evaluating", "checkpointing", "finished"})
 
 def running(turn: Turn) -> Turn:
     """States Running, Restarting and Checkpointed; announces that a restarted training goes on."""
-    turn = turn.stating(_checkpointed(turn))
+    turn = turn.stating(checkpointed(turn))
     if turn.over:
         return turn
-    turn = turn.stating(
-        Fact(ConditionType.COMPLETE, "False", Reason.AS_EXPECTED),
-        Fact(ConditionType.FAILED, "False", Reason.AS_EXPECTED),
-        Fact(ConditionType.ADMITTED, "True", Reason.NOT_QUEUED),
-        Fact(ConditionType.SUSPENDED, "False", Reason.AS_EXPECTED),
-    )
     return _goes_on(turn) if _makes_steps(turn) else _stands_still(turn)
 
 
@@ -64,7 +58,8 @@ def _stands_still(turn: Turn) -> Turn:
     )
 
 
-def _checkpointed(turn: Turn) -> Fact:
+def checkpointed(turn: Turn) -> Fact:
+    """States whether there is something to go back to."""
     newest = turn.status.checkpoint
     if newest is None:
         return Fact(ConditionType.CHECKPOINTED, "False", Reason.NO_CHECKPOINT)

@@ -1,8 +1,8 @@
 """The pass' last word: conditions, state, and whether any of it is worth a write.
 
 Rules
-- `state` and the kstatus pair follow from the other conditions. Reconciling: on the way to running or to an end.
-  Stalled: failed for good.
+- `state` and the kstatus pair follow from the other conditions. Reconciling: on the way to running, to rest or to an
+  end. Stalled: failed for good.
 - What people and programs wait for is written at once. Numbers that move all the time (progress, ready counts,
   goodput, wording) are written at most every `WRITE_EVERY_S`: the status' own `training.time` says when last.
 - Nothing new: the observed status itself is returned, and nothing is written.
@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from deepseek_operator.api.conditions import Fact, is_true, merge, parse_time, summary
-from deepseek_operator.api.names import ConditionType, Reason, State
+from deepseek_operator.api.names import LABEL_JOB_UID, ConditionType, Reason, State
 from deepseek_operator.api.v1alpha1 import Condition, Status, TrainingProgress
 from deepseek_operator.decide.turn import Turn
 
@@ -29,9 +29,9 @@ def settle(turn: Turn) -> Turn:
     old = turn.seen.job.status
     if _timeless(new) == _timeless(old):
         return replace(turn, status=old)
-    if _significant(new) == _significant(old) and 0 <= (age_s := _age_s(old, turn.seen.now)) < WRITE_EVERY_S:
-        waits = [WRITE_EVERY_S - age_s] if turn.wait_s is None else [WRITE_EVERY_S - age_s, turn.wait_s]
-        return replace(turn, status=old, wait_s=min(waits))
+    age_s = _age_s(old, turn.seen.now)
+    if _significant(new) == _significant(old) and 0 <= age_s < WRITE_EVERY_S and not _last_words(turn, new):
+        return replace(turn, status=old).due_in(WRITE_EVERY_S - age_s)
     return replace(turn, status=_stamped(new, turn.now))
 
 
@@ -46,6 +46,7 @@ def _folded(turn: Turn) -> Status:
             "conditions": conditions,
             "state": state.value,
             "reason": str(reason),
+            "selector": f"{LABEL_JOB_UID}={meta.uid}",
         }
     )
 
@@ -53,11 +54,16 @@ def _folded(turn: Turn) -> Status:
 def kstatus(conditions: list[Condition], state: State, reason: str) -> tuple[Fact, Fact]:
     """Reconciling and Stalled, as kstatus defines them: never both, and neither once all is as it should be."""
     failed = is_true(conditions, ConditionType.FAILED)
-    settled = state in (State.RUNNING, State.SUCCEEDED, State.FAILED)
+    settled = state in (State.RUNNING, State.SUSPENDED, State.SUCCEEDED, State.FAILED)
     return (
         Fact(ConditionType.RECONCILING, "False" if settled else "True", reason),
         Fact(ConditionType.STALLED, "True" if failed else "False", reason if failed else Reason.AS_EXPECTED),
     )
+
+
+def _last_words(turn: Turn, new: Status) -> bool:
+    """A job on its way to rest has saved: the pod that says so is gone by the next look."""
+    return turn.rest is not None and new.checkpoint != turn.seen.job.status.checkpoint
 
 
 def _timeless(status: Status) -> Status:

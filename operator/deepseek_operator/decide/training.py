@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from deepseek_operator.api.conditions import parse_time
 from deepseek_operator.api.v1alpha1 import (
     CheckpointStatus,
     GoodputStatus,
@@ -16,6 +15,7 @@ from deepseek_operator.api.v1alpha1 import (
     Status,
     TrainingProgress,
 )
+from deepseek_operator.decide.activity import active_s
 from deepseek_operator.decide.gang import rank_zero
 from deepseek_operator.decide.report import GOODPUT_KEYS, parse_report
 from deepseek_operator.decide.turn import Turn
@@ -99,14 +99,12 @@ def _restored_from(report: Progress) -> RestoredFrom | None:
 
 
 def _goodput(turn: Turn, report: Progress) -> GoodputStatus | None:
-    """The reports of all pods of node rank 0, and the time between them: together the wall clock since the start."""
-    started = parse_time(turn.status.start_time)
-    if report.goodput is None or started is None:
+    """The reports of all pods of node rank 0, and the time between them: together the active time."""
+    if report.goodput is None:
         return None
     earlier = turn.status.earlier_goodput or GoodputStatus()
     spent = {key: getattr(earlier, key) + report.goodput[key] for key in GOODPUT_KEYS}
-    wall = (turn.seen.now - started).total_seconds()
-    gap = wall - sum(spent.values())
+    gap = active_s(turn.status, turn.seen.now) - sum(spent.values())
     spent["waiting" if _is_first(turn.status) else "recovery"] += max(gap, 0.0)
     total = sum(spent.values())
     ratio = f"{100 * spent['productive'] / total:.1f}%" if total > 0 else None

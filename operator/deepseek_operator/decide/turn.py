@@ -29,8 +29,10 @@ class Turn:
     """The newest report of the present generation."""
     wait_s: float | None = None
     """A decision is due, and put off for this long."""
-    idle: bool = False
-    """No gang is wanted now: the policies that follow are about one, and are passed over."""
+    due_s: float | None = None
+    """Something falls due in so many seconds, and must be looked at then."""
+    rest: Fact | None = None
+    """Why the job may have no pods; None: it may."""
 
     @property
     def now(self) -> str:
@@ -57,12 +59,24 @@ class Turn:
         """With more facts."""
         return replace(self, facts=self.facts + facts)
 
+    def due_in(self, seconds: float) -> Turn:
+        """To be looked at again in this time, at the latest."""
+        return replace(self, due_s=seconds if self.due_s is None else min(self.due_s, seconds))
+
     def announcing(self, event: Event) -> Turn:
         """With one more Event."""
         return replace(self, events=(*self.events, event))
 
 
 Policy = Callable[[Turn], Turn]
+
+UNLESS_SAID = (
+    Fact(ConditionType.COMPLETE, "False", Reason.AS_EXPECTED),
+    Fact(ConditionType.FAILED, "False", Reason.AS_EXPECTED),
+    Fact(ConditionType.ADMITTED, "True", Reason.NOT_QUEUED),
+    Fact(ConditionType.SUSPENDED, "False", Reason.AS_EXPECTED),
+)
+"""What the conditions of a job that has not ended say, unless a policy states otherwise."""
 
 
 def ended(status: Status) -> bool:

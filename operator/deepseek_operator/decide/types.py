@@ -154,6 +154,8 @@ class Plan:
     create: tuple[Manifest, ...] = ()
     patch: tuple[PatchPod, ...] = ()
     delete: tuple[DeletePod, ...] = ()
+    delete_job: bool = False
+    """The job itself has outlived its time: it is deleted, and Kubernetes collects its children."""
     events: tuple[Event, ...] = field(default=())
     requeue_after_s: float | None = None
     """Look again after this many seconds though nothing happened; None: the next event or resync will do."""

@@ -10,7 +10,7 @@ from deepseek_operator.api.names import ConditionType, State
 from deepseek_operator.api.v1alpha1 import Condition
 from support.make import START, later
 
-READY, RUNNING = ConditionType.PODS_READY, ConditionType.RUNNING
+READY, RUNNING, ADMITTED = ConditionType.PODS_READY, ConditionType.RUNNING, ConditionType.ADMITTED
 
 
 def ready(conditions: list[Condition]) -> Condition:
@@ -51,14 +51,21 @@ def test_messages_are_cut() -> None:
 @pytest.mark.parametrize(
     ("true", "state"),
     [
-        ([], State.PENDING),
-        ([READY], State.STARTING),
-        ([READY, RUNNING], State.RUNNING),
-        ([RUNNING], State.RUNNING),
-        ([ConditionType.RESTARTING, RUNNING], State.RESTARTING),
-        ([ConditionType.COMPLETE, READY], State.SUCCEEDED),
-        ([ConditionType.FAILED, ConditionType.RESTARTING], State.FAILED),
-        ([ConditionType.CHECKPOINTED], State.PENDING),
+        ([ADMITTED], State.PENDING),
+        ([ADMITTED, READY], State.STARTING),
+        ([ADMITTED, READY, RUNNING], State.RUNNING),
+        ([ADMITTED, RUNNING], State.RUNNING),
+        ([ADMITTED, ConditionType.RESTARTING, RUNNING], State.RESTARTING),
+        ([ADMITTED, ConditionType.COMPLETE, READY], State.SUCCEEDED),
+        ([ADMITTED, ConditionType.FAILED, ConditionType.RESTARTING], State.FAILED),
+        ([ADMITTED, ConditionType.CHECKPOINTED], State.PENDING),
+        ([ADMITTED, ConditionType.SUSPENDED], State.SUSPENDED),
+        ([], State.QUEUED),
+        ([READY, RUNNING, ConditionType.RESTARTING], State.QUEUED),
+        ([ConditionType.SUSPENDED], State.SUSPENDED),
+        ([ConditionType.SUSPENDED, ConditionType.COMPLETE], State.SUCCEEDED),
+        ([ConditionType.SUSPENDED, ConditionType.FAILED], State.FAILED),
+        ([ConditionType.FAILED, ConditionType.COMPLETE], State.FAILED),
     ],
 )
 def test_state_is_a_fold(true: list[ConditionType], state: State) -> None:
@@ -66,6 +73,10 @@ def test_state_is_a_fold(true: list[ConditionType], state: State) -> None:
     found, reason = summary(merge([], facts, START, 1))
     assert found == state
     assert reason.startswith("Because")
+
+
+def test_a_job_that_nobody_has_admitted_or_refused_is_not_queued() -> None:
+    assert summary(merge([], [], START, 1))[0] is State.PENDING
 
 
 def test_times_are_utc_and_whole_seconds() -> None:

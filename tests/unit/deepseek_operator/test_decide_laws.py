@@ -20,8 +20,11 @@ from support.world import Decide, World
 Fault = Callable[[World], None]
 
 
+ELASTIC = {"elastic": {"minReplicas": 1, "maxReplicas": 6}}
+
+
 def started(think: Decide = decide, *, replicas: int = 3, max_restarts: int = 3, ticks: int = 4) -> World:
-    world = World(make_manifest(replicas=replicas, max_restarts=max_restarts), think=think)
+    world = World(make_manifest(replicas=replicas, max_restarts=max_restarts, spec=ELASTIC), think=think)
     for _ in range(ticks):
         world.tick()
     return world
@@ -67,6 +70,22 @@ def disrupt(slot: int) -> Fault:
     return fault
 
 
+def suspend(world: World) -> None:
+    world.edit(suspend=True)
+
+
+def resume(world: World) -> None:
+    world.edit(suspend=False)
+
+
+def scale(replicas: int) -> Fault:
+    return lambda world: world.edit(workers=world.manifest["spec"]["workers"] | {"replicas": replicas})
+
+
+def deadline(**lifecycle: int) -> Fault:
+    return lambda world: world.edit(lifecycle=lifecycle)
+
+
 def nothing(world: World) -> None:
     """No fault."""
 
@@ -96,6 +115,21 @@ SCENARIOS: dict[str, Fault] = {
     "one succeeded, one lost": both(end(0, 0), vanish(1)),
     "one succeeded, one failed": both(end(0, 0), end(1, 1)),
     "all succeeded": both(end(0, 0), end(1, 0), end(2, 0)),
+    "suspended": suspend,
+    "suspended and resumed at once": both(suspend, resume),
+    "suspended beside a lost one": both(suspend, vanish(1)),
+    "suspended beside a failed one": both(end(1, 1), suspend),
+    "suspended when all have succeeded": both(end(0, 0), end(1, 0), end(2, 0), suspend),
+    "suspended with a lost node": both(suspend, node_lost(1)),
+    "grown": scale(5),
+    "shrunk": scale(1),
+    "grown beside a lost one": both(scale(4), vanish(0)),
+    "shrunk beside a lost one": both(scale(2), vanish(2)),
+    "resized when one has succeeded": both(end(0, 0), scale(5)),
+    "suspended and resized": both(suspend, scale(2)),
+    "active deadline": deadline(activeDeadlineSeconds=1),
+    "start deadline": deadline(startDeadlineSeconds=1),
+    "deadlines and a lost one": both(deadline(activeDeadlineSeconds=1, startDeadlineSeconds=1), vanish(0)),
 }
 
 
@@ -141,6 +175,9 @@ faults = st.one_of(
     st.builds(disrupt, slots),
     st.builds(end, slots, st.sampled_from([0, 1, 69, 75, 137])),
     st.builds(end, slots, st.sampled_from([65, 78])),
+    st.sampled_from([suspend, resume]),
+    st.builds(scale, st.integers(1, 5)),
+    st.sampled_from([deadline(activeDeadlineSeconds=20), deadline(startDeadlineSeconds=3)]),
     st.just(nothing),
 )
 steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
@@ -165,7 +202,7 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
 )
 def test_any_history_ends_and_keeps_the_laws(history: list[tuple[Fault, int | None, int]], refused: int) -> None:
     """Faults, operators that die after some writes, and refused deletes, in any order: no job hangs."""
-    world = World(make_manifest())
+    world = World(make_manifest(spec=ELASTIC))
     world.refuse_deletes = refused
     watcher = Watcher(world)
     for fault, stop_after, ticks in history:
