@@ -2,8 +2,8 @@
 
 It keeps what an API server keeps (the job, its pods and their annotations) in memory and in the work folder,
 and follows the same order as the operator's apply: status first, then create, patch, delete, then Events.
-Deterministic names make "already exists" a success here too. Queues, gangs and topologies are a cluster's: a job that
-asks for one starts here without it.
+Deterministic names make "already exists" a success here too. Profiles, queues, gangs and topologies are a cluster's: a job
+that asks for one starts here without it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
-from deepseek_operator.api.v1alpha1 import Communication, DeepSeekJob, Scheduling, Status
+from deepseek_operator.api.resolve import resolve
+from deepseek_operator.api.v1alpha1 import Communication, DeepSeekJob, Scheduling, Spec, Status
 from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.types import DeletePod, Event, Manifest, Observation, PatchPod, Plan, Progress
 from deepseek_operator.render.membership import Announced, read_announced
@@ -41,9 +42,7 @@ class LocalWorld:
         uid = str(uuid.uuid4())
         now = _rfc3339(datetime.now(UTC))
         metadata = job.metadata.model_copy(update={"uid": uid, "generation": 1, "creation_timestamp": now})
-        spec = job.spec.model_copy(
-            update={"scheduling": Scheduling(), "communication": _of_one_machine(job.spec.communication)}
-        )
+        spec = resolve(_of_one_machine(job.spec), None)
         self.job = job.model_copy(update={"metadata": metadata, "spec": spec, "status": Status()})
         self.folders = folders
         self.pods: dict[str, LocalPod] = {}
@@ -214,9 +213,11 @@ class LocalWorld:
         )
 
 
-def _of_one_machine(communication: Communication) -> Communication:
-    """Without what is the cluster's network: its interfaces and adapters are not here."""
-    return Communication(debug=communication.debug, timeout_seconds=communication.timeout_seconds)
+def _of_one_machine(spec: Spec) -> Spec:
+    """Without what is the cluster's: its profile, its queues and topologies, its interfaces and adapters."""
+    wanted = spec.communication
+    network = Communication(debug=wanted.debug, timeout_seconds=wanted.timeout_seconds)
+    return spec.model_copy(update={"profile": None, "scheduling": Scheduling(), "communication": network})
 
 
 def _rfc3339(moment: datetime) -> str:

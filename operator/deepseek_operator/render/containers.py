@@ -15,17 +15,18 @@ from deepseek_operator.render.environment import environment_from, helper_enviro
 from deepseek_operator.render.volumes import helper_mounts, worker_mounts
 
 AGENT = ["python", "-m", "deepseek_trainer.agent"]
-PULL_POLICY = "IfNotPresent"
 
 
 def worker(job: DeepSeekJob) -> dict[str, Any]:
     """The container that trains."""
     workers = job.spec.workers
-    optional = {"envFrom": environment_from(workers.env_from)}
+    optional = {
+        "imagePullPolicy": workers.image_pull_policy,
+        "envFrom": environment_from(workers.env_from),
+    }
     return {
         "name": CONTAINER,
         "image": workers.image,
-        "imagePullPolicy": workers.image_pull_policy or PULL_POLICY,
         "command": command(job),
         "env": worker_environment(job),
         **{key: value for key, value in optional.items() if value},

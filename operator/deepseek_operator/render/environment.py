@@ -15,7 +15,6 @@ from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.render.runconfig import checkpoint_directory
 from deepseek_operator.render.volumes import TMP
 
-COLLECTIVE_TIMEOUT_S = 600
 WATCHDOG_FLOOR_S = 120
 """Loading CUDA and the first collective may hold torch's watchdog up for that long without any harm."""
 _PLAIN_INTERFACE = re.compile(r"[A-Za-z0-9_.-]+")
@@ -48,22 +47,25 @@ def environment_from(sources: list[EnvFrom]) -> Variables:
 
 def communication(job: DeepSeekJob) -> dict[str, str]:
     """The network of the collectives, as NCCL, gloo and torch read it."""
-    wanted, timeout_s = job.spec.communication, job.spec.communication.timeout_seconds or COLLECTIVE_TIMEOUT_S
+    wanted, timeout_s = job.spec.communication, job.spec.communication.timeout_seconds
     nccl = {
         "NCCL_SOCKET_IFNAME": wanted.interface,
         "NCCL_IB_DISABLE": "1" if wanted.infiniband is False else None,
         "NCCL_IB_HCA": wanted.ib_hca,
         "NCCL_IB_GID_INDEX": wanted.ib_gid_index,
         "NCCL_IB_TIMEOUT": wanted.ib_timeout,
-        "NCCL_DEBUG": wanted.debug or "WARN",
+        "NCCL_DEBUG": wanted.debug,
         # torch ends a collective that is over its time from a watchdog thread, which a stuck driver can block too. A
         # monitor then ends the process, by default after 480 s whatever the collective's own time is.
-        "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": max(timeout_s, WATCHDOG_FLOOR_S),
+        "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": max(timeout_s, WATCHDOG_FLOOR_S) if timeout_s else None,
     }
-    given = {name: str(value) for name, value in nccl.items() if value is not None and job.spec.backend != "gloo"}
-    if wanted.interface and _PLAIN_INTERFACE.fullmatch(wanted.interface):
-        given["GLOO_SOCKET_IFNAME"] = wanted.interface
-    return given | {Env.COLLECTIVE_TIMEOUT: str(timeout_s)}
+    plain = wanted.interface and _PLAIN_INTERFACE.fullmatch(wanted.interface)
+    told = {
+        **(nccl if job.spec.backend != "gloo" else {}),
+        "GLOO_SOCKET_IFNAME": wanted.interface if plain else None,
+        Env.COLLECTIVE_TIMEOUT: timeout_s,
+    }
+    return {name: str(value) for name, value in told.items() if value is not None}
 
 
 def _contract(job: DeepSeekJob) -> dict[str, str]:

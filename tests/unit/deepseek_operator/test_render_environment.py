@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from deepseek_operator.api.names import Env
 from deepseek_operator.render.containers import helpers, worker
-from support.make import make_job
+from support.make import make_job, observe
 
 WATCHDOG = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
 NETWORK = ("NCCL_", "GLOO_", "TORCH_NCCL_")
@@ -21,7 +21,8 @@ def variables(container: dict[str, Any]) -> dict[str, Any]:
 
 
 def rendered(workers: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
-    return variables(worker(make_job(workers=workers, spec=spec)))
+    """Of a job with the documented defaults filled in, as the operator renders it."""
+    return variables(worker(observe(make_job(workers=workers, spec=spec)).job))
 
 
 def network(**spec: Any) -> dict[str, str]:
