@@ -6,6 +6,7 @@ container may do is the operator's to say, and it is the same for all of them.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -17,26 +18,28 @@ from deepseek_operator.api.fields import (
     Image,
     Model,
     MountPath,
-    Quantity,
     Rule,
     SubPath,
     exactly_one,
     named_map,
-    parse_quantity,
     path_rules,
 )
+from deepseek_operator.api.resources import Resources
 
 RESERVED_ENV_PREFIX = "DEEPSEEKJOB_"
 RESERVED_CONTAINER_NAMES = ("worker", "ray")
 CHECKPOINTS = "checkpoints"
 """What the mounts of init containers and sidecars call the checkpoint volume."""
+_KERNELS = "^/(proc|sys|dev)(/|$)"
 
 
 class KeySelector(Model):
     """A key of a ConfigMap or a Secret in the job's namespace."""
 
     name: DnsName = Field(description="Name of the object.")
-    key: Annotated[str, Field(min_length=1, max_length=253)] = Field(description="Key in it.")
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")] = Field(
+        description="Key in it."
+    )
 
 
 class ObjectRef(Model):
@@ -103,46 +106,31 @@ class EnvFrom(Model):
     secret_ref: ObjectRef | None = Field(None, description="A Secret; the kubelet reads it, the operator never does.")
 
 
-class Resources(Model):
-    """Compute resources of a container."""
-
-    rules: ClassVar = (
-        Rule(
-            "!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || "
-            "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)",
-            "a request is larger than its limit; raise the limit or lower the request",
-            ".requests",
-            holds=lambda resources: all(
-                parse_quantity(request) <= parse_quantity(resources.limits.get(name, request))
-                for name, request in resources.requests.items()
-            ),
-        ),
-        Rule(
-            "!has(self.requests) || self.requests.all(k, !k.contains('/') || (has(self.limits) && k in self.limits && "
-            "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) == 0))",
-            "requests of extended resources such as nvidia.com/gpu must equal their limits; "
-            "set only limits, and Kubernetes copies them to requests",
-            ".requests",
-            holds=lambda resources: all(
-                parse_quantity(request) == parse_quantity(resources.limits.get(name, "0"))
-                for name, request in resources.requests.items()
-                if "/" in name
-            ),
-        ),
-    )
-    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(
-        default_factory=dict, description="What the scheduler sets aside, for example cpu: 4, memory: 16Gi."
-    )
-    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(
-        default_factory=dict, description="What the container may use at most, for example nvidia.com/gpu: 8."
-    )
-
-
 class Mount(Model):
     """Where an init container or a sidecar sees one of the workers' volumes."""
 
-    rules: ClassVar = path_rules("mountPath", "subPath")
-    name: DnsLabel = Field(description="One of workers.volumes, or checkpoints for the checkpoint volume.")
+    rules: ClassVar = (
+        *path_rules("mountPath", "subPath"),
+        Rule(
+            f"!self.mountPath.matches('{_KERNELS}') || self.mountPath in ['/dev/shm', '/dev/shm/']",
+            "mountPath is in a folder of the kernel's: /proc, /sys or /dev; mount elsewhere",
+            ".mountPath",
+            holds=lambda mount: (
+                re.match(_KERNELS, mount.mount_path) is None or mount.mount_path.rstrip("/") == "/dev/shm"  # noqa: S108
+            ),
+        ),
+        Rule(
+            f"self.name != '{CHECKPOINTS}' || !has(self.subPath)",
+            "the checkpoint volume is mounted whole, because the kubelet would make a missing folder as root, and the "
+            "workers could not write to it; remove subPath and look in the job's folder",
+            ".subPath",
+            holds=lambda mount: mount.name != CHECKPOINTS or mount.sub_path is None,
+        ),
+    )
+    name: DnsLabel = Field(
+        description="One of workers.volumes, or checkpoints for the checkpoint volume, in which the job's folder is "
+        "checkpoint.volume.subPath, by default the job's name."
+    )
     mount_path: MountPath = Field(description="Absolute path in the container.")
     sub_path: SubPath | None = Field(None, description="Folder of the volume that is mounted instead of its root.")
     read_only: bool = Field(False, description="Mount without write access.")
@@ -160,6 +148,13 @@ class HelperContainer(Model):
                 helper.name not in RESERVED_CONTAINER_NAMES and not helper.name.startswith("deepseekjob-")
             ),
         ),
+        Rule(
+            "!has(self.mounts) || self.mounts.all(m, self.mounts.exists_one(n, n.mountPath == m.mountPath || "
+            "n.mountPath == m.mountPath + '/'))",
+            "two mounts have the same mountPath; give each its own",
+            ".mounts",
+            holds=lambda helper: len({m.mount_path.rstrip("/") for m in helper.mounts}) == len(helper.mounts),
+        ),
     )
     name: DnsLabel = Field(description="Name of the container, unique in the pod.")
     image: Image = Field(description="Container image.")
@@ -176,6 +171,6 @@ class HelperContainer(Model):
         default_factory=list, description="Environment.", json_schema_extra=named_map()
     )
     resources: Resources = Field(default_factory=Resources, description="Requests and limits.")
-    mounts: Annotated[list[Mount], Field(max_length=32)] = Field(
+    mounts: Annotated[list[Mount], Field(max_length=16)] = Field(
         default_factory=list, description="The workers' volumes that it sees, and where."
     )

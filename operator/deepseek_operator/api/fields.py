@@ -50,10 +50,46 @@ class Rule:
         return entry | {"fieldPath": self.field_path} if self.field_path else entry
 
 
+def validations(*rules: Rule) -> dict[str, JsonValue]:
+    """The rules of a type that is no model, as an extra of its schema; `obeys` has them kept in Python too."""
+    return {VALIDATIONS: [rule.entry() for rule in rules]}
+
+
+def obeys(*rules: Rule) -> AfterValidator:
+    """The rules of a type that is no model, for pydantic."""
+
+    def check(value: Any) -> Any:
+        broken = [rule.message for rule in rules if rule.holds is not None and not rule.holds(value)]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return value
+
+    return AfterValidator(check)
+
+
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 _QUANTITY_RULE = Rule(
     f"string(self).matches('{_QUANTITY.replace(chr(92), chr(92) * 2)}')",
     "not a quantity; write a number and, where there is one, its unit without a space: 500m, 4, 16Gi",
+    holds=lambda text: re.fullmatch(_QUANTITY, text) is not None,
+)
+
+
+_PATH_PART = "[a-z0-9]+((\\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE = (
+    rf"^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]+)?/)?{_PATH_PART}(/{_PATH_PART})*"
+    r"(:[A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?(@[a-z0-9]+:[0-9a-f]{32,128})?$"
+)
+_IMAGE_RULE = Rule(
+    f"self.matches(r'{_IMAGE}')",
+    "not an image reference; write it as ghcr.io/you/trainer:1.2 or ghcr.io/you/trainer@sha256:<digest>, without spaces "
+    "and, but for the tag, in lower case",
+    holds=lambda image: re.fullmatch(_IMAGE, image) is not None,
+)
+_PRIORITY_RULE = Rule(
+    "!self.startsWith('system-')",
+    "priority classes whose names begin with system- are for the parts of Kubernetes itself; choose another",
+    holds=lambda name: not name.startswith("system-"),
 )
 
 
@@ -62,17 +98,11 @@ def _text_of_number(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _is_quantity(text: str) -> str:
-    if not re.match(_QUANTITY, text):
-        raise ValueError(_QUANTITY_RULE.message)
-    return text
-
-
 Quantity = Annotated[
     str,
-    Field(max_length=64, json_schema_extra={INT_OR_STRING: True, VALIDATIONS: [_QUANTITY_RULE.entry()]}),
+    Field(max_length=64, json_schema_extra={INT_OR_STRING: True, **validations(_QUANTITY_RULE)}),
     BeforeValidator(_text_of_number),
-    AfterValidator(_is_quantity),
+    obeys(_QUANTITY_RULE),
 ]
 DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 DnsName = Annotated[
@@ -85,16 +115,10 @@ DnsName = Annotated[
 ]
 EnvName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 MountPath = Annotated[str, Field(min_length=1, max_length=1024)]
-Image = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\s]+$")]
-LabelKey = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=316,
-        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-    ),
+Image = Annotated[
+    str, Field(min_length=1, max_length=1024, json_schema_extra=validations(_IMAGE_RULE)), obeys(_IMAGE_RULE)
 ]
-LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+PriorityClass = Annotated[DnsName, Field(json_schema_extra=validations(_PRIORITY_RULE)), obeys(_PRIORITY_RULE)]
 SubPath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/].*$")]
 
 
@@ -113,9 +137,9 @@ def parse_quantity(text: str) -> Decimal:
 
 
 class Model(BaseModel):
-    """Frozen, strict about unknown fields, camelCase on the wire, and obeys its rules."""
+    """Frozen, strict about unknown fields and about types, camelCase on the wire, and obeys its rules."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=to_camel, populate_by_name=True)
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     @classmethod
@@ -154,7 +178,7 @@ def path_rules(mount: str, sub: str) -> tuple[Rule, ...]:
             f"self.{mount}.matches('{MOUNT_PATTERN}')",
             f"{mount} must begin with / and have no : and no empty element; write it as /data or /mnt/corpus",
             f".{mount}",
-            holds=lambda model: re.match(MOUNT_PATTERN, model.mount_path) is not None,
+            holds=lambda model: re.fullmatch(MOUNT_PATTERN, model.mount_path) is not None,
         ),
         Rule(
             rf"!self.{mount}.matches('/\\.{{1,2}}(/|$)')",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 
-from deepseek_operator.api.containers import Resources
 from deepseek_operator.api.fields import parse_quantity
 from deepseek_operator.api.profile import Limits
+from deepseek_operator.api.resources import Resources
 from deepseek_operator.api.v1alpha1 import Spec
 from deepseek_operator.api.workers import Workers
 

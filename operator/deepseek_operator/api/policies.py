@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from deepseek_operator.api.fields import DnsName, LabelKey, Model, Rule
+from deepseek_operator.api.fields import DnsName, Model, PriorityClass, Rule
+from deepseek_operator.api.labels import LabelKey
 
 Budget = Annotated[int, Field(ge=0, le=1_000_000)]
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
@@ -162,7 +163,7 @@ class Scheduling(Model):
     queue: DnsName | None = Field(
         None, description="LocalQueue (Kueue) or Queue (Volcano) that the job waits in. Default: the profile's."
     )
-    priority_class_name: DnsName | None = Field(
+    priority_class_name: PriorityClass | None = Field(
         None,
         description="WorkloadPriorityClass (Kueue) or PriorityClass (Volcano) of the gang in its queue. Default: the "
         "profile's, else workers.priorityClassName.",

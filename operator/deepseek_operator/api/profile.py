@@ -5,21 +5,22 @@ How each field becomes one with the job's is said in one place, `resolve.TABLE`,
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
 from deepseek_operator.api.affinity import Affinity
-from deepseek_operator.api.containers import EnvVar, ObjectRef, Resources
-from deepseek_operator.api.fields import DnsName, Image, LabelValue, Model, Quantity, named_map
+from deepseek_operator.api.containers import EnvVar, ObjectRef
+from deepseek_operator.api.fields import DnsName, Image, Model, PriorityClass, Quantity, named_map
+from deepseek_operator.api.labels import LabelMap, PodAnnotations, PodLabels
 from deepseek_operator.api.policies import Communication, Scheduling, Seconds
-from deepseek_operator.api.workers import MAX_PROC_PER_NODE, ProcPerNode, Toleration, key_rule, named_once
+from deepseek_operator.api.resources import Resources
+from deepseek_operator.api.workers import MAX_PROC_PER_NODE, ProcPerNode, Toleration, named_once
 
 
 class WorkerDefaults(Model):
     """What the workers have where their job leaves it open."""
 
-    rules: ClassVar = (key_rule("labels", "labels"), key_rule("annotations", "annotations"))
     proc_per_node: ProcPerNode | None = Field(None, description="Training processes in each pod.")
     image: Image | None = Field(None, description="Container image.")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
@@ -36,21 +37,17 @@ class WorkerDefaults(Model):
         description="Environment; added to the job's, which wins where both set a variable.",
         json_schema_extra=named_map(),
     )
-    node_selector: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
+    node_selector: LabelMap = Field(
         default_factory=dict, description="The node pool: added to the job's, and wins where both have a label."
     )
     affinity: Affinity | None = Field(None, description="Rules of placement, where the job has none.")
     tolerations: Annotated[list[Toleration], Field(max_length=64)] = Field(
         default_factory=list, description="Node taints that are tolerated; added to the job's."
     )
-    priority_class_name: DnsName | None = Field(None, description="PriorityClass of the pods.")
+    priority_class_name: PriorityClass | None = Field(None, description="PriorityClass of the pods.")
     runtime_class_name: DnsName | None = Field(None, description="RuntimeClass of the pods.")
-    labels: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
-        default_factory=dict, description="Labels of the pods; the job's win."
-    )
-    annotations: Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)] = Field(
-        default_factory=dict, description="Annotations of the pods; the job's win."
-    )
+    labels: PodLabels = Field(default_factory=dict, description="Labels of the pods; the job's win.")
+    annotations: PodAnnotations = Field(default_factory=dict, description="Annotations of the pods; the job's win.")
     shared_memory: Quantity | None = Field(None, description="Size of /dev/shm.")
 
     @field_validator("env")

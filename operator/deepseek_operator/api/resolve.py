@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from deepseek_operator.api.containers import Resources
 from deepseek_operator.api.fields import Model
 from deepseek_operator.api.profile import ProfileSpec
+from deepseek_operator.api.resources import Resources, limit_is_request
 from deepseek_operator.api.v1alpha1 import Spec
 from deepseek_operator.api.workers import AUTO
 
@@ -38,7 +38,7 @@ class Merge:
 
 def _amounts(job: Resources, profile: Resources) -> Resources:
     """Each amount by itself; an extended resource, whose request must be its limit, as one."""
-    own = {name for name in (*job.requests, *job.limits) if "/" in name}
+    own = {name for name in (*job.requests, *job.limits) if limit_is_request(name)}
 
     def kept(amounts: Mapping[str, str]) -> dict[str, str]:
         return {name: amount for name, amount in amounts.items() if name not in own}

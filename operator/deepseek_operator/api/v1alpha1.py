@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field
 
 from deepseek_operator.api.affinity import Affinity
 from deepseek_operator.api.containers import (
+    CHECKPOINTS,
     EnvFrom,
     EnvSource,
     EnvVar,
@@ -23,7 +24,6 @@ from deepseek_operator.api.containers import (
     KeySelector,
     Mount,
     ObjectRef,
-    Resources,
 )
 from deepseek_operator.api.fields import (
     DnsLabel,
@@ -35,6 +35,7 @@ from deepseek_operator.api.fields import (
     exactly_one,
     inside_volume,
 )
+from deepseek_operator.api.mutability import TRANSITIONS
 from deepseek_operator.api.names import MAX_JOB_NAME
 from deepseek_operator.api.policies import (
     Backoff,
@@ -48,6 +49,7 @@ from deepseek_operator.api.policies import (
     Scheduling,
     Topology,
 )
+from deepseek_operator.api.resources import Resources
 from deepseek_operator.api.status import (
     AppliedProfile,
     CheckpointStatus,
@@ -121,60 +123,25 @@ __all__ = [
 JOB_NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 JobName = Annotated[str, Field(pattern=JOB_NAME_PATTERN)]
 """A DNS label that begins with a letter, because a Service is named after it."""
-NEVER = ("profile", "trainer", "entrypoint", "data", "managedBy")
-"""Optional fields of the spec that can't change while the job exists."""
-WHILE_SUSPENDED = {
-    "communication": False,
-    "scheduling": False,
-    "checkpoint": False,
-    "preflight": False,
-    "backend": True,
-}
-"""Fields that may change only while the job is suspended, and whether they are always present."""
-ANEW = (
-    "delete the job and apply it anew: with the same checkpoint volume and subPath it goes on from its last checkpoint"
-)
 
 
-def _same(field: str, required: bool) -> str:
-    """CEL: a field is what it was; a presence that changes is a change too."""
-    same = f"self.{field} == oldSelf.{field}"
-    return same if required else f"(has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same}))"
-
-
-def _never(field: str) -> Rule:
-    return Rule(_same(field, required=False), f"{field} can't change while the job exists; {ANEW}", f".{field}")
-
-
-def _while_suspended(field: str, required: bool) -> Rule:
+def _mounts_exist(field: str) -> Rule:
+    """Containers beside the worker mount what the pod has."""
+    attribute = "init_containers" if field == "initContainers" else "sidecars"
     return Rule(
-        f"oldSelf.suspend || {_same(field, required)}",
-        f"{field} can change only while the job is suspended; set suspend: true, apply, change it, and resume",
-        f".{field}",
+        f"!has(self.workers.{field}) || self.workers.{field}.all(c, !has(c.mounts) || c.mounts.all(m, "
+        f"m.name == '{CHECKPOINTS}' ? has(self.checkpoint) : "
+        "(has(self.workers.volumes) && self.workers.volumes.exists(v, v.name == m.name))))",
+        f"a mount names no volume; name one of workers.volumes, or {CHECKPOINTS} if the job has a checkpoint volume",
+        f".workers.{field}",
+        holds=lambda spec: all(
+            mount.name in _mountable(spec) for helper in getattr(spec.workers, attribute) for mount in helper.mounts
+        ),
     )
 
 
-def _workers_rules() -> tuple[Rule, ...]:
-    """Workers change while suspended; how many of them, also while the job is elastic."""
-    others = [
-        _same(f"workers.{field.alias or name}", required=False)
-        for name, field in Workers.model_fields.items()
-        if name != "replicas"
-    ]
-    return (
-        Rule(
-            "oldSelf.suspend || (" + " && ".join(others) + ")",
-            "workers can change only while the job is suspended (replicas also while it is elastic); set suspend: true, "
-            "apply, change it, and resume",
-            ".workers",
-        ),
-        Rule(
-            "oldSelf.suspend || has(self.elastic) || self.workers.replicas == oldSelf.workers.replicas",
-            "workers.replicas can change only while the job is suspended or elastic; set elastic.minReplicas and "
-            "maxReplicas, or suspend it first",
-            ".workers.replicas",
-        ),
-    )
+def _mountable(spec: Spec) -> set[str]:
+    return {volume.name for volume in spec.workers.volumes} | ({CHECKPOINTS} if spec.checkpoint else set())
 
 
 class Entrypoint(Model):
@@ -262,14 +229,8 @@ class Spec(Model):
                 spec.elastic is None or spec.elastic.min_replicas <= spec.workers.replicas <= spec.elastic.max_replicas
             ),
         ),
-        Rule(
-            "!has(oldSelf.checkpoint) || (has(self.checkpoint) && self.checkpoint.volume == oldSelf.checkpoint.volume)",
-            f"checkpoint.volume can't change while the job exists, or its checkpoints would be lost to it; {ANEW}",
-            ".checkpoint.volume",
-        ),
-        *map(_never, NEVER),
-        *(_while_suspended(field, required) for field, required in WHILE_SUSPENDED.items()),
-        *_workers_rules(),
+        *map(_mounts_exist, ("initContainers", "sidecars")),
+        *TRANSITIONS,
     )
     profile: DnsName | None = Field(
         None,

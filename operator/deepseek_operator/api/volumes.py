@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from deepseek_operator.api.containers import ObjectRef
+from deepseek_operator.api.containers import CHECKPOINTS, ObjectRef
 from deepseek_operator.api.fields import (
     DnsLabel,
     DnsName,
@@ -107,10 +107,11 @@ class Volume(Model):
             holds=lambda volume: volume.host_path is not None or _one_source(volume),
         ),
         Rule(
-            f"!self.name.startsWith('{RESERVED_VOLUME_PREFIX}')",
-            f"names that start with {RESERVED_VOLUME_PREFIX} belong to the operator; choose another name",
+            f"!self.name.startsWith('{RESERVED_VOLUME_PREFIX}') && self.name != '{CHECKPOINTS}'",
+            f"{CHECKPOINTS}, and names that start with {RESERVED_VOLUME_PREFIX}, belong to the operator; "
+            "choose another name",
             ".name",
-            holds=lambda volume: not volume.name.startswith(RESERVED_VOLUME_PREFIX),
+            holds=lambda volume: not volume.name.startswith(RESERVED_VOLUME_PREFIX) and volume.name != CHECKPOINTS,
         ),
         Rule(
             f"!{_cel_list(RESERVED_MOUNTS + RESERVED_PARENTS)}.exists(p, self.mountPath == p || "
@@ -138,7 +139,8 @@ class Volume(Model):
     projected: Projected | None = Field(None, description="Several ConfigMaps and Secrets in one folder.")
     image: ImageSource | None = Field(
         None,
-        description="The files of a container image, read-only: a tokenizer, a corpus, a model. Kubernetes 1.33 or later.",
+        description="The files of a container image, read-only: a tokenizer, a corpus, a model. Kubernetes 1.33 or later; "
+        "before 1.35 its feature gate ImageVolume must be on, or the API server refuses the pods.",
     )
     host_path: dict[str, Any] | None = Field(
         None,

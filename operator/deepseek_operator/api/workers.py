@@ -12,19 +12,20 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from deepseek_operator.api.affinity import Affinity
-from deepseek_operator.api.containers import EnvFrom, EnvVar, HelperContainer, ObjectRef, Resources
+from deepseek_operator.api.containers import EnvFrom, EnvVar, HelperContainer, ObjectRef
 from deepseek_operator.api.fields import (
     INT_OR_STRING,
-    VALIDATIONS,
     DnsName,
     Image,
-    LabelValue,
     Model,
+    PriorityClass,
     Quantity,
     Rule,
     named_map,
+    validations,
 )
-from deepseek_operator.api.names import GROUP, LABEL_MANAGED_BY
+from deepseek_operator.api.labels import LabelKey, LabelMap, LabelValue, PodAnnotations, PodLabels
+from deepseek_operator.api.resources import Resources
 from deepseek_operator.api.volumes import Volume
 
 AUTO = "auto"
@@ -49,7 +50,7 @@ ProcPerNode = Annotated[
     Field(
         max_length=4,
         pattern="^(auto|[1-9]|[1-5][0-9]|6[0-4])$",
-        json_schema_extra={INT_OR_STRING: True, VALIDATIONS: [_PROC_RULE.entry()]},
+        json_schema_extra={INT_OR_STRING: True, **validations(_PROC_RULE)},
     ),
     BeforeValidator(_count_or_auto),
 ]
@@ -59,11 +60,29 @@ ProcPerNode = Annotated[
 class Toleration(Model):
     """A node taint that the workers tolerate."""
 
-    key: Annotated[str, Field(max_length=316)] | None = Field(
-        None, description="Taint key; omit with operator Exists to match all."
+    rules: ClassVar = (
+        Rule(
+            "self.operator != 'Exists' || !has(self.value) || self.value == ''",
+            "operator Exists takes no value; remove value, or set operator to Equal",
+            ".value",
+            holds=lambda toleration: toleration.operator != "Exists" or not toleration.value,
+        ),
+        Rule(
+            "has(self.key) || self.operator == 'Exists'",
+            "without key, all taints are meant: set operator to Exists, or name a key",
+            ".operator",
+            holds=lambda toleration: toleration.key is not None or toleration.operator == "Exists",
+        ),
+        Rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "tolerationSeconds is for effect NoExecute; set that effect, or remove tolerationSeconds",
+            ".tolerationSeconds",
+            holds=lambda toleration: toleration.toleration_seconds is None or toleration.effect == "NoExecute",
+        ),
     )
+    key: LabelKey | None = Field(None, description="Taint key; omit with operator Exists to match all.")
     operator: Literal["Equal", "Exists"] = Field("Equal", description="How value is compared.")
-    value: Annotated[str, Field(max_length=63)] | None = Field(None, description="Taint value.")
+    value: LabelValue | None = Field(None, description="Taint value.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         None, description="Taint effect; omit to match all."
     )
@@ -85,30 +104,17 @@ def named_once(entries: list[Any]) -> list[Any]:
     return entries
 
 
-def key_rule(field: str, attribute: str) -> Rule:
-    """Labels and annotations of the operator's own group are not the user's to set."""
-    return Rule(
-        f"!has(self.{field}) || self.{field}.all(k, !k.startsWith('{GROUP}/') && k != '{LABEL_MANAGED_BY}')",
-        f"{GROUP}/* and {LABEL_MANAGED_BY} are the operator's; choose other keys",
-        f".{field}",
-        holds=lambda workers: (
-            not any(key.startswith(f"{GROUP}/") or key == LABEL_MANAGED_BY for key in getattr(workers, attribute))
-        ),
-    )
-
-
 class Workers(Model):
     """The gang of pods that train: one torchrun agent in each."""
 
     rules: ClassVar = (
         Rule(
-            "!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.mountPath == v.mountPath))",
+            "!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.mountPath == v.mountPath || "
+            "w.mountPath == v.mountPath + '/'))",
             "two volumes have the same mountPath; give each volume its own",
             ".volumes",
-            holds=lambda workers: len({v.mount_path for v in workers.volumes}) == len(workers.volumes),
+            holds=lambda workers: len({v.mount_path.rstrip("/") for v in workers.volumes}) == len(workers.volumes),
         ),
-        key_rule("labels", "labels"),
-        key_rule("annotations", "annotations"),
         Rule(
             "!has(self.initContainers) || !has(self.sidecars) || "
             "self.initContainers.all(a, self.sidecars.all(b, a.name != b.name))",
@@ -150,7 +156,7 @@ class Workers(Model):
     env_from: Annotated[list[EnvFrom], Field(max_length=16)] = Field(
         default_factory=list, description="ConfigMaps and Secrets whose keys become environment variables."
     )
-    node_selector: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
+    node_selector: LabelMap = Field(
         default_factory=dict, description="Labels that a node must carry; the profile's are added, and win."
     )
     affinity: Affinity | None = Field(
@@ -159,7 +165,7 @@ class Workers(Model):
     tolerations: Annotated[list[Toleration], Field(max_length=64)] = Field(
         default_factory=list, description="Node taints that the workers tolerate; the profile's are added."
     )
-    priority_class_name: DnsName | None = Field(
+    priority_class_name: PriorityClass | None = Field(
         None, description="PriorityClass of the pods. Default: the profile's, else the cluster's."
     )
     runtime_class_name: DnsName | None = Field(
@@ -169,10 +175,10 @@ class Workers(Model):
         None,
         description="Service account of the pods. Its token is not mounted. Default: the namespace's default account.",
     )
-    labels: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
+    labels: PodLabels = Field(
         default_factory=dict, description="Labels of the pods; the profile's are added, the job's win."
     )
-    annotations: Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)] = Field(
+    annotations: PodAnnotations = Field(
         default_factory=dict, description="Annotations of the pods; the profile's are added, the job's win."
     )
     shared_memory: Quantity | None = Field(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepseek_operator.api.containers import HelperContainer, Resources
+from deepseek_operator.api.containers import HelperContainer
 from deepseek_operator.api.names import AGENT_PORT, CONTAINER, Paths
+from deepseek_operator.api.resources import Resources
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.render.environment import environment_from, helper_environment, worker_environment
 from deepseek_operator.render.volumes import helper_mounts, worker_mounts

@@ -85,10 +85,16 @@ TAINT = {"key": "gpu", "operator": "Exists"}
 SPOT = {"key": "spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
 ZONE = {"key": "topology.kubernetes.io/zone", "mode": "Required"}
 RACK = {"key": "example.com/rack", "mode": "Preferred"}
-NEAR: dict[str, Any] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+WISH = {"weight": 1, "preference": {"matchExpressions": [{"key": "rack", "operator": "Exists", "values": []}]}}
+NOBODY = {
+    "labelSelector": {"matchLabels": {"app": "a"}, "matchExpressions": []},
+    "topologyKey": "zone",
+    "namespaces": [],
+}
+NEAR: dict[str, Any] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [WISH]}}
 FAR: dict[str, Any] = {
     "podAntiAffinity": {
-        "requiredDuringSchedulingIgnoredDuringExecution": [],
+        "requiredDuringSchedulingIgnoredDuringExecution": [NOBODY],
         "preferredDuringSchedulingIgnoredDuringExecution": [],
     }
 }

@@ -1,0 +1,82 @@
+"""What of a spec may change when: transition rules, which the API server enforces.
+
+    never             what the job is: profile, trainer, entrypoint, data, managedBy, where its checkpoints are
+    while suspended   what its pods are made of, and how they get their nodes
+    at any time       suspend, recovery, lifecycle, elastic, and workers.replicas while the job is elastic
+
+Rule: what is changed and resumed in one request has been changed while the job was suspended; what is changed and
+suspended in one request has not.
+"""
+
+from __future__ import annotations
+
+from deepseek_operator.api.fields import Rule
+from deepseek_operator.api.workers import Workers
+
+NEVER = ("profile", "trainer", "entrypoint", "data", "managedBy")
+"""Optional fields of the spec that can't change while the job exists."""
+WHILE_SUSPENDED = {
+    "communication": False,
+    "scheduling": False,
+    "checkpoint": False,
+    "preflight": False,
+    "backend": True,
+}
+"""Fields that may change only while the job is suspended, and whether they are always present."""
+ANEW = (
+    "delete the job and apply it anew: with the same checkpoint volume and subPath it goes on from its last checkpoint"
+)
+
+
+def _same(field: str, required: bool) -> str:
+    """CEL: a field is what it was; a presence that changes is a change too."""
+    same = f"self.{field} == oldSelf.{field}"
+    return same if required else f"(has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same}))"
+
+
+def _never(field: str) -> Rule:
+    return Rule(_same(field, required=False), f"{field} can't change while the job exists; {ANEW}", f".{field}")
+
+
+def _while_suspended(field: str, required: bool) -> Rule:
+    return Rule(
+        f"oldSelf.suspend || {_same(field, required)}",
+        f"{field} can change only while the job is suspended; set suspend: true, apply, change it, and resume",
+        f".{field}",
+    )
+
+
+def _workers() -> tuple[Rule, ...]:
+    """Workers change while suspended; how many of them, also while the job is elastic."""
+    others = [
+        _same(f"workers.{field.alias or name}", required=False)
+        for name, field in Workers.model_fields.items()
+        if name != "replicas"
+    ]
+    return (
+        Rule(
+            "oldSelf.suspend || (" + " && ".join(others) + ")",
+            "workers can change only while the job is suspended (replicas also while it is elastic); set suspend: true, "
+            "apply, change it, and resume",
+            ".workers",
+        ),
+        Rule(
+            "oldSelf.suspend || has(self.elastic) || self.workers.replicas == oldSelf.workers.replicas",
+            "workers.replicas can change only while the job is suspended or elastic; set elastic.minReplicas and "
+            "maxReplicas, or suspend it first",
+            ".workers.replicas",
+        ),
+    )
+
+
+TRANSITIONS: tuple[Rule, ...] = (
+    Rule(
+        "!has(oldSelf.checkpoint) || (has(self.checkpoint) && self.checkpoint.volume == oldSelf.checkpoint.volume)",
+        f"checkpoint.volume can't change while the job exists, or its checkpoints would be lost to it; {ANEW}",
+        ".checkpoint.volume",
+    ),
+    *map(_never, NEVER),
+    *(_while_suspended(field, required) for field, required in WHILE_SUSPENDED.items()),
+    *_workers(),
+)
+"""Rules of the spec."""

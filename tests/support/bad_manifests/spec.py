@@ -1,0 +1,71 @@
+"""The object as a whole: its name, what it trains, with which data, saved where."""
+
+from __future__ import annotations
+
+from support.bad_manifests.case import GONE, Bad, at, script, trainer, trainer_job
+
+BAD = [
+    Bad("long-name", {"metadata/name": "j" * 46}, ("metadata.name must be at most 45",), trainer_job),
+    Bad("dotted-name", {"metadata/name": "a.b"}, ("metadata.name must be at most 45",), trainer_job),
+    Bad("digit-first", {"metadata/name": "1st"}, ("begin with a letter", "choose such a name"), trainer_job),
+    # Fields that are not there, or are missing.
+    trainer("unknown-section", {"worker": {"image": "x"}}, 'unknown field "spec.worker"'),
+    trainer("misspelt-trainer-field", {"trainer/training/step": 5}, 'unknown field "spec.trainer.training.step"'),
+    trainer("unknown-checkpoint-field", {"checkpoint/every": 5}, 'unknown field "spec.checkpoint.every"'),
+    trainer("misspelt-suspend", {"suspended": True}, 'unknown field "spec.suspended"'),
+    at("workers", "no-workers", GONE, "Required value"),
+    at("trainer/training", "no-training", GONE, "Required value"),
+    trainer("no-steps", {"trainer/training": {}}, "spec.trainer.training.steps", "Required value"),
+    at("checkpoint/volume", "checkpoint-without-volume", GONE, "Required value"),
+    at("checkpoint/volume/claimName", "checkpoint-volume-without-claim", GONE, "Required value"),
+    # One of several.
+    trainer(
+        "trainer-and-entrypoint",
+        {"entrypoint": {"script": "/x.py"}},
+        "spec",
+        "set exactly one of trainer (the built-in trainer) and entrypoint",
+    ),
+    trainer("neither", {"trainer": GONE, "data": GONE}, "spec", "set exactly one of trainer"),
+    script("script-and-module", {"entrypoint/module": "a.b"}, "spec.entrypoint", "exactly one of script and module"),
+    script("no-script-no-module", {"entrypoint/script": GONE}, "spec.entrypoint", "exactly one of script and module"),
+    script("module-as-path", {"entrypoint": {"module": "my/train.py"}}, "spec.entrypoint.module", "should match"),
+    script("empty-script", {"entrypoint/script": ""}, "spec.entrypoint.script", "at least 1 chars"),
+    script("args-as-text", {"entrypoint/args": "--steps 10"}, "spec.entrypoint.args", "must be of type array"),
+    script(
+        "a-number-as-arg", {"entrypoint/args": ["--steps", 10]}, "spec.entrypoint.args[1]", "must be of type string"
+    ),
+    script("data-with-entrypoint", {"data": {"corpus": "gcide"}}, "spec.data", "read your data yourself and remove"),
+    trainer("trainer-without-data", {"data": GONE}, "spec.trainer", "set data.corpus to a named corpus or data.path"),
+    trainer("two-data-sources", {"data/path": "/data"}, "spec.data", "set exactly one of corpus"),
+    trainer("no-data-source", {"data": {"textField": "t"}}, "spec.data", "set exactly one of corpus"),
+    # The trainer's own part.
+    at("trainer/model/preset", "bad-preset", "huge", '"tiny", "small"'),
+    at("data/corpus", "bad-corpus", "wikipedia", '"chitchat"'),
+    at("data/validationFraction", "validation-of-all", 1, "should be less than"),
+    at("trainer/training/steps", "no-steps-at-all", 0, "equal to 1"),
+    at("trainer/training/precision", "bad-precision", "fp8", '"fp32", "bf16"'),
+    at("trainer/optimizer/learningRate", "learning-rate-0", 0),
+    trainer(
+        "warmup-above-steps",
+        {"trainer/optimizer/warmupSteps": 101},
+        "spec.trainer.optimizer.warmupSteps",
+        "lower warmupSteps or raise steps",
+    ),
+    trainer(
+        "more-experts-per-token-than-experts",
+        {"trainer/model/expertsPerToken": 9},
+        "spec.trainer.model.expertsPerToken",
+        "lower expertsPerToken or raise numExperts",
+    ),
+    # Values of a wrong kind.
+    at("backend", "bad-backend", "mpi", '"auto", "nccl", "gloo"'),
+    at("suspend", "suspend-as-text", "yes", "must be of type boolean"),
+    at("profile", "bad-profile", "GPU pool", "should match"),
+    at("managedBy", "empty-manager", "", "at least 1 chars"),
+    at("checkpoint/interval/steps", "interval-0", 0, "equal to 1"),
+    at("checkpoint/keep", "keep-0", 0, "greater than or equal to 1"),
+    at("checkpoint/keep", "keep-too-many", 1001, "less than or equal to 1000"),
+    at("checkpoint/volume/claimName", "bad-claim-name", "Check Points", "should match"),
+    at("checkpoint/volume/subPath", "checkpoint-path-up", "../other", "write the path out"),
+    at("checkpoint/volume/subPath", "checkpoint-path-absolute", "/runs", "should match"),
+]
