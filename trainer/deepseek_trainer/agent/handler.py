@@ -10,18 +10,21 @@ store is no failure: it is retried until the file changes, because the operator 
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch.distributed.elastic.rendezvous.api import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
+from deepseek_trainer.agent import checkers
 from deepseek_trainer.agent.departure import Departure
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.membership import MembershipChanged, MembershipFile
 from deepseek_trainer.agent.network import free_port, own_address
 from deepseek_trainer.agent.patience import Patience
+from deepseek_trainer.agent.preflight import Preflight, PreflightAbandoned
 from deepseek_trainer.agent.rendezvous import BACKEND
 from deepseek_trainer.agent.rounds import Culprit, Entry, LocalFailure, Start
 from deepseek_trainer.agent.session import Session
@@ -29,6 +32,7 @@ from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.agent.store import Store, StoreLost, StoreServers, connect
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.contract import ExitCode, Membership
+from deepseek_trainer.preflight.records import Plan
 
 POLL_S = 0.05
 
@@ -61,14 +65,21 @@ class MembershipRendezvous(RendezvousHandler):
         log: EventLog,
         *,
         run_id: str,
+        environment: Mapping[str, str] | None = None,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args: pause: waits that many seconds; it may raise to end a wait, for example at SIGTERM."""
+        """The handler of one pod.
+
+        Args:
+            environment: variables for check processes, beside the agent's own.
+            pause: waits that many seconds; it may raise to end a wait, for example at SIGTERM.
+        """
         self._settings = settings
         self._file = file
         self._log = log
         self._run_id = run_id
+        self._environment = environment or {}
         self._pause = pause
         self._clock = clock
         self._token = uuid.uuid4().hex
@@ -77,6 +88,8 @@ class MembershipRendezvous(RendezvousHandler):
         self._abandoned_generation = 0
         self._polled_at = float("-inf")
         self._closed = False
+        self._checked = False
+        self._preflight: Preflight | None = None
         self.local_failure: LocalFailure | None = None
         """Set by the agent before it asks for the next round, when one of its own processes failed."""
         self.joined: Joined | None = None
@@ -87,6 +100,7 @@ class MembershipRendezvous(RendezvousHandler):
         Raises:
             RendezvousTimeoutError: no round started in time; the message names who or what was awaited.
             ProcessRestartsExhausted: this pod's failure ends it.
+            PreflightFailed: the check of the gang failed, and this pod is one of those that end.
             ConfigError: the pods do not fit together.
         """
         patience = Patience(self._settings.rendezvous_timeout_s, self._log, self._pause, self._clock)
@@ -183,7 +197,7 @@ class MembershipRendezvous(RendezvousHandler):
         self._await_store(session, patience)
         while True:
             session.find_round()
-            if session.enter(self._entry()) and (start := self._await_start(session, patience)):
+            if session.enter(self._entry(session.membership)) and (start := self._await_start(session, patience)):
                 return start
 
     def _await_store(self, session: Session, patience: Patience) -> None:
@@ -201,7 +215,7 @@ class MembershipRendezvous(RendezvousHandler):
             if session.is_over():
                 return None
             session.beat()
-            if start := session.try_start(self._settings.max_process_restarts):
+            if start := session.try_start(self._settings.max_process_restarts, self._settings.preflight):
                 return start
             patience.wait(POLL_S, session.describe_missing)
 
@@ -218,18 +232,45 @@ class MembershipRendezvous(RendezvousHandler):
             raise MembershipChanged
         if start.culprit is not None:
             self._log.warning("round follows a process failure", **_describe(start.culprit))
+        if start.preflight is not None:
+            self._check_gang(session, start.preflight)
         self.local_failure = None
         self.joined = Joined(membership, session.round, start.culprit)
         bootstrap = RendezvousStoreInfo(master_addr=start.master_addr, master_port=start.master_port)
         return RendezvousInfo(session.torch_store(), membership.node_rank, membership.nodes, bootstrap)
 
-    def _entry(self) -> Entry:
+    def _check_gang(self, session: Session, plan: Plan) -> None:
+        """The preflight, before the processes of a gang with a new member start."""
+
+        def wait() -> None:
+            self._pause(max(POLL_S, _poll_interval_s(session.membership.nodes)))
+            self._check_file(session.membership)
+            with contextlib.suppress(StoreLost):
+                if session.is_over():
+                    raise MembershipChanged
+
+        check = Preflight(session, plan, self._settings.node, log=self._log, wait=wait, clock=self._clock)
+        self._preflight = check
+        try:
+            check.run(lambda: checkers.start(self._settings, session, plan, self._environment, self._clock))
+        except PreflightAbandoned:
+            self._abandoned_generation = session.membership.generation
+            raise MembershipChanged from None
+        finally:
+            self._preflight = None
+        self._checked = True
+
+    def _entry(self, membership: Membership) -> Entry:
         return Entry(
             token=self._token,
             pod=self._settings.pod,
             address=self._settings.pod_ip or own_address(),
             procs=self._settings.proc_per_node,
             port=free_port(),
+            node=self._settings.node,
+            agent_port=self._settings.agent_port,
+            host=membership.host,
+            checked=self._checked,
             failure=self.local_failure,
         )
 
@@ -240,6 +281,8 @@ class MembershipRendezvous(RendezvousHandler):
         """While the store is slow to answer: the file and the signals go on to be obeyed."""
         self._pause(0)
         self._check_file(membership)
+        if self._preflight is not None and self._preflight.is_overdue():
+            raise StoreLost("no answer in time for the preflight")
 
     def _check_file(self, membership: Membership) -> None:
         if self._file.read() != membership:

@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from deepseek_trainer.contract import ExitCode, Failure
+from deepseek_trainer.preflight.records import Plan
 
 RETRYABLE_ELSEWHERE = frozenset({ExitCode.UNAVAILABLE})
 """Exit status of a training process that ends its pod, unless it was a peer that vanished."""
 FATAL = frozenset({ExitCode.DATA_ERROR, ExitCode.CONFIG_ERROR})
 """Exit status of a training process that ends its pod at once: another try can't help."""
+
+WITNESSES = 4
+"""Agents that one which has lost the store tries to reach, to learn whether it is itself cut off."""
 
 
 class _Record(BaseModel):
@@ -40,6 +44,14 @@ class Entry(_Record):
     procs: int
     port: int
     """A free port of this pod, for the training processes' own store should it be node rank 0."""
+    node: str = ""
+    """Kubernetes' name of the node."""
+    agent_port: int = 0
+    """Of this agent's HTTP server."""
+    host: bool = False
+    """Hosts the generation's store."""
+    checked: bool = False
+    """Has passed a preflight since this agent process began."""
     failure: LocalFailure | None = None
 
 
@@ -59,12 +71,20 @@ class Start(_Record):
     culprit: Culprit | None = None
     give_up: bool = False
     """The culprit's pod ends; the others wait for the next generation."""
+    preflight: Plan | None = None
+    """The gang is checked before the training processes start."""
     error: str = ""
     """The entries do not fit together: every agent ends with CONFIG_ERROR."""
 
 
-def start(entries: Sequence[Entry], round_number: int, max_process_restarts: int) -> Start:
-    """What this round comes to, given all entries in the order of their node ranks."""
+def start(
+    entries: Sequence[Entry], round_number: int, max_process_restarts: int, preflight: Plan | None = None
+) -> Start:
+    """What this round comes to, given all entries in the order of their node ranks.
+
+    Args:
+        preflight: the check that the job asks for, if it does; made where an agent takes part that never passed one.
+    """
     procs = [entry.procs for entry in entries]
     if len(set(procs)) > 1:
         return Start(error=f"processes per node differ between the pods: {procs}; set the same number for all")
@@ -72,7 +92,28 @@ def start(entries: Sequence[Entry], round_number: int, max_process_restarts: int
     give_up = culprit is not None and (
         round_number > max_process_restarts or culprit.failure.exit_code in RETRYABLE_ELSEWHERE
     )
-    return Start(master_addr=entries[0].address, master_port=entries[0].port, culprit=culprit, give_up=give_up)
+    return Start(
+        master_addr=entries[0].address,
+        master_port=entries[0].port,
+        culprit=culprit,
+        give_up=give_up,
+        preflight=None if preflight is None or give_up else _plan(preflight, entries),
+    )
+
+
+def _plan(wanted: Plan, entries: Sequence[Entry]) -> Plan | None:
+    """The check of this gang; None when all of its agents have passed one already."""
+    if all(entry.checked for entry in entries):
+        return None
+    host = next((rank for rank, entry in enumerate(entries) if entry.host), 0)
+    others = [(rank, entry.address, entry.agent_port) for rank, entry in enumerate(entries) if rank != host]
+    return wanted.model_copy(
+        update={
+            "host_rank": host,
+            "host_node": entries[host].node,
+            "witnesses": tuple(others[:WITNESSES]),
+        }
+    )
 
 
 def _culprit(entries: Sequence[Entry]) -> Culprit | None:

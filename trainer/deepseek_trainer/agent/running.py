@@ -11,17 +11,22 @@ from collections.abc import Callable
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.rendezvous.api import RendezvousTimeoutError
 
+from deepseek_trainer.agent.failure import MESSAGE_MAX_BYTES, shorten
 from deepseek_trainer.agent.handler import MembershipRendezvous
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.membership import MembershipFile
 from deepseek_trainer.agent.network import collectives_environment
 from deepseek_trainer.agent.output import Output
+from deepseek_trainer.agent.preflight import PreflightFailed
 from deepseek_trainer.agent.prewarm import Prewarm
 from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.agent.status import Status
 from deepseek_trainer.agent.supervise import Supervisor, exit_code_after_signal, exit_code_of
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.contract import ExitCode, Failure
+
+MAX_NODES = 16
+"""That a failed preflight names in the last words; the log has all."""
 
 
 def supervise(
@@ -44,12 +49,10 @@ def supervise(
     os.environ["TORCH_ELASTIC_WORKER_IDENTICAL"] = "1"
     pause = _pause(stop, status)
     file = MembershipFile(settings.membership_file, log)
-    handler = MembershipRendezvous(settings, file, log, run_id=settings.run_id, pause=pause)
     output = Output(settings.run_dir / "output", sys.stdout.buffer, sys.stderr.buffer)
-    wanted = collectives_environment(settings.pod_ip, settings.backend, settings.proc_per_node, os.environ)
-    supervisor = Supervisor(
-        settings, handler, output, status, log, prewarm, pause=pause, environment=environment | wanted
-    )
+    environment |= collectives_environment(settings.pod_ip, settings.backend, settings.proc_per_node, os.environ)
+    handler = MembershipRendezvous(settings, file, log, run_id=settings.run_id, pause=pause, environment=environment)
+    supervisor = Supervisor(settings, handler, output, status, log, prewarm, pause=pause, environment=environment)
     try:
         return _run(supervisor, status, log)
     finally:
@@ -77,6 +80,14 @@ def _ending(supervisor: Supervisor, status: Status, log: EventLog) -> int:
         log.error("rendezvous timed out", reason=error)
         status.failed(Failure(exit_code=ExitCode.UNAVAILABLE, message=str(error)))
         return ExitCode.UNAVAILABLE
+    except PreflightFailed as error:
+        supervisor.first_failure = None  # of an earlier round, and settled
+        nodes, message = error.verdict.nodes[:MAX_NODES], shorten(str(error), MESSAGE_MAX_BYTES)
+        status.stopped(fault=True)
+        status.failed(
+            Failure(kind="preflight", nodes=nodes, exit_code=ExitCode.PREFLIGHT, message=message), error.membership
+        )
+        return ExitCode.PREFLIGHT
     except ConfigError as error:
         log.error("wrong settings", reason=error)
         status.failed(Failure(exit_code=ExitCode.CONFIG_ERROR, message=str(error)))

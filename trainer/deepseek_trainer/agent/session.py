@@ -10,6 +10,7 @@ from collections.abc import Callable
 from deepseek_trainer.agent.rounds import Entry, Start, start
 from deepseek_trainer.agent.store import PrefixStore, Store, StoreLink, StoreLost
 from deepseek_trainer.contract import Membership
+from deepseek_trainer.preflight.records import Plan
 
 RECONNECT_S = 0.5
 HEARTBEAT_S = 1.0
@@ -77,14 +78,41 @@ class Session:
     def is_over(self) -> bool:
         return self._link.check([self._key("over")])
 
-    def try_start(self, max_process_restarts: int) -> Start | None:
+    def try_start(self, max_process_restarts: int, preflight: Plan | None = None) -> Start | None:
         """The round's Start, once it is there; node rank 0 makes it when all have entered."""
         if self.membership.node_rank == 0 and self._link.check(self._all("entry")):
-            entries = [Entry.model_validate_json(text) for text in self._link.get(self._all("entry"))]
-            self._link.claim(self._key("start"), start(entries, self.round, max_process_restarts).model_dump_json())
+            begun = start(self.entries(), self.round, max_process_restarts, preflight)
+            self._link.claim(self._key("start"), begun.model_dump_json())
         if not self._link.check([self._key("start")]):
             return None
         return Start.model_validate_json(self._link.get([self._key("start")])[0])
+
+    def entries(self) -> list[Entry]:
+        """Everyone's entry, by node rank; only once the round has started."""
+        return [Entry.model_validate_json(text) for text in self._link.get(self._all("entry"))]
+
+    def tell(self, what: str, text: str) -> None:
+        """Says something as this node, once in the round."""
+        self._link.claim(self._key(what, self.membership.node_rank), text)
+
+    def told(self, what: str) -> dict[int, str]:
+        """What the nodes have said, by node rank; the silent ones are missing. One call a node if there are any."""
+        silent = set() if self.everyone(what) else set(self.missing(what))
+        spoken = [rank for rank in range(self.membership.nodes) if rank not in silent]
+        texts = self._link.get([self._key(what, rank) for rank in spoken]) if spoken else []
+        return dict(zip(spoken, texts, strict=True))
+
+    def settle(self, what: str, text: str) -> str:
+        """Decides something for the whole round; the first one to do so wins, and the answer is what was decided."""
+        return self._link.claim(self._key(what), text)
+
+    def settled(self, what: str) -> str | None:
+        """What was decided, if it was."""
+        return self._link.get([self._key(what)])[0] if self._link.check([self._key(what)]) else None
+
+    def room(self, what: str) -> str:
+        """A prefix of keys of this round, for others that use the store."""
+        return self._key(what)
 
     def beat(self) -> None:
         """Shows the others that this agent lives, at most once a second."""

@@ -11,6 +11,7 @@ from typing import Never
 
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.contract import AGENT_PORT, Env, Paths
+from deepseek_trainer.preflight.records import Plan
 
 TERMINATION_GRACE_S = "DEEPSEEKJOB_TERMINATION_GRACE_S"
 """Seconds that training processes have to save after SIGTERM; keep it below the pod's own grace period."""
@@ -26,6 +27,8 @@ class Settings:
     namespace: str
     uid: str
     pod: str
+    node: str
+    """Kubernetes' name of the node; "" where it is not known."""
     pod_ip: str | None
     """None: address and interface are left to the system, and the HTTP server listens everywhere."""
     membership_file: Path
@@ -45,6 +48,8 @@ class Settings:
     """How long the agent waits for a generation and its peers before it gives up as UNAVAILABLE."""
     departure_grace_s: float
     """How long an agent whose processes succeeded waits for a new generation when its peers have vanished."""
+    preflight: Plan | None
+    """None: the gang is not checked before the first step."""
     command: tuple[str, ...]
     """Arguments of the Python interpreter: `-m module args…` or `script args…`."""
 
@@ -79,6 +84,7 @@ def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
         namespace=environ.get(Env.JOB_NAMESPACE, ""),
         uid=environ.get(Env.JOB_UID, ""),
         pod=pod,
+        node=environ.get(Env.NODE_NAME, ""),
         pod_ip=_address(environ, Env.POD_IP),
         membership_file=Path(environ.get(Env.MEMBERSHIP_FILE) or Paths.MEMBERSHIP_FILE),
         run_dir=Path(environ.get(Env.RUN_DIR) or Paths.RUN_DIR),
@@ -92,6 +98,7 @@ def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
         termination_grace_s=_number(environ, TERMINATION_GRACE_S, 25, low=0, high=86_400),
         rendezvous_timeout_s=options.rendezvous_timeout_s,
         departure_grace_s=options.departure_grace_s,
+        preflight=_preflight(environ),
         command=command,
     )
 
@@ -132,6 +139,14 @@ def _number(environ: Mapping[str, str], name: str, default: int, *, low: int, hi
     if not low <= value <= high:
         raise ConfigError(f"{name}={text}: set it to a whole number from {low} to {high}")
     return value
+
+
+def _preflight(environ: Mapping[str, str]) -> Plan | None:
+    if not environ.get(Env.PREFLIGHT_TIMEOUT):
+        return None
+    timeout_s = _number(environ, Env.PREFLIGHT_TIMEOUT, 120, low=5, high=86_400)
+    min_mbps = _number(environ, Env.PREFLIGHT_MIN_MBPS, 0, low=0, high=10_000_000)
+    return Plan(timeout_s=timeout_s, min_mbps=min_mbps or None)
 
 
 def _address(environ: Mapping[str, str], name: str) -> str | None:

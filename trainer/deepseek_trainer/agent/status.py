@@ -84,9 +84,11 @@ class Status:
             self._is_running = False
             self._faulted = self._faulted or fault
 
-    def failed(self, failure: Failure) -> None:
+    def failed(self, failure: Failure, membership: Membership | None = None) -> None:
+        """Notes the failure that ends the agent; with the membership, if that has not come to a start of processes."""
         with self._lock:
             self._failure = failure
+            self._membership = membership or self._membership
 
     def tick(self) -> None:
         now = self._clock()
