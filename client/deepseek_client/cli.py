@@ -17,7 +17,7 @@ from deepseek_operator.api.names import State
 from rich.console import Console
 
 from deepseek_client import console as shown
-from deepseek_client import manifest
+from deepseek_client import profiles
 from deepseek_client.errors import ClientError
 from deepseek_client.sdk import DeepSeekJobClient
 
@@ -39,6 +39,9 @@ class Output(StrEnum):
     JSON = "json"
 
 
+ProfileFile = Annotated[
+    Path | None, typer.Option(metavar="PROFILE.yaml", help="The DeepSeekProfile that the job names.")
+]
 ManifestPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Manifest of a DeepSeekJob.")]
 Name = Annotated[str, typer.Argument(help="Name of the job.")]
 Namespace = Annotated[str | None, typer.Option("-n", "--namespace", help="Namespace; default: the context's.")]
@@ -77,6 +80,7 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME=FOLDER", help="Folder for this PersistentVolumeClaim, ConfigMap or Secret."),
     ] = None,
+    profile_file: ProfileFile = None,
 ) -> None:
     """Run a manifest on this machine: the same job, the same operator logic, processes for pods."""
     try:
@@ -84,15 +88,25 @@ def run(
     except ModuleNotFoundError as error:
         raise ClientError(f"local mode needs {error.name}: install deepseek-client[local]") from error
 
-    options = command.Options(kill_one, report, workdir, keep, dict(_volume(text) for text in volume or []))
+    options = command.Options(
+        kill_one, report, workdir, keep, dict(_volume(text) for text in volume or []), profile_file
+    )
     raise typer.Exit(command.run(job, options, _out()))
 
 
 @app.command()
-def validate(job: ManifestPath) -> None:
-    """Check a manifest without a cluster: one line for each wrong field."""
-    parsed = manifest.read(job)
-    _out().print(f"{job}: DeepSeekJob {parsed.metadata.name} is valid", highlight=False, soft_wrap=True)
+def validate(job: ManifestPath, profile_file: ProfileFile = None) -> None:
+    """Check a manifest of a job, a profile or both without a cluster: one line for each wrong field."""
+    jobs, given = profiles.read(job, profile_file)
+    lines = [f"DeepSeekProfile {name} is valid" for name in given]
+    for one in jobs:
+        unchecked = one.spec.profile is not None and profile_file is None and not given
+        if not unchecked:
+            profiles.complete(job, profile_file)
+        note = f"; its profile {one.spec.profile} was not given: --profile-file checks both" if unchecked else ""
+        lines.append(f"DeepSeekJob {one.metadata.name} is valid{note}")
+    for line in lines:
+        _out().print(f"{job}: {line}", highlight=False, soft_wrap=True)
 
 
 @app.command()

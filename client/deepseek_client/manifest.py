@@ -30,23 +30,32 @@ class _JobName(BaseModel):
     name: JobName
 
 
-def load(path: str | Path) -> dict[str, Any]:
-    """Reads one YAML (or JSON) document.
+def documents(path: str | Path) -> list[Any]:
+    """Reads the YAML (or JSON) documents of a file.
 
     Raises:
-        ManifestError: the file can't be read, is not YAML, or holds something else than one object.
+        ManifestError: the file can't be read, or is not YAML.
     """
     try:
-        documents = [d for d in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")) if d is not None]
+        return [d for d in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")) if d is not None]
     except OSError as error:
         raise ManifestError(str(path), [f"{error.strerror or error}; give the path of a manifest"]) from error
     except UnicodeDecodeError as error:
         raise ManifestError(str(path), ["not a text file in UTF-8; give the path of a YAML manifest"]) from error
     except yaml.YAMLError as error:
         raise ManifestError(str(path), [f"not YAML: {' '.join(str(error).split())}"]) from error
-    if len(documents) != 1 or not isinstance(documents[0], dict):
-        raise ManifestError(str(path), [f"expected one {KIND} object, found {len(documents)} documents"])
-    return documents[0]
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads the one document of a file.
+
+    Raises:
+        ManifestError: the file can't be read, is not YAML, or holds something else than one object.
+    """
+    found = documents(path)
+    if len(found) != 1 or not isinstance(found[0], dict):
+        raise ManifestError(str(path), [f"expected one {KIND} object, found {len(found)} documents"])
+    return found[0]
 
 
 def parse(manifest: dict[str, Any], source: str = "manifest") -> DeepSeekJob:
@@ -55,7 +64,7 @@ def parse(manifest: dict[str, Any], source: str = "manifest") -> DeepSeekJob:
     Raises:
         ManifestError: with one line for each wrong field.
     """
-    problems = [*_identity(manifest), *_api(manifest), *_twice(manifest), *_trainer(manifest)]
+    problems = [*identity(manifest, KIND), *_name(manifest), *_api(manifest), *_twice(manifest), *_trainer(manifest)]
     if problems:
         raise ManifestError(source, list(dict.fromkeys(problems)))
     return DeepSeekJob.model_validate(manifest)
@@ -66,10 +75,14 @@ def read(path: str | Path) -> DeepSeekJob:
     return parse(load(path), str(path))
 
 
-def _identity(manifest: dict[str, Any]) -> Iterator[str]:
-    for key, want in (("apiVersion", API_VERSION), ("kind", KIND)):
+def identity(manifest: dict[str, Any], kind: str) -> Iterator[str]:
+    """What is wrong about apiVersion and kind."""
+    for key, want in (("apiVersion", API_VERSION), ("kind", kind)):
         if manifest.get(key) != want:
             yield f"{key}: must be {want}, not {manifest.get(key)!r}"
+
+
+def _name(manifest: dict[str, Any]) -> Iterator[str]:
     metadata = manifest.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if name is None:

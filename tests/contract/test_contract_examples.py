@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from deepseek_client.manifest import read
+from deepseek_client.profiles import complete
 from deepseek_trainer.contract import Env, Report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,6 +19,13 @@ SCRIPT = ROOT / "examples" / "scripts" / "next_byte.py"
 @pytest.mark.parametrize("path", JOBS, ids=[path.name for path in JOBS])
 def test_an_example_is_valid_without_a_cluster(path: Path) -> None:
     assert read(path).metadata.name == path.stem
+
+
+def test_the_profile_example_lets_the_job_that_names_it_start() -> None:
+    whole = complete(ROOT / "examples" / "with-profile.yaml", ROOT / "examples" / "profile.yaml")
+    assert whole.profile is not None
+    assert whole.job.spec.workers.image == whole.profile.spec["workers"]["image"]
+    assert [variable.value for variable in whole.job.spec.workers.env] == ["2"]
 
 
 @pytest.mark.parametrize("path", JOBS, ids=[path.name for path in JOBS])

@@ -9,9 +9,10 @@ from pathlib import Path
 from deepseek_operator.api.names import State
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.decide import decide
+from deepseek_operator.decide.effective import Effective
 from rich.console import Console
 
-from deepseek_client import manifest
+from deepseek_client import profiles
 from deepseek_client.errors import ClientError
 from deepseek_client.local.display import view
 from deepseek_client.local.fault import KillOne
@@ -34,6 +35,8 @@ class Options:
     keep: bool = False
     volumes: dict[str, Path] = field(default_factory=dict)
     """Folders by name of the claim, ConfigMap or Secret that they stand for."""
+    profile_file: Path | None = None
+    """Where the job's profile is; None: in the manifest itself, if it names one."""
 
 
 def run(path: Path, options: Options, console: Console) -> int:
@@ -45,15 +48,15 @@ def run(path: Path, options: Options, console: Console) -> int:
     Raises:
         ClientError: the manifest is wrong, or this machine can't run it.
     """
-    job = manifest.read(path)
-    if job.spec.suspend:
+    whole = profiles.complete(path, options.profile_file)
+    if whole.job.spec.suspend:
         raise ClientError(f"{path}: spec.suspend is true, and nobody would resume the job here; set it to false")
-    root = options.workdir or _new_folder(job.metadata.name)
+    root = options.workdir or _new_folder(whole.job.metadata.name)
     folders = Folders(root.resolve(), {name: folder.resolve() for name, folder in options.volumes.items()})
     _make(folders.root)
     console.print(f"work folder {folders.root}", highlight=False, soft_wrap=True)
     with interruptible() as interrupt:
-        job, history, world = _drive(job, folders, options, console, interrupt)
+        job, history, world = _drive(whole, folders, options, console, interrupt)
     code = _verdict(job, interrupt)
     if options.report is not None or code == 0:
         _report(job, history, options.report, console)
@@ -68,9 +71,9 @@ def run(path: Path, options: Options, console: Console) -> int:
 
 
 def _drive(
-    job: DeepSeekJob, folders: Folders, options: Options, console: Console, interrupt: Interrupt
+    whole: Effective, folders: Folders, options: Options, console: Console, interrupt: Interrupt
 ) -> tuple[DeepSeekJob, History, LocalWorld]:
-    with LocalWorld(job, folders) as world, view(console) as shown:
+    with LocalWorld(whole.job, folders, profile=whole.profile) as world, view(console) as shown:
         runner = LocalRun(world, shown, decide, KillOne() if options.kill_one else None)
         return runner.run(interrupt), runner.history, world
 

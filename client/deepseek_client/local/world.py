@@ -18,7 +18,7 @@ from pathlib import Path
 
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
 from deepseek_operator.api.resolve import resolve
-from deepseek_operator.api.v1alpha1 import Communication, DeepSeekJob, Scheduling, Spec, Status
+from deepseek_operator.api.v1alpha1 import AppliedProfile, Communication, DeepSeekJob, Scheduling, Spec, Status
 from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.types import DeletePod, Event, Manifest, Observation, PatchPod, Plan, Progress
 from deepseek_operator.render.membership import Announced, read_announced
@@ -38,12 +38,20 @@ Clock = Callable[[], float]
 class LocalWorld:
     """One job and its pods on this machine. Use as a context manager: leaving it leaves no process behind."""
 
-    def __init__(self, job: DeepSeekJob, folders: Folders, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        job: DeepSeekJob,
+        folders: Folders,
+        clock: Clock = time.monotonic,
+        *,
+        profile: AppliedProfile | None = None,
+    ) -> None:
         uid = str(uuid.uuid4())
         now = _rfc3339(datetime.now(UTC))
         metadata = job.metadata.model_copy(update={"uid": uid, "generation": 1, "creation_timestamp": now})
         spec = resolve(_of_one_machine(job.spec), None)
         self.job = job.model_copy(update={"metadata": metadata, "spec": spec, "status": Status()})
+        self.profile = profile
         self.folders = folders
         self.pods: dict[str, LocalPod] = {}
         self.logs: list[str] = []
@@ -77,6 +85,7 @@ class LocalWorld:
             pods=tuple(pod.observed() for pod in self.pods.values()),
             service_exists=self._service_exists,
             progress=self._progress(),
+            profile=self.profile,
         )
 
     def _progress(self) -> Progress | None:
@@ -214,10 +223,10 @@ class LocalWorld:
 
 
 def _of_one_machine(spec: Spec) -> Spec:
-    """Without what is the cluster's: its profile, its queues and topologies, its interfaces and adapters."""
+    """Without what is the cluster's: its queues and topologies, its interfaces and adapters."""
     wanted = spec.communication
     network = Communication(debug=wanted.debug, timeout_seconds=wanted.timeout_seconds)
-    return spec.model_copy(update={"profile": None, "scheduling": Scheduling(), "communication": network})
+    return spec.model_copy(update={"scheduling": Scheduling(), "communication": network})
 
 
 def _rfc3339(moment: datetime) -> str:
