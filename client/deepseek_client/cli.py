@@ -210,6 +210,36 @@ def logs(
 
 
 @app.command()
+def suspend(name: Name, namespace: Namespace = None, kubeconfig: Kubeconfig = None, context: Context = None) -> None:
+    """Stop a job: its pods save and go, until it is resumed."""
+    with DeepSeekJobClient(kubeconfig, context, namespace) as client:
+        client.suspend(name)
+        _out().print(f"{client.namespace}/{name} suspended; go on with: dsj resume {name}", highlight=False)
+
+
+@app.command()
+def resume(name: Name, namespace: Namespace = None, kubeconfig: Kubeconfig = None, context: Context = None) -> None:
+    """Let a suspended job go on from its last checkpoint."""
+    with DeepSeekJobClient(kubeconfig, context, namespace) as client:
+        client.resume(name)
+        _out().print(f"{client.namespace}/{name} resumed", highlight=False)
+
+
+@app.command()
+def scale(
+    name: Name,
+    workers: Annotated[int, typer.Argument(min=1, help="Number of workers.")],
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Give an elastic job another number of workers."""
+    with DeepSeekJobClient(kubeconfig, context, namespace) as client:
+        client.scale(name, workers)
+        _out().print(f"{client.namespace}/{name} scaled to {workers}", highlight=False)
+
+
+@app.command()
 def delete(name: Name, namespace: Namespace = None, kubeconfig: Kubeconfig = None, context: Context = None) -> None:
     """Delete a job and its pods. Checkpoints stay on their volume."""
     with DeepSeekJobClient(kubeconfig, context, namespace) as client:

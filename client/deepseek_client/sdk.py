@@ -52,7 +52,7 @@ Pods = list[Pod]
 
 
 class DeepSeekJobClient:
-    """Submits, reads, waits for and deletes DeepSeekJobs.
+    """Submits, reads, waits for, changes and deletes DeepSeekJobs.
 
     Args:
         kubeconfig: path of a kubeconfig; None: $KUBECONFIG, ~/.kube/config, or the pod's service account.
@@ -167,6 +167,39 @@ class DeepSeekJobClient:
         with _errors(f"job {name}"):
             self._objects.delete_namespaced_custom_object(
                 GROUP, VERSION, namespace or self.namespace, PLURAL, name, propagation_policy="Background"
+            )
+
+    def suspend(self, name: str, namespace: str | None = None) -> DeepSeekJob:
+        """Stops a job: its pods save and go. `resume` goes on from its last checkpoint.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
+        return self._patch(name, namespace, {"suspend": True})
+
+    def resume(self, name: str, namespace: str | None = None) -> DeepSeekJob:
+        """Lets a suspended job go on.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
+        return self._patch(name, namespace, {"suspend": False})
+
+    def scale(self, name: str, replicas: int, namespace: str | None = None) -> DeepSeekJob:
+        """Gives a job that is elastic or suspended another number of workers.
+
+        Raises:
+            NotFoundError: there is none of this name.
+            ClientError: the API server refused it: the job is neither, or the number is out of its bounds.
+        """
+        return self._patch(name, namespace, {"workers": {"replicas": replicas}})
+
+    def _patch(self, name: str, namespace: str | None, spec: dict[str, Any]) -> DeepSeekJob:
+        with _errors(f"job {name}"):
+            return _job(
+                self._objects.patch_namespaced_custom_object(
+                    GROUP, VERSION, namespace or self.namespace, PLURAL, name, {"spec": spec}
+                )
             )
 
     def pods(self, name: str, namespace: str | None = None) -> Pods:

@@ -193,6 +193,22 @@ def test_the_verbs(client: DeepSeekJobClient, dsj: Dsj, kubectl: Kubectl, tmp_pa
     assert "not found" in gone.stderr
 
 
+def test_a_job_is_suspended_scaled_and_resumed(client: DeepSeekJobClient, dsj: Dsj) -> None:
+    client.submit(changed(job_named("held"), {"spec/elastic": {"minReplicas": 1, "maxReplicas": 4}}))
+    for verb, says in ((["suspend", "held"], "suspended"), (["scale", "held", "3"], "scaled to 3")):
+        said = dsj(*verb, "-n", NAMESPACE)
+        assert (said.returncode, said.stderr) == (0, "")
+        assert f"{NAMESPACE}/held {says}" in said.stdout
+    spec = client.get("held").spec
+    assert (spec.suspend, spec.workers.replicas) == (True, 3)
+    assert dsj("resume", "held", "-n", NAMESPACE).returncode == 0
+    assert client.get("held").spec.suspend is False
+    refused = dsj("scale", "held", "9", "-n", NAMESPACE)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "workers.replicas is outside of elastic.minReplicas and maxReplicas" in refused.stderr
+    assert "not found" in dsj("suspend", "nobody", "-n", NAMESPACE).stderr
+
+
 @pytest.mark.parametrize("verb", ["list", "get"])
 def test_no_cluster_is_one_line(dsj: Dsj, tmp_path: Path, verb: str) -> None:
     said = dsj(verb, *(["x"] if verb == "get" else []), config=tmp_path / "none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_RUN_CONFIG, Env, Paths
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.api.volumes import RESERVED_MOUNTS, RESERVED_VOLUME_PREFIX
-from deepseek_operator.render.membership import Membership
+from deepseek_operator.render.membership import Membership, membership_json
 from deepseek_operator.render.pods import worker_pod
 from deepseek_trainer import config, contract
 from support import full_job
@@ -82,6 +83,12 @@ def test_the_membership_is_one_that_the_agent_reads(name: str) -> None:
     assert read == contract.Membership(
         generation=7, attempt=2, node_rank=3, nodes=8, master="10.0.3.7", port=contract.MASTER_PORT, host=True
     )
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_planned_move_is_told(planned: bool) -> None:
+    told = membership_json(replace(MEMBERSHIP, planned=planned))
+    assert contract.Membership.model_validate_json(told).planned is planned
 
 
 @pytest.mark.parametrize("name", JOBS)

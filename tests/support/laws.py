@@ -16,7 +16,7 @@ from deepseek_operator.api.v1alpha1 import Status
 from deepseek_operator.decide.budgets import COUNTER, limit_of
 from deepseek_operator.decide.gang import is_ranked
 from deepseek_operator.decide.requeue import REGULAR_S
-from support.world import World, announced, effects, told_nodes
+from support.world import World, announced, effects, told
 
 DEADLINES = (Reason.DEADLINE_EXCEEDED, Reason.START_DEADLINE_EXCEEDED)
 
@@ -106,7 +106,7 @@ class Watcher:
                 assert self.uids[pod.name] == pod.uid, f"{pod.name} was created again after it was lost"
             self.uids[pod.name] = pod.uid
         gang = self.world.members()
-        if whole_pass and gang and len(gang) == told_nodes(gang[0]):
+        if whole_pass and gang and len(gang) == told(gang[0], "nodes"):
             self.launched |= {pod.name for pod in gang}
 
 

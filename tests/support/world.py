@@ -177,8 +177,8 @@ class World:
 
     def kubelet(self) -> None:
         """Terminating pods go, pending pods run. A whole gang that is told to stop saves its last step."""
-        gang = self._told(lambda pod: pod.terminating)
-        if gang and len(gang) == told_nodes(gang[0]) and announced(gang[0]) == self.trained_generation:
+        gang = self._newest(lambda pod: pod.terminating)
+        if gang and len(gang) == told(gang[0], "nodes") and announced(gang[0]) == self.trained_generation:
             self.saved_step = self.step
         for name, pod in list(self.pods.items()):
             if pod.terminating and name not in self.frozen:
@@ -199,9 +199,9 @@ class World:
 
     def members(self) -> list[Pod]:
         """Running pods that were told the newest generation that anybody was told."""
-        return self._told(lambda pod: not pod.terminating)
+        return self._newest(lambda pod: not pod.terminating)
 
-    def _told(self, which: Callable[[Pod], bool]) -> list[Pod]:
+    def _newest(self, which: Callable[[Pod], bool]) -> list[Pod]:
         told = [(announced(pod), pod) for pod in self.pods.values() if pod.phase == "Running" and which(pod)]
         newest = max((generation for generation, _ in told), default=0)
         return [pod for generation, pod in told if generation == newest > 0]
@@ -209,13 +209,15 @@ class World:
     def train(self) -> None:
         """The gang makes steps if it is whole; on a new generation it goes back to the last checkpoint."""
         gang = self.members()
-        if not gang or len(gang) != told_nodes(gang[0]):
+        if not gang or len(gang) != told(gang[0], "nodes"):
             self._wait_for_peers(gang)
             return
         self._alone = 0
         generation = announced(gang[0])
         if generation in self.hangs:
             return
+        if generation == self.trained_generation + 1 and told(gang[0], "planned"):
+            self.saved_step = self.step
         if generation != self.trained_generation:
             self.step, self.trained_generation = self.saved_step, generation
         self.step = min(self.step + STEPS_A_TICK, 100)
@@ -298,9 +300,9 @@ def effects(plan: Plan) -> tuple[object, ...]:
     return (*plan.create, *plan.patch, *plan.delete, *plan.events)
 
 
-def told_nodes(pod: Pod) -> int:
-    """The size of the world that a pod was told."""
-    return int(json.loads(pod.membership or "{}").get("nodes", 0))
+def told(pod: Pod, what: str) -> Any:
+    """A part of what a pod was told; None where it wasn't."""
+    return json.loads(pod.membership or "{}").get(what)
 
 
 def announced(pod: Pod) -> int:

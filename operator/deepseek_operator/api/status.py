@@ -170,6 +170,10 @@ class Status(StatusModel):
         description="Slots whose pods are new in the present generation, as long as it is not launched: "
         "a missing pod of one of them is yet to be created.",
     )
+    planned: bool = Field(
+        False,
+        description="The present generation was planned and nobody was lost: its members save before they join it.",
+    )
     master: Master | None = Field(
         None, description="The worker that hosts the present generation's store, chosen before it is announced."
     )

@@ -97,6 +97,7 @@ def membership_of(job: DeepSeekJob, status: Status, slot: int) -> Membership:
         nodes=size(job, status),
         master=status.master.address,
         host=status.master.slot == slot,
+        planned=status.planned,
     )
 
 

@@ -17,12 +17,13 @@ from deepseek_operator.decide.turn import Turn
 from deepseek_operator.render import pod_dns
 
 
-def next_generation(turn: Turn, lost: Iterable[int], nodes: int) -> Turn:
+def next_generation(turn: Turn, lost: Iterable[int], nodes: int, *, planned: bool = False) -> Turn:
     """The generation after the present one. The caller states Restarting, charges it and announces it.
 
     Args:
         lost: slots whose pods don't take part any more, those of them that stay get new ones.
         nodes: workers that it shall have; slots from there on are removed, those up to there are added.
+        planned: everybody is there to save before the move.
     """
     status, gang, gone = turn.status, members(turn.seen, turn.status), set(lost)
     removed = set(range(nodes, len(gang)))
@@ -35,6 +36,7 @@ def next_generation(turn: Turn, lost: Iterable[int], nodes: int) -> Turn:
         attempt=status.attempt + 1,
         incarnations=status.incarnations | incarnations,
         replaced=sorted(new),
+        planned=planned,
         nodes=Nodes(ready=0, desired=nodes),
         master=_master(turn, survivors, status.incarnations | incarnations),
         restored_from=None,

@@ -85,6 +85,7 @@ def _start_over(turn: Turn) -> Turn:
         launched_generation=0,
         incarnations=incarnations,
         replaced=list(range(nodes)),
+        planned=False,
         start_time=status.start_time or turn.now,
         active_since=status.active_since or turn.now,
         waiting_since=turn.now,

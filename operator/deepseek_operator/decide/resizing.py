@@ -4,7 +4,7 @@
     fewer    the highest slots are removed and their pods deleted
 
 Rules
-- Planned: it counts in attempt and in restarts.resize, and in no budget. Training goes back to its last checkpoint.
+- Planned: it counts in attempt and in restarts.resize, and in no budget. The members are told so, and save first.
 - A restart because of a lost worker takes the new number with it (`recovery`), and is no second one.
 - When a worker has already succeeded the job is about to end, and its size stays.
 """
@@ -29,7 +29,7 @@ def resizing(turn: Turn) -> Turn:
     message = f"from {len(gang)} to {wanted} worker{'s' if wanted != 1 else ''}"
     restarts = turn.status.restarts.model_copy(update={"resize": turn.status.restarts.resize + 1})
     return (
-        next_generation(turn, (), wanted)
+        next_generation(turn, (), wanted, planned=True)
         .changed(restarts=restarts)
         .stating(Fact(ConditionType.RESTARTING, "True", Reason.RESIZED, message))
         .announcing(Event("Normal", Reason.RESIZED, message))

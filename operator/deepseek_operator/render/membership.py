@@ -25,6 +25,8 @@ class Membership:
     host: bool
     """This pod hosts the store."""
     port: int = MASTER_PORT
+    planned: bool = False
+    """Nobody was lost: the training processes may save before they join."""
 
 
 def membership_json(membership: Membership) -> str:
@@ -37,7 +39,7 @@ def membership_json(membership: Membership) -> str:
         "master": membership.master,
         "port": membership.port,
         "host": membership.host,
-    }
+    } | ({"planned": True} if membership.planned else {})
     return json.dumps(wire, sort_keys=True, separators=(",", ":"))
 
 

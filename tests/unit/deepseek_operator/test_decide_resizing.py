@@ -72,6 +72,29 @@ def test_training_goes_on_with_the_new_size(old: int, new: int) -> None:
     assert resized[0].message == f"from {old} to {new} worker{'s' if new != 1 else ''}"
 
 
+def test_a_planned_move_is_told_as_such_and_loses_no_step() -> None:
+    world = running(3, 6)
+    step = world.step
+    assert step % 20, "the last step was saved anyway"
+    scale(world, 4)
+    world.reconcile()
+    assert {part.get("planned") for part in parts(world)} == {True}
+    world.tick()
+    world.tick()
+    assert world.saved_step >= step
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in the same look", "afterwards"])
+def test_with_a_lost_worker_it_is_no_longer_planned(together: bool) -> None:
+    world = running(3)
+    scale(world, 4)
+    if not together:
+        world.reconcile()
+    world.vanish("demo-worker-1-0")
+    world.reconcile()
+    assert {part.get("planned") for part in parts(world)} == {None}
+
+
 @pytest.mark.parametrize(("old", "new"), [(3, 5), (3, 1)])
 def test_a_stop_between_any_two_writes_is_harmless(old: int, new: int) -> None:
     world = running(old)

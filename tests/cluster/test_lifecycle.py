@@ -1,0 +1,225 @@
+"""The life of a job with a real API server and a fake kubelet: suspended, resized, timed out, cleaned away, waited for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.api import Jobs
+from support.eventually import eventually
+from support.kstatus import kstatus
+from support.kubectl import Kubectl, KubectlError
+from support.kubelet import Kubelet
+from support.operators import OperatorProcess
+
+pytestmark = pytest.mark.cluster
+Start = Callable[..., OperatorProcess]
+GROUP = "training.deepseekjob.dev"
+ELASTIC = {"elastic": {"minReplicas": 1, "maxReplicas": 4}}
+
+
+def reaches(jobs: Jobs, name: str, state: str) -> dict[str, Any]:
+    """The status once the job is in that state and the API server has the last word about it."""
+    eventually(
+        lambda: jobs.state(name) == state and kstatus(jobs.get(name)) != "InProgress",
+        deadline_s=40,
+        what=f"{name} is {state}",
+        describe=lambda: jobs.describe(name),
+    )
+    return jobs.status(name)
+
+
+def edit(jobs: Jobs, name: str, **spec: Any) -> None:
+    jobs.api.merge(f"{jobs.path}/{name}", {"spec": spec})
+
+
+def gone(jobs: Jobs, name: str) -> None:
+    eventually(
+        lambda: jobs.api.find(f"{jobs.path}/{name}") is None,
+        deadline_s=40,
+        what=f"{name} is deleted",
+        describe=lambda: jobs.describe(name),
+    )
+
+
+def test_suspending_frees_the_pods_and_resuming_makes_new_ones(
+    jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    jobs.submit("rest", replicas=2)
+    reaches(jobs, "rest", "Running")
+    edit(jobs, "rest", suspend=True)
+    status = reaches(jobs, "rest", "Suspended")
+    assert jobs.pods("rest") == []
+    assert (status["readyNodes"], status.get("activeSince")) == ("0/2", None)
+    edit(jobs, "rest", suspend=False)
+    status = reaches(jobs, "rest", "Running")
+    assert jobs.live("rest") == ["rest-worker-0-1", "rest-worker-1-1"]
+    assert (status["generation"], status["attempt"], status["restarts"]["resize"]) == (2, 2, 1)
+    assert (status["totalRestarts"], status["failures"]) == (0, [])
+
+
+def test_a_job_that_is_born_suspended_has_nothing(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet) -> None:
+    jobs.submit("born", suspend=True)
+    reaches(jobs, "born", "Suspended")
+    assert jobs.pods("born") == []
+    assert jobs.api.find(f"/api/v1/namespaces/{jobs.namespace}/services/born-workers") is None
+    edit(jobs, "born", suspend=False, workers={"replicas": 3})
+    status = reaches(jobs, "born", "Running")
+    assert (status["attempt"], status["readyNodes"], status["restarts"]["resize"]) == (1, "3/3", 0)
+
+
+def test_kubectl_scale(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet, kubectl: Kubectl) -> None:
+    mine = replace(kubectl, namespace=jobs.namespace)
+    jobs.submit("size", replicas=2, **ELASTIC)
+    reaches(jobs, "size", "Running")
+    survivors = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in jobs.pods("size")}
+    for replicas, names in ((4, [0, 1, 2, 3]), (1, [0])):
+        mine.run("scale", "dsj", "size", f"--replicas={replicas}")
+        eventually(
+            lambda wanted=f"{replicas}/{replicas}": jobs.status("size").get("readyNodes") == wanted,  # type: ignore[misc]
+            deadline_s=40,
+            what=f"{replicas} workers",
+            describe=lambda: jobs.describe("size"),
+        )
+        assert jobs.live("size") == [f"size-worker-{slot}-0" for slot in names]
+        scale = mine.json("get", "dsj", "size", "--subresource=scale")
+        assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (replicas, replicas)
+        found = mine.items("pods", "-l", scale["status"]["selector"])
+        assert {pod["metadata"]["name"] for pod in found} >= set(jobs.live("size"))
+    kept = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in jobs.pods("size")}
+    assert kept["size-worker-0-0"] == survivors["size-worker-0-0"]
+    assert jobs.status("size")["restarts"]["resize"] == 2
+    with pytest.raises(KubectlError, match=r"outside of elastic\.minReplicas and maxReplicas"):
+        mine.run("scale", "dsj", "size", "--replicas=5")
+
+
+def test_the_time_to_live_is_over_with_the_rights_of_the_chart(
+    jobs: Jobs, operator_of_the_chart: Start, kubelet: Kubelet
+) -> None:
+    process = operator_of_the_chart()
+    process.wait_for("leading")
+    jobs.submit("short", replicas=1, lifecycle={"ttlSecondsAfterFinished": 0})
+    reaches(jobs, "short", "Running")
+    kubelet.finish("short-worker-0-0")
+    gone(jobs, "short")
+    assert process.complaints() == []
+
+
+def test_the_time_to_live_holds_over_a_restart_of_the_operator(
+    jobs: Jobs, start_operator: Start, kubelet: Kubelet
+) -> None:
+    first = start_operator(resync_interval_s=3600)
+    jobs.submit("later", replicas=1, lifecycle={"ttlSecondsAfterFinished": 3})
+    jobs.submit("kept", replicas=1)
+    for name in ("later", "kept"):
+        reaches(jobs, name, "Running")
+        kubelet.finish(f"{name}-worker-0-0")
+        reaches(jobs, name, "Succeeded")
+    first.kill()
+    start_operator(resync_interval_s=3600)
+    gone(jobs, "later")
+    assert jobs.state("kept") == "Succeeded"
+
+
+def test_a_settled_job_is_woken_by_its_time_to_live_alone(jobs: Jobs, start_operator: Start, kubelet: Kubelet) -> None:
+    start_operator(resync_interval_s=3600)
+    jobs.submit("alone", replicas=1)
+    reaches(jobs, "alone", "Running")
+    kubelet.finish("alone-worker-0-0")
+    reaches(jobs, "alone", "Succeeded")
+    edit(jobs, "alone", lifecycle={"ttlSecondsAfterFinished": 2})
+    gone(jobs, "alone")
+
+
+def test_the_active_deadline_counts_over_a_suspension_and_not_in_it(
+    jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    limit_s = 6
+    jobs.submit("timed", replicas=2, lifecycle={"activeDeadlineSeconds": limit_s})
+    began = time.monotonic()
+    reaches(jobs, "timed", "Running")
+    edit(jobs, "timed", suspend=True)
+    spent_s = reaches(jobs, "timed", "Suspended")["activeSeconds"]
+    assert spent_s < limit_s
+    eventually(lambda: time.monotonic() > began + limit_s + 1, deadline_s=20, what="longer than the deadline")
+    assert jobs.state("timed") == "Suspended"
+    edit(jobs, "timed", suspend=False)
+    reaches(jobs, "timed", "Running")
+    status = reaches(jobs, "timed", "Failed")
+    assert (status["reason"], status["attempt"]) == ("DeadlineExceeded", 2)
+    assert limit_s <= status["activeSeconds"] < time.monotonic() - began
+    eventually(lambda: jobs.live("timed") == [], deadline_s=20, what="no pod", describe=lambda: jobs.describe("timed"))
+
+
+def test_a_start_that_takes_too_long_says_what_was_waited_for(jobs: Jobs, operator: OperatorProcess) -> None:
+    jobs.submit("never", replicas=2, lifecycle={"startDeadlineSeconds": 2})
+    status = reaches(jobs, "never", "Failed")
+    assert status["reason"] == "StartDeadlineExceeded"
+    [failed] = [c for c in status["conditions"] if c["type"] == "Failed"]
+    assert "0 of 2 worker pods are ready" in failed["message"]
+    eventually(lambda: jobs.live("never") == [], deadline_s=20, what="no pod", describe=lambda: jobs.describe("never"))
+
+
+def test_node_rank_zero_decides_and_nothing_is_left(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet) -> None:
+    jobs.submit("zero", replicas=3, lifecycle={"successPolicy": "RankZero", "cleanPodPolicy": "All"})
+    reaches(jobs, "zero", "Running")
+    kubelet.finish("zero-worker-0-0")
+    assert reaches(jobs, "zero", "Succeeded")["reason"] == "RankZeroSucceeded"
+    eventually(lambda: jobs.pods("zero") == [], deadline_s=20, what="no pod", describe=lambda: jobs.describe("zero"))
+
+
+def test_another_controller_s_job_is_left_alone(jobs: Jobs, start_operator: Start) -> None:
+    start_operator(resync_interval_s=1)
+    jobs.submit("theirs", managedBy="kueue.x-k8s.io/multikueue")
+    jobs.submit("ours", managedBy=f"{GROUP}/deepseek-operator")
+    eventually(lambda: len(jobs.pods("ours")) == 2, deadline_s=40, what="pods of ours")
+    jobs.submit("after-a-resync")
+    eventually(lambda: len(jobs.pods("after-a-resync")) == 2, deadline_s=40, what="pods of another")
+    assert "status" not in jobs.get("theirs")
+    assert jobs.pods("theirs") == []
+    assert "status" in jobs.get("ours")
+
+
+def test_kubectl_wait_for_each_condition(
+    jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet, kubectl: Kubectl
+) -> None:
+    mine = replace(kubectl, namespace=jobs.namespace)
+
+    def wait(job: str, *conditions: str) -> None:
+        for condition in conditions:
+            mine.run("wait", "dsj", job, f"--for=condition={condition}", "--timeout=40s")
+
+    jobs.submit("good", replicas=1, suspend=True)
+    wait("good", "Suspended", "Admitted", "Reconciling=False", "Stalled=False", "PodsReady=False")
+    edit(jobs, "good", suspend=False)
+    wait("good", "PodsReady", "Running", "Suspended=False", "Checkpointed=False", "Restarting=False")
+    checkpoint = {"step": 7, "time": "2026-03-01T12:00:00Z", "path": "/checkpoints/x", "bytes": 1, "seconds": 0.1}
+    words = json.dumps({"version": 1, "generation": 1, "attempt": 1, "phase": "training", "checkpoint": checkpoint})
+    kubelet.finish("good-worker-0-0", exit_code=75, message=words)
+    wait("good", "Checkpointed", "Running", "Complete=False")
+    assert jobs.live("good") == ["good-worker-0-1"]
+    kubelet.finish("good-worker-0-1")
+    wait("good", "Complete", "Failed=False", "Reconciling=False")
+
+    jobs.submit("bad", replicas=1, recovery={"budgets": {"application": 0}})
+    wait("bad", "Running")
+    kubelet.finish("bad-worker-0-0", exit_code=1)
+    wait("bad", "Failed", "Stalled", "Complete=False", "Running=False")
+    mine.run("wait", "dsj", "bad", "--for=jsonpath={.status.state}=Failed", "--timeout=40s")
+
+
+def test_kubectl_wait_for_restarting(jobs: Jobs, operator: OperatorProcess, kubectl: Kubectl) -> None:
+    """With a node that lets nothing come up again, so that the moment lasts."""
+    mine = replace(kubectl, namespace=jobs.namespace)
+    jobs.submit("back", replicas=1)
+    eventually(lambda: len(jobs.pods("back")) == 1, deadline_s=40, what="pod")
+    node = Kubelet(jobs.api, jobs.namespace)
+    node.run(jobs.pods("back")[0])
+    mine.run("wait", "dsj", "back", "--for=condition=Running", "--timeout=40s")
+    jobs.delete_pod("back-worker-0-0")
+    mine.run("wait", "dsj", "back", "--for=condition=Restarting", "--timeout=40s")
+    mine.run("wait", "dsj", "back", "--for=condition=Reconciling", "--timeout=40s")
