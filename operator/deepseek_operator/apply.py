@@ -17,7 +17,7 @@ from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
 from deepseek_operator.cluster.client import KubeClient, create_or_own
 from deepseek_operator.cluster.errors import ApiError, Conflict, NotFound
 from deepseek_operator.cluster.mergepatch import merge_patch
-from deepseek_operator.decide.types import Manifest, Plan
+from deepseek_operator.decide.types import DeleteWorkload, Manifest, PatchWorkload, Plan
 from deepseek_operator.recorder import Recorder
 
 Effect = Callable[[], Awaitable[None]]
@@ -92,8 +92,14 @@ class Applier:
             [partial(self._create, manifest, meta.uid) for manifest in plan.create],
             [partial(client.annotate_pod, meta.namespace, p.name, p.uid, p.annotations) for p in plan.patch],
             [partial(client.delete_pod, meta.namespace, d.name, d.uid) for d in plan.delete],
+            [self._quota_effect(meta.namespace, plan.quota)] if plan.quota is not None else [],
             [partial(client.delete_job, meta.namespace, meta.name, meta.uid)] if plan.delete_job else [],
         )
+
+    def _quota_effect(self, namespace: str, change: PatchWorkload | DeleteWorkload) -> Effect:
+        if isinstance(change, DeleteWorkload):
+            return partial(self._client.delete_workload, namespace, change.name, change.uid)
+        return partial(self._client.patch_workload_status, namespace, change.name, change.version, change.status)
 
     async def _create(self, manifest: Manifest, job_uid: str) -> None:
         await create_or_own(self._client, manifest, job_uid)

@@ -20,6 +20,7 @@ from deepseek_operator.cluster.errors import Forbidden, NotFound
 from deepseek_operator.decide.effective import effective, needs_profile, take
 from deepseek_operator.decide.topology import nodes_to_read
 from deepseek_operator.decide.types import Held, Observation, Pod, Progress
+from deepseek_operator.kueue import Kueue
 from deepseek_operator.pods import own_pods
 from deepseek_operator.progress import Source
 from deepseek_operator.render.membership import Announced, read_announced
@@ -37,9 +38,12 @@ class Follow(Protocol[K_contra]):
 class Observer(Generic[K]):
     """Makes Observations."""
 
-    def __init__(self, client: KubeClient, children: Children, follow: Follow[K], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, client: KubeClient, children: Children, kueue: Kueue, follow: Follow[K], now: Callable[[], datetime]
+    ) -> None:
         self._client = client
         self._children = children
+        self._kueue = kueue
         self._follow = follow
         self._now = now
 
@@ -52,7 +56,8 @@ class Observer(Generic[K]):
         """
         whole = effective(job, await self._profile(job))
         if newborn:
-            return Observation(now=self._now(), job=whole.job, profile=whole.profile, held=whole.held)
+            queue = await self._kueue.look(whole.job)
+            return Observation(now=self._now(), job=whole.job, queue=queue, profile=whole.profile, held=whole.held)
         meta = job.metadata
         pods = own_pods(await self._client.list_pods(meta.namespace, meta.uid), meta.uid)
         seen = Observation(
@@ -61,6 +66,7 @@ class Observer(Generic[K]):
             pods=pods,
             service_exists=await self._children.service_exists(job),
             group_members=await self._children.group_members(whole.job),
+            queue=await self._kueue.look(whole.job),
             progress=self._follow(key, progress_source(pods, job.status.generation)),
             profile=whole.profile,
             held=whole.held,

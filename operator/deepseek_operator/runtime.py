@@ -31,6 +31,8 @@ from deepseek_operator.decide import decide
 from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.types import Event
 from deepseek_operator.health import Health, build_app, measure_lag, serve
+from deepseek_operator.kueue import Kueue
+from deepseek_operator.kueuewatch import WorkloadPoll
 from deepseek_operator.leader import Elector, LeaseSpec
 from deepseek_operator.metrics import Metrics
 from deepseek_operator.observe import Observer
@@ -61,6 +63,7 @@ class Parts:
     client: KubeClient
     controller: Controller
     elector: Elector
+    poll: WorkloadPoll
     metrics: Metrics
     health: Health
     log_in: Callable[[], kopf.AiohttpSession]
@@ -93,10 +96,11 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Parts:
     stack.callback(book.close)
     recorder = Recorder(client, settings.identity, utc_now, _event_not_written)
     children = Children(client)
-    observer: Observer[JobKey] = Observer(client, children, book.follow, utc_now)
+    poll = WorkloadPoll(client, settings.namespaces, lambda namespace, name: queue.add(JobKey(namespace, name)))
+    observer: Observer[JobKey] = Observer(client, children, Kueue(client, poll.follow), book.follow, utc_now)
     applier = Applier(client, recorder, concurrency=settings.concurrent_requests, on_made=children.made)
     reconciler = Reconciler(
-        client, observer, applier, recorder, decide, now=utc_now, on_gone=lambda key: _forget(book, key)
+        client, observer, applier, recorder, decide, now=utc_now, on_gone=lambda key: _forget(book, poll, key)
     )
     controller = Controller(client, queue, reconciler, metrics, health, settings, before_resync=children.forget)
     elector = Elector(
@@ -111,7 +115,7 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Parts:
         on_wait=lambda holder: log.info("waiting for the lead", holder=holder, identity=settings.identity),
         on_renew=health.canary_sent,
     )
-    return Parts(settings, client, controller, elector, metrics, health, partial(_watch_login, token))
+    return Parts(settings, client, controller, elector, poll, metrics, health, partial(_watch_login, token))
 
 
 async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
@@ -163,6 +167,7 @@ async def _lead(parts: Parts, stop: asyncio.Event) -> None:
             for number in range(settings.workers):
                 group.create_task(parts.controller.work(), name=f"worker {number}")
             group.create_task(parts.controller.resync(), name="resync")
+            group.create_task(parts.poll.run(), name="workloads")
             group.create_task(watch(registry, settings, partial(_on_signals, stop)), name="watch")
     finally:
         parts.metrics.leader.set(0)
@@ -217,8 +222,9 @@ def _watch_login(token: BearerToken) -> kopf.AiohttpSession:
     )
 
 
-def _forget(book: ProgressBook[JobKey], key: JobKey) -> None:
+def _forget(book: ProgressBook[JobKey], poll: WorkloadPoll, key: JobKey) -> None:
     book.follow(key, None)
+    poll.forget(key.namespace, key.name)
 
 
 def _bad_report(metrics: Metrics, key: JobKey, problem: str) -> None:

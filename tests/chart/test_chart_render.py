@@ -18,6 +18,13 @@ ALL_ON = (
 
 
 GANG_RULES = {
+    "kueue": {
+        ("kueue.x-k8s.io", "workloads", "get list create delete"),
+        ("kueue.x-k8s.io", "workloads/status", "patch"),
+        ("kueue.x-k8s.io", "resourceflavors", "get"),
+        ("kueue.x-k8s.io", "workloadpriorityclasses", "get"),
+        ("scheduling.k8s.io", "priorityclasses", "get"),
+    },
     "volcano": {("scheduling.volcano.sh", "podgroups", "get create patch")},
     "coscheduling": {("scheduling.x-k8s.io", "podgroups", "get create patch")},
 }
@@ -112,9 +119,13 @@ def test_rights_on_a_gang_schedulers_objects_are_given_on_demand(helm: Helm, swi
         plain, allowed = (_rules(helm.template(*namespaces, *more)) for more in ((), (f"rbac.{switch}=true",)))
         assert not [rule for rule in plain if set(rule["apiGroups"]) & {group for group, _, _ in GANG_RULES[switch]}]
         added = [rule for rule in allowed if rule not in plain]
-        assert {(rule["apiGroups"][0], rule["resources"][0], " ".join(rule["verbs"])) for rule in added} == GANG_RULES[
-            switch
-        ]
+        rights = {
+            (group, resource, " ".join(rule["verbs"]))
+            for rule in added
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+        }
+        assert rights == GANG_RULES[switch]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ __all__ = ["kubeconfig", "kubectl"]
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.items and not session.config.option.collectonly:
-        kube.prebuild(session.config)
+        with_kueue = any(item.path.name == "test_kueue.py" for item in session.items)
+        kube.prebuild(session.config, (*kube.BINARIES, "kueue") if with_kueue else kube.BINARIES)
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,10 @@ from deepseek_operator.decide.effective import effective
 from deepseek_operator.decide.topology import nodes_to_read
 from deepseek_operator.decide.types import Event, Held, Observation, Plan, Pod, Progress
 from deepseek_operator.render.gang import POD_GROUP
+from deepseek_operator.render.kueue import WORKLOAD
 from deepseek_operator.render.membership import read_announced
 from support.make import START, make_checkpoint, make_last_words, make_manifest
+from support.quota import FakeKueue
 
 Decide = Callable[[Observation], Plan]
 CHECKPOINT_EVERY = 20
@@ -42,6 +44,7 @@ class World:
     service: bool = False
     group: int | None = None
     """minMember of the PodGroup."""
+    kueue: FakeKueue = field(default_factory=FakeKueue)
     events: list[Event] = field(default_factory=list)
     status_writes: int = 0
     step: int = 0
@@ -97,6 +100,7 @@ class World:
             pods,
             self.service,
             group_members=self.group,
+            queue=self.kueue.look() if self.job.spec.scheduling.gang == "Kueue" else None,
             progress=self.progress(),
             profile=whole.profile,
             held=whole.held,
@@ -113,6 +117,8 @@ class World:
             yield lambda patch=patch: self._patch(patch.name, patch.uid, patch.annotations)  # type: ignore[misc]
         for delete in plan.delete:
             yield lambda delete=delete: self.delete(delete.name, delete.uid, force=delete.force)  # type: ignore[misc]
+        if plan.quota is not None:
+            yield lambda quota=plan.quota: self.kueue.change(quota)  # type: ignore[misc]
         if plan.delete_job:
             yield lambda: setattr(self, "deleted", True)
         for event in plan.events:
@@ -139,6 +145,9 @@ class World:
     def _create(self, manifest: dict[str, Any]) -> None:
         if manifest["kind"] == "Service":
             self.service = True
+            return
+        if manifest["kind"] == WORKLOAD:
+            self.kueue.make(manifest)
             return
         if manifest["kind"] == POD_GROUP:
             self.group = manifest["spec"]["minMember"]
@@ -268,9 +277,10 @@ class World:
     # -- time ----------------------------------------------------------------------------------------------
 
     def tick(self, seconds: float = 5.0, stop_after: int | None = None) -> Plan:
-        """The kubelet acts, the operator acts, the trainer acts."""
+        """The kubelet acts, the queue acts, the operator acts, the trainer acts."""
         self.now += timedelta(seconds=seconds)
         self.kubelet()
+        self.kueue.act()
         plan = self.reconcile(stop_after)
         self.train()
         return plan
@@ -297,7 +307,8 @@ class World:
 
 def effects(plan: Plan) -> tuple[object, ...]:
     """What a plan does beside writing the status."""
-    return (*plan.create, *plan.patch, *plan.delete, *plan.events)
+    quota = () if plan.quota is None else (plan.quota,)
+    return (*plan.create, *plan.patch, *plan.delete, *quota, *plan.events)
 
 
 def told(pod: Pod, what: str) -> Any:

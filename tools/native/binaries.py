@@ -32,6 +32,7 @@ PACKAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "coredns": ("coredns", "github.com/coredns/coredns"),
         "helm": ("helm", "helm.sh/helm/v3/cmd/helm"),
         "kwok": ("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+        "kueue": ("kueue", "sigs.k8s.io/kueue/test/performance/scheduler/minimalkueue"),
         "pause": ("pause", "."),
     }
 )

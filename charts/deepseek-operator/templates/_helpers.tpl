@@ -76,6 +76,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [""]
   resources: [services]
   verbs: [get, create, patch]
+{{- if .Values.rbac.kueue }}
+# The Workload of a job with scheduling.gang Kueue: ask for quota, notice what comes of it, give the place up.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [get, list, create, delete]
+# Give quota back when the pods are gone after an eviction, and when the job has ended.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads/status]
+  verbs: [patch]
+{{- end }}
 {{- if .Values.rbac.volcano }}
 # The PodGroup of a job with scheduling.gang Volcano. Deleted with its job, never by the operator.
 - apiGroups: [scheduling.volcano.sh]
@@ -111,6 +121,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 # The profile that a job names, when the job starts.
 - apiGroups: [training.deepseekjob.dev]
   resources: [deepseekprofiles]
+  verbs: [get]
+{{- end }}
+{{- if .Values.rbac.kueue }}
+# What Kueue assigned to a job (labels and taints of nodes), and how urgent a job is.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [resourceflavors, workloadpriorityclasses]
+  verbs: [get]
+- apiGroups: [scheduling.k8s.io]
+  resources: [priorityclasses]
   verbs: [get]
 {{- end }}
 {{- end }}

@@ -173,6 +173,7 @@ class Reason(StrEnum):
     NOT_QUEUED = "NotQueued"
     WAITING_FOR_QUOTA = "WaitingForQuota"
     QUOTA_GRANTED = "QuotaGranted"
+    QUEUED = "Queued"
     EVICTED_BY_QUEUE = "EvictedByQueue"
     UNSCHEDULABLE = "Unschedulable"
     TOPOLOGY_UNKNOWN = "TopologyUnknown"

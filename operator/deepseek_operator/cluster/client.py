@@ -14,6 +14,7 @@ from deepseek_operator.api.names import (
     API_VERSION,
     GROUP,
     KIND,
+    LABEL_JOB_NAME,
     LABEL_JOB_UID,
     LABEL_MANAGED_BY,
     MANAGER,
@@ -29,6 +30,8 @@ JOBS = f"/apis/{GROUP}/{VERSION}"
 CORE = "/api/v1"
 EVENTS = "/apis/events.k8s.io/v1"
 LEASES = "/apis/coordination.k8s.io/v1"
+KUEUE_GROUP = "kueue.x-k8s.io"
+KUEUE = f"/apis/{KUEUE_GROUP}/v1beta2"
 _PLURALS = {"Pod": "pods", "Service": "services", "PodGroup": "podgroups", "Workload": "workloads"}
 CHANGEABLE = ("Service", "PodGroup")
 """Kinds of children that are put right where they exist; of the others nothing that matters can change."""
@@ -185,6 +188,57 @@ class KubeClient:
             "delete",
             f"{CORE}/namespaces/{namespace}/pods/{name}",
             body=_delete_options(uid),
+            accept=METADATA_ONLY,
+        )
+
+    # ---- Kueue --------------------------------------------------------------------------------
+    async def get_flavor(self, name: str) -> Object:
+        """A ResourceFlavor: what nodes of that kind are labelled and tainted with."""
+        found: Object = (await self._http.send("get", f"{KUEUE}/resourceflavors/{name}")).json()
+        return found
+
+    async def get_priority(self, group: str, kind: str, name: str) -> Object:
+        """A WorkloadPriorityClass of Kueue, or a PriorityClass of Kubernetes.
+
+        Raises:
+            NotFound: there is no such class.
+        """
+        root = KUEUE if group == KUEUE_GROUP else f"/apis/{group}/v1"
+        found: Object = (await self._http.send("get", f"{root}/{kind.lower()}es/{name}")).json()
+        return found
+
+    async def list_workloads(self, namespace: str | None) -> list[JobRef]:
+        """Our Workloads of a namespace, or of the cluster (None), under the names of their jobs; metadata alone, and from
+        the API server's cache: this is asked often.
+        """
+        path = f"{KUEUE}/namespaces/{namespace}/workloads" if namespace else f"{KUEUE}/workloads"
+        query = {"labelSelector": f"{LABEL_MANAGED_BY}={MANAGER}", "resourceVersion": "0"}
+        page = (await self._http.send("list", path, query=query, accept=METADATA_LIST)).json()
+        metas = [item["metadata"] for item in page["items"] or ()]
+        return [
+            JobRef(m["namespace"], m["labels"].get(LABEL_JOB_NAME, ""), m["uid"], m["resourceVersion"]) for m in metas
+        ]
+
+    async def patch_workload_status(self, namespace: str, name: str, version: str, status: Mapping[str, Any]) -> None:
+        """Merges `status` into a Workload's, if it is still of that version.
+
+        Raises:
+            Conflict: Kueue changed it in the meantime.
+        """
+        await self._http.send(
+            "patch",
+            f"{KUEUE}/namespaces/{namespace}/workloads/{name}/status",
+            body={"metadata": {"resourceVersion": version}, "status": dict(status)},
+            query={"fieldManager": MANAGER},
+            accept=METADATA_ONLY,
+        )
+
+    async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
+        """Deletes the Workload with that UID."""
+        await self._http.send(
+            "delete",
+            f"{KUEUE}/namespaces/{namespace}/workloads/{name}",
+            body={"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}},
             accept=METADATA_ONLY,
         )
 

@@ -3,6 +3,7 @@
     gates       may the job have pods?
         suspension  not while spec.suspend is true
         held        not as long as its profile doesn't let it start
+        admission   not as long as Kueue gives it no quota
 
     at work
         resumption  the next run after a rest
@@ -35,6 +36,7 @@ from collections.abc import Iterable
 from functools import reduce
 
 from deepseek_operator.decide.activity import accounted
+from deepseek_operator.decide.admission import admission
 from deepseek_operator.decide.deadlines import deadlines
 from deepseek_operator.decide.effects import creations, deletions, patches
 from deepseek_operator.decide.ending import ending
@@ -44,6 +46,7 @@ from deepseek_operator.decide.headway import headway
 from deepseek_operator.decide.held import held
 from deepseek_operator.decide.invalid import invalid_status
 from deepseek_operator.decide.launch import launch
+from deepseek_operator.decide.quota import quota_change
 from deepseek_operator.decide.readiness import readiness
 from deepseek_operator.decide.recovery import recovery
 from deepseek_operator.decide.report import parse_report
@@ -74,7 +77,7 @@ __all__ = [
     "parse_report",
 ]
 
-GATES: tuple[Policy, ...] = (suspension, held)
+GATES: tuple[Policy, ...] = (suspension, held, admission)
 AT_WORK: tuple[Policy, ...] = (
     resumption,
     launch,
@@ -111,6 +114,7 @@ def decide(seen: Observation) -> Plan:
         create=create,
         patch=patches(seen, turn.status),
         delete=delete,
+        quota=quota_change(seen, turn.status),
         delete_job=live_s is not None and live_s <= 0,
         events=turn.events if turn.status is not seen.job.status else (),
         requeue_after_s=requeue_after_s(

@@ -12,9 +12,11 @@ from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
 from deepseek_operator.api.v1alpha1 import Status
 from deepseek_operator.decide.exclusion import excluded_nodes
 from deepseek_operator.decide.gang import is_live, is_ranked, members, membership_of, part_of, size, to_be_created
+from deepseek_operator.decide.quota import quota_wanted
 from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import DeletePod, Manifest, Observation, PatchPod, Pod
 from deepseek_operator.render import away_from, headless_service, membership_json, pod_group, worker_pod
+from deepseek_operator.render.kueue import Placement, placed
 
 LOGS_KEPT = 5
 """Failed pods of former members that are kept for their logs, over all slots."""
@@ -26,26 +28,41 @@ def may_have_pods(status: Status) -> bool:
 
 
 def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
-    """The Service, the PodGroup, and the pods of the present generation that are yet to be created.
+    """What asks for quota; else the Service, the PodGroup, and the pods of the present generation that are missing.
 
-    No pod is created before its PodGroup was seen: its scheduler would not know what it belongs to.
+    No pod is created before its PodGroup was seen: its scheduler would not know what it belongs to; and none of a job with
+    a queue while it can't be seen where its quota is.
     """
     if not may_have_pods(status):
-        return ()
+        asking = quota_wanted(seen, status)
+        return (asking,) if asking is not None else ()
     service = [] if seen.service_exists else [headless_service(seen.job)]
     group = pod_group(seen.job, size(seen.job, status))
     if group is not None and seen.group_members is None:
         return (*service, group)
     groups = [group] if group is not None and group["spec"]["minMember"] != seen.group_members else []
+    place = _placement(seen)
+    if place is None:
+        return (*service, *groups)
     avoided = excluded_nodes(status)
     pods = [
-        away_from(
-            worker_pod(seen.job, member.slot, member.incarnation, part_of(seen.job, status, member.slot)), avoided
+        placed(
+            away_from(
+                worker_pod(seen.job, member.slot, member.incarnation, part_of(seen.job, status, member.slot)), avoided
+            ),
+            place,
         )
         for member in members(seen, status)
         if member.pod is None and to_be_created(status, member.slot)
     ]
     return (*service, *groups, *pods)
+
+
+def _placement(seen: Observation) -> Placement | None:
+    """What an admission asks of the pods; None: it isn't known at the moment."""
+    if seen.queue is None:
+        return Placement()
+    return seen.queue.workload.placement if seen.queue.workload is not None else None
 
 
 def patches(seen: Observation, status: Status) -> tuple[PatchPod, ...]:

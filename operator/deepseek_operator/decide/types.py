@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any, Literal, NewType
 
 from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob, Status
+from deepseek_operator.render.kueue import Placement
 
 Manifest = dict[str, Any]
 """A Kubernetes object as the API server takes it."""
@@ -93,6 +94,42 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Workload:
+    """What Kueue says of the job's Workload, stripped to what is decided by."""
+
+    name: str
+    uid: str
+    version: str
+    """Its resourceVersion: a status is written only to the version that was read."""
+    pods: int
+    """For how many it asks."""
+    active: bool = True
+    """False: somebody keeps it from being admitted (spec.active)."""
+    reserved: bool = False
+    """It holds quota, admitted or not."""
+    admitted: bool = False
+    finished: bool = False
+    evicted: str = ""
+    """Reason of an eviction that is not over; empty when there is none."""
+    message: str = ""
+    """Why it waits or was evicted, in Kueue's words."""
+    conditions: tuple[Mapping[str, Any], ...] = ()
+    """As they are."""
+    placement: Placement = field(default_factory=Placement)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What is known of the job's place in Kueue."""
+
+    workload: Workload | None = None
+    problem: str = ""
+    """Why it can't ask for quota, and the remedy; empty: it can."""
+    priority: int | None = None
+    """The value of its priority class, where a Workload is still to be made and names one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Everything that decide() may know about one job at one moment."""
 
@@ -105,6 +142,8 @@ class Observation:
     service_exists: bool = False
     group_members: int | None = None
     """minMember of the job's PodGroup; None: there is none."""
+    queue: Queue | None = None
+    """Kueue's side of it; None: the job asks for no queue, or there is none (local mode)."""
     nodes: Mapping[str, str | None] = field(default_factory=dict)
     """Value of the topology's label on the nodes of a gang that waits for its node ranks; None: no such label, or no
     such node."""
@@ -137,6 +176,23 @@ class DeletePod:
 
 
 @dataclass(frozen=True, slots=True)
+class PatchWorkload:
+    """Write a part of a Workload's status; refused by the API server when it is not of that version any more."""
+
+    name: str
+    version: str
+    status: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteWorkload:
+    """Delete one Workload, and with it its place in the queue."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A Kubernetes Event about the job."""
 
@@ -154,6 +210,8 @@ class Plan:
     create: tuple[Manifest, ...] = ()
     patch: tuple[PatchPod, ...] = ()
     delete: tuple[DeletePod, ...] = ()
+    quota: PatchWorkload | DeleteWorkload | None = None
+    """What becomes of the job's quota, now that no pod needs it."""
     delete_job: bool = False
     """The job itself has outlived its time: it is deleted, and Kubernetes collects its children."""
     events: tuple[Event, ...] = field(default=())
