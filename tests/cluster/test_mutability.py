@@ -98,7 +98,7 @@ def test_the_script_never_changes(jobs: Jobs, before: Change, change: Change) ->
 
 BARE: Change = {
     **dict.fromkeys(("profile", "managedBy", "elastic", "checkpoint", "preflight", "scheduling"), GONE),
-    "workers/sidecars": GONE,
+    **dict.fromkeys(("workers/initContainers", "workers/sidecars"), GONE),
 }
 
 

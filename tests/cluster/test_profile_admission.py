@@ -45,7 +45,7 @@ BAD: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("unknown section", {"recovery": {}}, ('unknown field "spec.recovery"',)),
     ("a pod template", {"workers/template": {"hostNetwork": True}}, ('unknown field "spec.workers.template"',)),
     ("unknown limit", {"limits/maxPods": 2}, ('unknown field "spec.limits.maxPods"',)),
-    ("an image with a space", {"workers/image": "a b"}, ("spec.workers.image", "should match")),
+    ("an image with a space", {"workers/image": "a b"}, ("spec.workers.image", "write it as ghcr.io/you/trainer:1.2")),
     ("too many processes", {"workers/procPerNode": 65}, ("spec.workers.procPerNode", "a number from 1 to 64")),
     ("a pull policy", {"workers/imagePullPolicy": "Sometimes"}, ("spec.workers.imagePullPolicy", '"IfNotPresent"')),
     ("a quantity", {"workers/sharedMemory": "lots"}, ("spec.workers.sharedMemory", "500m, 4, 16Gi")),

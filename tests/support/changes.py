@@ -29,7 +29,7 @@ def running() -> Manifest:
 NEVER: dict[str, Change] = {
     "profile": {"profile": "cpu-pool"},
     "profile removed": {"profile": GONE},
-    "trainer": {"trainer/training/steps": 200},
+    "trainer": {"trainer/training/steps": 2000},
     "trainer to entrypoint": {"trainer": GONE, "data": GONE, "entrypoint": {"module": "m"}},
     "data": {"data/corpus": "gcide"},
     "data to a path": {"data": {"path": "/data"}},
@@ -37,7 +37,7 @@ NEVER: dict[str, Change] = {
     "managedBy removed": {"managedBy": GONE},
     "checkpoint.volume": {"checkpoint/volume/claimName": "other"},
     "checkpoint.volume.subPath": {"checkpoint/volume/subPath": "runs/other"},
-    "checkpoint removed": {"checkpoint": GONE, "workers/sidecars": GONE},
+    "checkpoint removed": {"checkpoint": GONE, "workers/initContainers": GONE, "workers/sidecars": GONE},
 }
 """Refused while the job exists, suspended or not, with the way out."""
 
@@ -50,7 +50,7 @@ _WORKERS: Change = {
     "env": [{"name": "NCCL_DEBUG", "value": "WARN"}],
     "envFrom": [{"configMapRef": {"name": "other"}}],
     "nodeSelector": {"gpu": "h200"},
-    "affinity": {"podAntiAffinity": full_job.AFFINITY["podAntiAffinity"]},
+    "affinity": {"podAntiAffinity": full_job.NEAR},
     "tolerations": [{"operator": "Exists"}],
     "priorityClassName": "other",
     "runtimeClassName": "other",

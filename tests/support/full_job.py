@@ -12,89 +12,74 @@ Manifest = dict[str, Any]
 
 RESOURCES = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}}
 
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+NODES = {
+    "matchExpressions": [
+        {"key": "example.com/pool", "operator": "In", "values": ["training", "shared"]},
+        {"key": "example.com/gpus", "operator": "Gt", "values": ["1"]},
+        {"key": "example.com/broken", "operator": "DoesNotExist"},
+    ]
+}
+PODS = {
+    "labelSelector": {
+        "matchLabels": {"app": "cache"},
+        "matchExpressions": [{"key": "noise", "operator": "NotIn", "values": ["none", "low"]}],
+    },
+    "topologyKey": "topology.kubernetes.io/zone",
+    "namespaces": ["caches"],
+}
+NEAR = {REQUIRED: [PODS], PREFERRED: [{"weight": 5, "podAffinityTerm": PODS}]}
 AFFINITY: Manifest = {
     "nodeAffinity": {
-        "requiredDuringSchedulingIgnoredDuringExecution": {
-            "nodeSelectorTerms": [
-                {
-                    "matchExpressions": [
-                        {"key": "example.com/pool", "operator": "In", "values": ["training", "shared"]},
-                        {"key": "example.com/gpus", "operator": "Gt", "values": ["1"]},
-                        {"key": "example.com/broken", "operator": "DoesNotExist"},
-                    ]
-                }
-            ]
-        },
-        "preferredDuringSchedulingIgnoredDuringExecution": [
-            {
-                "weight": 10,
-                "preference": {"matchExpressions": [{"key": "example.com/rack", "operator": "Exists"}]},
-            }
-        ],
+        REQUIRED: {"nodeSelectorTerms": [NODES]},
+        PREFERRED: [{"weight": 10, "preference": NODES}],
     },
-    "podAffinity": {
-        "requiredDuringSchedulingIgnoredDuringExecution": [
-            {
-                "labelSelector": {"matchLabels": {"app": "cache"}},
-                "topologyKey": "topology.kubernetes.io/zone",
-                "namespaces": ["caches"],
-            }
-        ],
-        "preferredDuringSchedulingIgnoredDuringExecution": [
-            {
-                "weight": 5,
-                "podAffinityTerm": {
-                    "labelSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]},
-                    "topologyKey": "kubernetes.io/hostname",
-                },
-            }
-        ],
-    },
-    "podAntiAffinity": {
-        "requiredDuringSchedulingIgnoredDuringExecution": [
-            {
-                "labelSelector": {
-                    "matchExpressions": [{"key": "noise", "operator": "NotIn", "values": ["none", "low"]}]
-                },
-                "topologyKey": "kubernetes.io/hostname",
-            }
-        ]
-    },
+    "podAffinity": NEAR,
+    "podAntiAffinity": NEAR,
 }
 
 VOLUMES: list[Manifest] = [
     {"name": "corpus", "mountPath": "/data", "readOnly": True, "persistentVolumeClaim": {"claimName": "corpus"}},
-    {"name": "scratch", "mountPath": "/scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "10Gi"}},
-    {"name": "conf", "mountPath": "/conf", "subPath": "a", "configMap": {"name": "conf"}},
-    {"name": "keys", "mountPath": "/keys", "secret": {"name": "keys"}},
+    {
+        "name": "scratch",
+        "mountPath": "/scratch",
+        "readOnly": False,
+        "emptyDir": {"medium": "Memory", "sizeLimit": "10Gi"},
+    },
+    {"name": "conf", "mountPath": "/conf", "readOnly": True, "subPath": "a", "configMap": {"name": "conf"}},
+    {"name": "keys", "mountPath": "/keys", "readOnly": True, "secret": {"name": "keys"}},
     {
         "name": "both",
         "mountPath": "/both",
+        "readOnly": True,
         "projected": {"sources": [{"configMap": {"name": "conf"}}, {"secret": {"name": "keys"}}]},
     },
     {
         "name": "tokenizer",
         "mountPath": "/opt/tokenizer",
+        "readOnly": True,
         "image": {"reference": "example.com/tokenizer:1", "pullPolicy": "Always"},
     },
 ]
 
-SIDECAR: Manifest = {
-    "name": "uploader",
-    "image": "example.com/uploader:1",
+HELPER: Manifest = {
     "imagePullPolicy": "Always",
-    "command": ["uploader"],
+    "command": ["copy"],
     "args": ["--every", "60"],
     "env": [
         {"name": "BUCKET", "value": "runs"},
         {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "bucket.token"}}},
+        {"name": "REGION", "valueFrom": {"configMapKeyRef": {"name": "conf", "key": "region"}}},
     ],
     "resources": RESOURCES,
     "mounts": [
         {"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": True},
-        {"name": "scratch", "mountPath": "/tmp", "subPath": "uploader"},
+        {"name": "scratch", "mountPath": "/tmp", "subPath": "helper", "readOnly": False},
     ],
 }
+FETCHER: Manifest = {"name": "fetch", "image": "example.com/fetch:1", **HELPER}
+SIDECAR: Manifest = {"name": "uploader", "image": "example.com/uploader:1", **HELPER}
 
 WORKERS: Manifest = {
     "replicas": 3,
@@ -128,15 +113,7 @@ WORKERS: Manifest = {
     "annotations": {"example.com/owner": "Ada & Co"},
     "sharedMemory": "8Gi",
     "volumes": VOLUMES,
-    "initContainers": [
-        {
-            "name": "fetch",
-            "image": "example.com/fetch:1",
-            "imagePullPolicy": "IfNotPresent",
-            "args": ["corpus"],
-            "mounts": [{"name": "scratch", "mountPath": "/out"}],
-        }
-    ],
+    "initContainers": [FETCHER],
     "sidecars": [SIDECAR],
 }
 
@@ -151,8 +128,39 @@ COMMUNICATION: Manifest = {
 }
 
 
+TRAINER: Manifest = {
+    "model": {
+        "preset": "small",
+        "hiddenSize": 512,
+        "numLayers": 6,
+        "numAttentionHeads": 8,
+        "numExperts": 16,
+        "expertsPerToken": 4,
+    },
+    "tokenizer": {"kind": "deepseek", "vocabSize": 8192},
+    "training": {
+        "steps": 1000,
+        "globalBatchSize": 64,
+        "microBatchSize": 4,
+        "sequenceLength": 256,
+        "precision": "bf16",
+        "seed": 7,
+    },
+    "optimizer": {
+        "learningRate": 0.001,
+        "minLearningRateRatio": 0.2,
+        "warmupSteps": 50,
+        "weightDecay": 0.2,
+        "beta1": 0.8,
+        "beta2": 0.9,
+        "gradientClip": 0.5,
+    },
+    "evaluation": {"everySteps": 100, "batches": 4},
+}
+
+
 def trainer_job() -> Manifest:
-    """Every field that a job of the built-in trainer can have, but those of `spec.trainer` itself."""
+    """Every field that a job of the built-in trainer can have."""
     return {
         "apiVersion": "training.deepseekjob.dev/v1alpha1",
         "kind": "DeepSeekJob",
@@ -161,8 +169,8 @@ def trainer_job() -> Manifest:
             "profile": "gpu-pool",
             "workers": WORKERS,
             "backend": "nccl",
-            "trainer": {"model": {"preset": "tiny"}, "training": {"steps": 100, "globalBatchSize": 16}},
-            "data": {"corpus": "chitchat"},
+            "trainer": TRAINER,
+            "data": {"corpus": "chitchat", "textField": "line", "validationFraction": 0.1},
             "checkpoint": {
                 "volume": {"claimName": "checkpoints", "subPath": "runs/full"},
                 "interval": {"steps": 20},

@@ -17,6 +17,8 @@ from native.errors import Unavailable
 from support.kubectl import Kubectl
 
 BINARIES = ("etcd", "kube-apiserver", "kubectl")
+FEATURES = ("--feature-gates=ImageVolume=true",)
+"""On by default from Kubernetes 1.35 on."""
 
 
 def prebuild(config: pytest.Config, names: Sequence[str] = BINARIES) -> None:
@@ -37,7 +39,7 @@ def api(directory: Path) -> Iterator[Path]:
         yield Path(given)
         return
     require(*BINARIES)
-    with controlplane.running(directory, controlplane.Settings(bound_to_parent=True)) as plane:
+    with controlplane.running(directory, controlplane.Settings(bound_to_parent=True, extra=FEATURES)) as plane:
         yield plane.kubeconfig
 
 

@@ -43,7 +43,7 @@ def test_a_helper_is_what_was_written() -> None:
     (found,) = pod(make_job(workers={"volumes": VOLUMES, "sidecars": [SIDECAR]}))["spec"]["initContainers"]
     same = ("name", "image", "imagePullPolicy", "command", "args", "resources")
     assert {key: found[key] for key in same} == {key: SIDECAR[key] for key in same}
-    assert found["env"][-2:] == SIDECAR["env"]
+    assert found["env"][-3:] == SIDECAR["env"]
 
 
 def test_a_plain_helper_runs_what_its_image_says() -> None:

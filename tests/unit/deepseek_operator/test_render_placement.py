@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 from deepseek_operator.render.placement import placement
-from support.full_job import AFFINITY
+from support.full_job import AFFINITY, PREFERRED, REQUIRED
 from support.make import UID, make_job
 
-REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 ZONE = "topology.kubernetes.io/zone"
 NEAR = {"labelSelector": {"matchLabels": {"training.deepseekjob.dev/job-uid": UID}}, "topologyKey": ZONE}
 

@@ -1,0 +1,94 @@
+"""What is rendered is a pod that a real API server takes, whole, in a namespace that enforces *restricted*.
+
+Nothing of the pod may be lost on the way in: a field that the API server doesn't know is dropped without a word.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.decide.effective import effective
+from deepseek_operator.render import Membership, worker_pod
+from support import bad_manifests, full_job
+from support.api import PODS, Api
+from support.crd import ROOT
+
+pytestmark = pytest.mark.cluster
+
+NAMESPACE = "restricted"
+MEMBERSHIP = Membership(generation=1, attempt=1, node_rank=0, nodes=1, master="m", host=True)
+EXAMPLES = {
+    path.stem: document
+    for path in sorted((ROOT / "examples").glob("*.yaml"))
+    for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    if document["kind"] == "DeepSeekJob"
+}
+JOBS = {
+    **EXAMPLES,
+    "every-field": full_job.trainer_job(),
+    "every-field-script": full_job.script_job(),
+    "every-field-module": full_job.module_job(),
+    "trainer": bad_manifests.trainer_job(),
+    "script": bad_manifests.script_job(),
+}
+CLASSES: dict[str, dict[str, Any]] = {
+    "/apis/scheduling.k8s.io/v1/priorityclasses": {"metadata": {"name": "research"}, "value": 1000},
+    "/apis/node.k8s.io/v1/runtimeclasses": {"metadata": {"name": "nvidia"}, "handler": "nvidia"},
+}
+
+
+@pytest.fixture(scope="module")
+def pods_path(api: Api) -> Iterator[str]:
+    """Pods of a namespace that enforces the restricted standard, in a cluster that has the classes of the full job."""
+    labels = {
+        "pod-security.kubernetes.io/enforce": "restricted",
+        "pod-security.kubernetes.io/enforce-version": "latest",
+    }
+    for path, body in CLASSES.items():
+        api.create(path, body)
+    api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": labels}})
+    yield PODS.format(ns=NAMESPACE)
+    api.delete(f"/api/v1/namespaces/{NAMESPACE}")
+    for path, body in CLASSES.items():
+        api.delete(f"{path}/{body['metadata']['name']}")
+
+
+def lost(sent: Any, found: Any, path: str = "") -> Iterator[str]:
+    """Paths of what was sent and isn't there, or is otherwise."""
+    if isinstance(sent, dict) and isinstance(found, dict):
+        for key, value in sent.items():
+            # An empty object may be left out: it says nothing.
+            yield from lost(value, found.get(key, {} if value == {} else None), f"{path}.{key}")
+    elif isinstance(sent, list) and isinstance(found, list) and len(sent) == len(found):
+        for index, value in enumerate(sent):
+            yield from lost(value, found[index], f"{path}[{index}]")
+    elif sent != found and sent != "":
+        yield f"{path}: {sent!r} became {found!r}"
+
+
+def rendered(manifest: dict[str, Any]) -> dict[str, Any]:
+    parsed = DeepSeekJob.model_validate(
+        manifest | {"metadata": {**manifest["metadata"], "namespace": NAMESPACE, "uid": "abc"}}
+    )
+    spec = parsed.spec.model_copy(update={"profile": None})
+    return worker_pod(effective(parsed.model_copy(update={"spec": spec})).job, 0, 0, MEMBERSHIP)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_rendered_pod_is_taken_whole(api: Api, pods_path: str, name: str) -> None:
+    pod = rendered(JOBS[name])
+    if os.environ.get("KUBECONFIG"):  # whether a given cluster has image volumes is its own affair
+        gone = {volume["name"] for volume in pod["spec"]["volumes"] if "image" in volume}
+        pod["spec"]["volumes"] = [volume for volume in pod["spec"]["volumes"] if volume["name"] not in gone]
+        (worker,) = pod["spec"]["containers"]
+        worker["volumeMounts"] = [mount for mount in worker["volumeMounts"] if mount["name"] not in gone]
+    taken = api.create(f"{pods_path}?dryRun=All&fieldValidation=Strict", pod)
+    assert list(lost(pod, taken)) == []
+    assert not [volume for volume in taken["spec"]["volumes"] if volume["name"].startswith("kube-api-access")], (
+        "a token is mounted"
+    )
