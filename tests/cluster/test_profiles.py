@@ -62,6 +62,22 @@ def test_an_edit_and_a_deletion_of_the_profile_change_no_job(
     assert jobs.status("old")["profile"]["spec"] == {"workers": {"image": IMAGE}}
 
 
+def test_suspended_and_resumed_a_job_is_what_it_was_at_its_start(
+    jobs: Jobs, profiles: Profiles, operator: OperatorProcess, kubelet: Kubelet
+) -> None:
+    profiles.create()
+    submit(jobs, profiles, "paused")
+    wait(jobs, "paused", "ready", lambda: jobs.status("paused").get("readyNodes") == "2/2", 40)
+    jobs.api.merge(f"{jobs.path}/paused", {"spec": {"suspend": True}})
+    wait(jobs, "paused", "suspended", lambda: jobs.state("paused") == "Suspended")
+    assert jobs.live("paused") == []
+    profiles.edit(workers={"image": "example.org/pool:2"}, limits={"maxReplicas": 1})
+    jobs.api.merge(f"{jobs.path}/paused", {"spec": {"suspend": False}})
+    wait(jobs, "paused", "its pods", lambda: len(jobs.live("paused")) == 2)
+    assert {container["image"] for container in containers(jobs, "paused")} == {IMAGE}
+    assert jobs.status("paused")["profile"]["generation"] == 1
+
+
 def test_a_job_above_the_limits_says_so_and_starts_once_they_are_raised(
     jobs: Jobs, profiles: Profiles, operator: OperatorProcess
 ) -> None:

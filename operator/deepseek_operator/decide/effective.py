@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from deepseek_operator.api.limits import violations
 from deepseek_operator.api.names import Reason
-from deepseek_operator.api.profile import DeepSeekProfile, ProfileSpec
+from deepseek_operator.api.profile import DeepSeekProfile, Limits, ProfileSpec
 from deepseek_operator.api.resolve import Misfit, resolve
 from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob
 from deepseek_operator.decide.types import Held
@@ -87,7 +87,8 @@ def effective(job: DeepSeekJob, found: AppliedProfile | Held | None = None) -> E
         if begun:
             raise UnusableSnapshotError(told) from error
         return Effective(_resolved(job, None), applied, Held(Reason.PROFILE_UNUSABLE, told))
-    return Effective(whole, applied, _over_limits(whole, applied.name, profile))
+    held = _over_limits(whole, applied.name, profile)
+    return Effective(_within_deadline(whole, profile.limits) if begun else whole, applied, held)
 
 
 def _resolved(job: DeepSeekJob, profile: ProfileSpec | None) -> DeepSeekJob:
@@ -110,6 +111,15 @@ def _over_limits(job: DeepSeekJob, name: str, profile: ProfileSpec) -> Held | No
     if not found:
         return None
     return Held(Reason.PROFILE_LIMIT, f"more than DeepSeekProfile {name} allows: {'; '.join(found)}")
+
+
+def _within_deadline(job: DeepSeekJob, limits: Limits) -> DeepSeekJob:
+    """The job that can't outlive the longest deadline, whatever was edited since it started."""
+    longest, lifecycle = limits.max_active_deadline_seconds, job.spec.lifecycle
+    if longest is None or (lifecycle.active_deadline_seconds or longest + 1) <= longest:
+        return job
+    bounded = lifecycle.model_copy(update={"active_deadline_seconds": longest})
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"lifecycle": bounded})})
 
 
 def _lost(name: str, held: Held | None) -> str:

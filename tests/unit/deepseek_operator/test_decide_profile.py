@@ -83,6 +83,71 @@ def test_a_replacement_is_made_of_the_snapshot() -> None:
     assert world.run_to_end().status.state == "Succeeded"
 
 
+def running(profile: AppliedProfile, **spec: Any) -> World:
+    return make_world(profile, **spec).run(lambda w: w.status.state == "Running")
+
+
+def set_replicas(world: World, replicas: int, **spec: Any) -> None:
+    world.edit(workers=world.manifest["spec"]["workers"] | {"replicas": replicas}, **spec)
+
+
+def test_suspended_and_resumed_the_job_is_still_what_it_was_at_its_start() -> None:
+    world = running(applied())
+    world.edit(suspend=True)
+    world.run(lambda w: w.status.state == "Suspended")
+    world.profile = applied({"image": "ghcr.io/example/pool:2"}, limits={"maxReplicas": 1})
+    world.edit(suspend=False)
+    assert images(world) == {IMAGE}
+    world.profile = NOT_FOUND
+    assert world.run_to_end().status.state == "Succeeded"
+    assert world.status.profile == applied()
+
+
+def test_a_job_that_was_edited_above_the_limits_while_suspended_is_not_resumed() -> None:
+    world = running(applied(limits={"maxReplicas": 3}))
+    world.edit(suspend=True)
+    world.run(lambda w: w.status.state == "Suspended")
+    set_replicas(world, 4, suspend=False)
+    for _ in range(3):
+        world.tick()
+    assert world.live() == []
+    assert (world.status.state, world.status.reason) == ("Pending", Reason.PROFILE_LIMIT)
+    set_replicas(world, 2)
+    world.tick()
+    assert len(world.live()) == 2
+    assert world.run_to_end().status.state == "Succeeded"
+
+
+def test_a_running_job_does_not_grow_above_the_limits_and_says_so_once() -> None:
+    world = running(applied(limits={"maxReplicas": 3}), elastic={"minReplicas": 1, "maxReplicas": 3})
+    set_replicas(world, 5, elastic={"minReplicas": 1, "maxReplicas": 5})
+    for _ in range(3):
+        world.tick()
+    assert len(world.live()) == 3
+    assert (world.status.state, world.status.attempt) == ("Running", 1)
+    admitted = fact_of(world.status.conditions, ConditionType.ADMITTED)
+    assert admitted is not None
+    assert "elastic.maxReplicas is 5, at most 3 allowed" in admitted.message
+    assert [event.reason for event in world.events].count(Reason.PROFILE_LIMIT) == 1
+    set_replicas(world, 2, elastic={"minReplicas": 1, "maxReplicas": 3})
+    world.run(lambda w: w.status.nodes.desired == 2)
+    admitted = fact_of(world.status.conditions, ConditionType.ADMITTED)
+    assert admitted is not None
+    assert admitted.reason != Reason.PROFILE_LIMIT
+
+
+@pytest.mark.parametrize("edit", [{}, {"activeDeadlineSeconds": 9999}])
+def test_a_running_job_can_not_be_edited_to_outlive_the_longest_deadline(edit: dict[str, Any]) -> None:
+    profile = applied(limits={"maxActiveDeadlineSeconds": 3600})
+    world = running(profile, lifecycle={"activeDeadlineSeconds": 60})
+    assert world.observe().job.spec.lifecycle.active_deadline_seconds == 60
+    world.edit(lifecycle=edit)
+    seen = world.observe()
+    assert seen.job.spec.lifecycle.active_deadline_seconds == 3600
+    assert seen.held is not None
+    assert "lifecycle.activeDeadlineSeconds is" in seen.held.message
+
+
 HELD: list[tuple[str, AppliedProfile | Held, dict[str, Any], Reason, str]] = [
     ("no profile", NOT_FOUND, {}, Reason.PROFILE_NOT_FOUND, "there is no DeepSeekProfile pool"),
     (
