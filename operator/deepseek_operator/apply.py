@@ -91,7 +91,7 @@ class Applier:
         return (
             [partial(self._create, manifest, meta.uid) for manifest in plan.create],
             [partial(client.annotate_pod, meta.namespace, p.name, p.uid, p.annotations) for p in plan.patch],
-            [partial(client.delete_pod, meta.namespace, d.name, d.uid) for d in plan.delete],
+            [partial(client.delete_pod, meta.namespace, d.name, d.uid, force=d.force) for d in plan.delete],
             [self._quota_effect(meta.namespace, plan.quota)] if plan.quota is not None else [],
             [partial(client.delete_job, meta.namespace, meta.name, meta.uid)] if plan.delete_job else [],
         )

@@ -1,8 +1,9 @@
 """Reads one job's world, once, into a frozen Observation. Reads only.
 
 Reads are spared where their answer is known: a job that was created a moment ago and has no status cannot have
-children; a Service that was seen is asked for again only after the next resync forgot it; and a profile is read
-until the job has started, if it names one.
+children; a Service that was seen is asked for again only after the next resync forgot it; a profile is read until the
+job has started, if it names one; and a node only when a gang waits for its node ranks, or a pod of it should have been
+gone long ago.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from deepseek_operator.api.names import Reason
 from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob
 from deepseek_operator.children import Children
 from deepseek_operator.cluster.client import KubeClient
-from deepseek_operator.cluster.errors import Forbidden, NotFound
+from deepseek_operator.cluster.errors import ApiError, Forbidden, NotFound
 from deepseek_operator.decide.effective import effective, needs_profile, take
 from deepseek_operator.decide.topology import nodes_to_read
 from deepseek_operator.decide.types import Held, Observation, Pod, Progress
 from deepseek_operator.kueue import Kueue
+from deepseek_operator.nodes import is_lost, marked, overdue_on
 from deepseek_operator.pods import own_pods
 from deepseek_operator.progress import Source
 from deepseek_operator.render.membership import Announced, read_announced
@@ -39,13 +41,22 @@ class Observer(Generic[K]):
     """Makes Observations."""
 
     def __init__(
-        self, client: KubeClient, children: Children, kueue: Kueue, follow: Follow[K], now: Callable[[], datetime]
+        self,
+        client: KubeClient,
+        children: Children,
+        kueue: Kueue,
+        follow: Follow[K],
+        now: Callable[[], datetime],
+        *,
+        is_silent: Callable[[K], bool] = lambda key: False,
     ) -> None:
+        """Args: is_silent: whether the source that a job follows gave no report when it was last asked."""
         self._client = client
         self._children = children
         self._kueue = kueue
         self._follow = follow
         self._now = now
+        self._is_silent = is_silent
 
     async def observe(self, key: K, job: DeepSeekJob, *, newborn: bool = False) -> Observation:
         """The world of this job, now. newborn: the job as the watch announced its creation.
@@ -60,19 +71,32 @@ class Observer(Generic[K]):
             return Observation(now=self._now(), job=whole.job, queue=queue, profile=whole.profile, held=whole.held)
         meta = job.metadata
         pods = own_pods(await self._client.list_pods(meta.namespace, meta.uid), meta.uid)
+        now = self._now()
+        if suspects := overdue_on(pods, now):
+            pods = marked(pods, frozenset([node for node in suspects if await self._is_lost(node)]), now)
         seen = Observation(
-            now=self._now(),
+            now=now,
             job=whole.job,
             pods=pods,
             service_exists=await self._children.service_exists(job),
             group_members=await self._children.group_members(whole.job),
             queue=await self._kueue.look(whole.job),
             progress=self._follow(key, progress_source(pods, job.status.generation)),
+            unanswered=self._is_silent(key),
             profile=whole.profile,
             held=whole.held,
         )
         names = nodes_to_read(seen)
         return replace(seen, nodes=await self._topology_of(names, whole.job)) if names else seen
+
+    async def _is_lost(self, node: str) -> bool:
+        """Only a clear answer is a proof; without one the pod is asked about again in the next pass."""
+        try:
+            return is_lost(await self._client.get_node(node))
+        except NotFound:
+            return is_lost(None)
+        except ApiError:
+            return False
 
     async def _topology_of(self, nodes: tuple[str, ...], job: DeepSeekJob) -> dict[str, str | None]:
         """The nodes' values of the job's topology label; None where there is no such label or no such node to read."""

@@ -7,15 +7,27 @@ create pods in the namespace.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+from deepseek_operator.api.conditions import parse_time
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, CONTAINER, LABEL_INCARNATION, LABEL_SLOT
 from deepseek_operator.cluster.client import controller_uid
 from deepseek_operator.decide.causes import NODE_DISRUPTIONS
+from deepseek_operator.decide.readiness import PASSING
 from deepseek_operator.decide.types import Pod
 
 Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 MAX_MESSAGE = 4096
+
+
+class Ending(NamedTuple):
+    """Why a pod ended or waits."""
+
+    exit_code: int | None = None
+    reason: str = ""
+    message: str = ""
+    container: str = ""
+    """The init container or sidecar that this is about; empty: the worker, or the pod."""
 
 
 def own_pods(raw_pods: Iterable[Mapping[str, Any]], job_uid: str) -> tuple[Pod, ...]:
@@ -32,7 +44,7 @@ def strip(raw: Mapping[str, Any]) -> Pod | None:
     if not (slot.isdecimal() and incarnation.isdecimal()):
         return None
     conditions = {c["type"]: c for c in status.get("conditions", ())}
-    exit_code, reason, message = _ending(status, conditions)
+    ending = _ending(status, conditions)
     return Pod(
         name=meta["name"],
         uid=meta["uid"],
@@ -44,10 +56,12 @@ def strip(raw: Mapping[str, Any]) -> Pod | None:
         ip=status.get("podIP"),
         node=spec.get("nodeName"),
         membership=meta.get("annotations", {}).get(ANNOTATION_MEMBERSHIP),
-        exit_code=exit_code,
-        reason=reason,
-        message=message[:MAX_MESSAGE],
+        exit_code=ending.exit_code,
+        reason=ending.reason,
+        message=ending.message[:MAX_MESSAGE],
+        container=ending.container,
         disrupted=_holds(conditions, "DisruptionTarget") or status.get("reason") in NODE_DISRUPTIONS,
+        gone_by=parse_time(meta.get("deletionTimestamp")),
     )
 
 
@@ -60,28 +74,47 @@ def _holds(conditions: Mapping[str, Mapping[str, Any]], name: str) -> bool:
     return conditions.get(name, {}).get("status") == "True"
 
 
-def _ending(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> tuple[int | None, str, str]:
-    """Exit status, reason and message of why the pod ended or waits, from the most telling source there is."""
-    state = _container_state(status)
-    if ended := state.get("terminated"):
-        reason = status.get("reason") or ended.get("reason", "")
-        return ended.get("exitCode"), reason, ended.get("message") or status.get("message", "")
+def _ending(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> Ending:
+    """Why the pod ended or waits, from the most telling source there is.
+
+    That is the worker's own end; else that of an init container, which the worker then never follows; else what the
+    cluster says; else the container that waits for something.
+    """
+    helpers, workers = status.get("initContainerStatuses", ()), status.get("containerStatuses", ())
+    worker = [found for found in workers if found.get("name") == CONTAINER]
+    for container in (*worker, *helpers, *[found for found in workers if found not in worker]):
+        ended = container.get("state", {}).get("terminated")
+        if ended and (container in worker or ended.get("exitCode") != 0):
+            reason = status.get("reason") or ended.get("reason", "")
+            message = ended.get("message") or status.get("message", "")
+            return Ending(ended.get("exitCode"), reason, message, _helper(container))
     if status.get("reason"):
-        return None, status["reason"], status.get("message", "")
-    disruption = conditions.get("DisruptionTarget", {})
-    if disruption.get("status") == "True":
-        return None, disruption.get("reason", ""), disruption.get("message", "")
-    scheduled = conditions.get("PodScheduled", {})
-    if scheduled.get("status") == "False":
-        return None, scheduled.get("reason", ""), scheduled.get("message", "")
-    if waiting := state.get("waiting"):
-        return None, waiting.get("reason", ""), waiting.get("message", "")
-    return None, "", ""
+        return Ending(reason=status["reason"], message=status.get("message", ""))
+    disruption, scheduled = conditions.get("DisruptionTarget", {}), conditions.get("PodScheduled", {})
+    for condition, telling in ((disruption, "True"), (scheduled, "False")):
+        if condition.get("status") == telling:
+            return Ending(reason=condition.get("reason", ""), message=condition.get("message", ""))
+    return _waiting((*helpers, *workers))
 
 
-def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    for container in status.get("containerStatuses", ()):
-        if container.get("name") == CONTAINER:
-            state: Mapping[str, Any] = container.get("state", {})
-            return state
-    return {}
+def _waiting(containers: Iterable[Mapping[str, Any]]) -> Ending:
+    """The first container that waits for something that doesn't come by itself, else the first that waits."""
+    waits = [(found, found["state"]["waiting"]) for found in containers if found.get("state", {}).get("waiting")]
+    telling = [wait for wait in waits if wait[1].get("reason", "") not in PASSING]
+    for container, wait in telling or waits:
+        words = [wait.get("message", ""), _last_end(container)]
+        return Ending(None, wait.get("reason", ""), "; ".join(filter(None, words)), _helper(container))
+    return Ending()
+
+
+def _last_end(container: Mapping[str, Any]) -> str:
+    """How a container that is restarted ended last: its being restarted says nothing about why."""
+    ended = container.get("lastState", {}).get("terminated")
+    if not ended:
+        return ""
+    return f"it ended with exit status {ended.get('exitCode')}: {ended.get('message') or ended.get('reason', '')}"
+
+
+def _helper(container: Mapping[str, Any]) -> str:
+    name = str(container.get("name", ""))
+    return "" if name == CONTAINER else name

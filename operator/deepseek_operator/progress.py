@@ -85,6 +85,8 @@ class _Follower:
     source: Source
     task: asyncio.Task[None]
     latest: Progress | None = None
+    silent: bool = False
+    """The last pull gave no report."""
 
 
 class ProgressBook(Generic[Key]):
@@ -118,6 +120,11 @@ class ProgressBook(Generic[Key]):
             self._followers[key] = _Follower(source, task)
         return None
 
+    def is_silent(self, key: Key) -> bool:
+        """Whether the job's source was asked, and gave no report the last time."""
+        follower = self._followers.get(key)
+        return follower is not None and follower.silent
+
     def close(self) -> None:
         """Stops all pulls."""
         for follower in self._followers.values():
@@ -136,6 +143,7 @@ class ProgressBook(Generic[Key]):
             except (BadReport, ValueError) as error:
                 self._on_bad(key, str(error))
             follower = self._followers[key]
+            follower.silent = report is None
             if report != follower.latest:
                 follower.latest = report
                 self._on_change(key)

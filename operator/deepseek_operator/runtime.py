@@ -97,7 +97,9 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Parts:
     recorder = Recorder(client, settings.identity, utc_now, _event_not_written)
     children = Children(client)
     poll = WorkloadPoll(client, settings.namespaces, lambda namespace, name: queue.add(JobKey(namespace, name)))
-    observer: Observer[JobKey] = Observer(client, children, Kueue(client, poll.follow), book.follow, utc_now)
+    observer: Observer[JobKey] = Observer(
+        client, children, Kueue(client, poll.follow), book.follow, utc_now, is_silent=book.is_silent
+    )
     applier = Applier(client, recorder, concurrency=settings.concurrent_requests, on_made=children.made)
     reconciler = Reconciler(
         client, observer, applier, recorder, decide, now=utc_now, on_gone=lambda key: _forget(book, poll, key)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deepseek_operator.api.conditions import Fact, merge
+from deepseek_operator.api.conditions import Fact, fact_of, merge, summary
 from deepseek_operator.api.names import ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import Status
 from deepseek_operator.cluster.errors import AlreadyExists, ApiError, Forbidden, Invalid, NotServed
@@ -20,6 +20,8 @@ from deepseek_operator.decide.types import Event
 
 MAX_TEXT = 1024
 NEEDS_A_PERSON = (AlreadyExists, Forbidden, Invalid, NotServed)
+WEBHOOK = "failed calling webhook"
+"""The API server's words when an admission webhook doesn't answer; the status is that of an inner error."""
 
 
 def invalid_spec_message(error: ValidationError) -> str:
@@ -30,19 +32,27 @@ def invalid_spec_message(error: ValidationError) -> str:
 
 def refusal_message(refusals: Iterable[ApiError]) -> str | None:
     """One line for those refusals that waiting alone does not mend; None when there are none."""
-    texts = sorted({e.message or str(e) for e in refusals if isinstance(e, NEEDS_A_PERSON)})
+    texts = sorted({e.message or str(e) for e in refusals if isinstance(e, NEEDS_A_PERSON) or WEBHOOK in e.message})
     return _shorten("the API server refuses what this job needs: " + "; ".join(texts)) if texts else None
 
 
 def refused_status(new: Status, observed: Status, message: str, now: datetime, generation: int) -> Status:
-    """The new status with Stalled=True; the observed one itself when that says the same already."""
-    facts = (
+    """The new status with Stalled=True; the observed one itself when that says the same already.
+
+    A job that waits for pods which can't be made says so in PodsReady, and with it in state and reason.
+    """
+    facts = [
         Fact(ConditionType.STALLED, "True", Reason.REFUSED, message),
         Fact(ConditionType.RECONCILING, "False", Reason.REFUSED, message),
-    )
+    ]
+    pods = fact_of(new.conditions, ConditionType.PODS_READY)
+    if pods is not None and pods.reason == Reason.WAITING_FOR_PODS:
+        facts.append(Fact(ConditionType.PODS_READY, "False", Reason.REFUSED, message))
     kept = {fact.type for fact in facts}
     history = [c for c in new.conditions if c.type not in kept] + [c for c in observed.conditions if c.type in kept]
-    status = new.model_copy(update={"conditions": merge(history, facts, now, generation)})
+    conditions = merge(history, facts, now, generation)
+    state, reason = summary(conditions)
+    status = new.model_copy(update={"conditions": conditions, "state": state.value, "reason": str(reason)})
     # The moment of writing alone is not worth a write.
     return observed if status.model_copy(update={"training": observed.training}) == observed else status
 

@@ -56,8 +56,12 @@ class World:
     """Pods that never finish terminating."""
     held: set[str] = field(default_factory=set)
     """Pods that don't come up."""
+    lost: set[str] = field(default_factory=set)
+    """Pods whose node is proven to be lost, as soon as they are long overdue."""
     hangs: set[int] = field(default_factory=set)
     """Generations that make no steps any more."""
+    mute: bool = False
+    """Nobody answers when asked for the progress."""
     places: dict[int, str] = field(default_factory=dict)
     """Slot -> the node that its pods get; any other one's is node-<slot>, or spare-<slot> once that is avoided."""
     zones: dict[str, str] = field(default_factory=dict)
@@ -92,7 +96,7 @@ class World:
         self._job = None
 
     def observe(self) -> Observation:
-        pods = tuple(self.pods.values())
+        pods = tuple(replace(pod, node_lost=pod.terminating and pod.name in self.lost) for pod in self.pods.values())
         whole = effective(self.job, self.profile)
         seen = Observation(
             self.now,
@@ -101,7 +105,8 @@ class World:
             self.service,
             group_members=self.group,
             queue=self.kueue.look() if self.job.spec.scheduling.gang == "Kueue" else None,
-            progress=self.progress(),
+            progress=None if self.mute else self.progress(),
+            unanswered=self.mute,
             profile=whole.profile,
             held=whole.held,
         )

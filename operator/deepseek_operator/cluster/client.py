@@ -182,12 +182,16 @@ class KubeClient:
             accept=METADATA_ONLY,
         )
 
-    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
-        """Deletes the pod with that UID; no harm done when it is gone or another one has its name."""
+    async def delete_pod(self, namespace: str, name: str, uid: str, *, force: bool = False) -> None:
+        """Deletes the pod with that UID; no harm done when it is gone or another one has its name.
+
+        Args:
+            force: without waiting for its node to confirm that it has ended.
+        """
         await self._http.send(
             "delete",
             f"{CORE}/namespaces/{namespace}/pods/{name}",
-            body=_delete_options(uid),
+            body=_delete_options(uid) | ({"gracePeriodSeconds": 0} if force else {}),
             accept=METADATA_ONLY,
         )
 

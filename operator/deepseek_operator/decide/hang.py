@@ -30,7 +30,7 @@ def hang(turn: Turn) -> Turn:
     if turn.report is not None:
         moved = _moved(turn, turn.report)
         return turn.changed(unheard_since=None, stepped_at=turn.now if moved else turn.status.stepped_at)
-    if turn.seen.unanswered and turn.status.unheard_since is None:
+    if turn.seen.unanswered and turn.status.stepped_at is not None and turn.status.unheard_since is None:
         return turn.changed(unheard_since=turn.now)
     return turn
 

@@ -10,6 +10,7 @@ from deepseek_operator.api.names import ConditionType
 from deepseek_operator.api.v1alpha1 import Condition, DeepSeekJob, Status
 from deepseek_operator.decide import decide, invalid_status
 from deepseek_operator.decide.training import duration, percent, significant
+from deepseek_operator.decide.types import Pod
 from support.make import (
     make_checkpoint,
     make_job,
@@ -165,7 +166,14 @@ def test_significant(value: float | None, text: str | None) -> None:
     [
         ("ImagePullBackOff", "ImagePullError"),
         ("ErrImagePull", "ImagePullError"),
+        ("ErrImageNeverPull", "ImagePullError"),
+        ("InvalidImageName", "ImagePullError"),
         ("Unschedulable", "Unschedulable"),
+        ("SchedulingGated", "SchedulingGated"),
+        ("CrashLoopBackOff", "CrashLoopBackOff"),
+        ("RunContainerError", "RunContainerError"),
+        ("CreatePodSandboxError", "CreatePodSandboxError"),
+        ("PodInitializing", "WaitingForPods"),
         ("CreateContainerConfigError", "CreateContainerConfigError"),
         ("ContainerCreating", "WaitingForPods"),
         ("", "WaitingForPods"),
@@ -182,6 +190,47 @@ def test_what_is_waited_for_is_told_and_costs_nothing(reason: str, expected: str
     assert (plan.status.state, plan.status.reason) == ("Pending", expected)
     assert (plan.create, plan.delete) == ((), ())
     assert plan.requeue_after_s is not None
+
+
+SCHEDULER: list[tuple[str, str]] = [
+    ("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. preemption: …", "VolumeNotBound"),
+    ('0/2 nodes are available: persistentvolumeclaim "ckpt" not found. not found', "VolumeNotBound"),
+    ('0/2 nodes are available: persistentvolumeclaim "ckpt" is being deleted.', "VolumeNotBound"),
+    ('persistentvolumeclaim "ckpt" bound to non-existent persistentvolume "pv"', "VolumeNotBound"),
+    ("0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind.", "VolumeNotBound"),
+    ("0/2 nodes are available: 2 node(s) did not have enough free storage.", "VolumeNotBound"),
+    ("2 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s).", "VolumeNotBound"),
+    ("0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: …", "Unschedulable"),
+    ("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.", "Unschedulable"),
+    ("0/2 nodes are available: 1 node(s) had untolerated taint {a: b}", "Unschedulable"),
+    ("0/2 nodes are available: 2 node(s) exceed max volume count.", "Unschedulable"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), SCHEDULER)
+def test_claim_that_is_not_bound_is_told_from_the_schedulers_words(words: str, expected: str) -> None:
+    stuck = make_pod(1, phase="Pending", reason="Unschedulable", message=words)
+    plan = decide(observe(launched(), make_pod(0), stuck, after_s=60))
+    told = condition(plan.status, ConditionType.PODS_READY)
+    assert (told.reason, told.message) == (expected, f"worker 1: Unschedulable: {words}")
+    assert (plan.status.state, plan.status.reason, plan.status.total_restarts) == ("Pending", expected, 0)
+
+
+def test_container_that_does_not_come_up_is_named() -> None:
+    stuck = make_pod(1, phase="Pending", reason="ErrImagePull", message="not found", container="fetch")
+    told = condition(seen_with(stuck), ConditionType.PODS_READY)
+    assert (told.reason, told.message) == ("ImagePullError", "worker 1, container fetch: ErrImagePull: not found")
+
+
+def test_sidecar_that_crashes_again_and_again_is_told_though_the_worker_runs() -> None:
+    crashing = make_pod(1, ready=False, reason="CrashLoopBackOff", message="back-off", container="proxy")
+    told = condition(seen_with(crashing), ConditionType.PODS_READY)
+    assert (told.status, told.reason) == ("False", "CrashLoopBackOff")
+    assert seen_with(make_pod(1, reason="CrashLoopBackOff")).ready_nodes == "2/2"
+
+
+def seen_with(other: Pod) -> Status:
+    return decide(observe(launched(), make_pod(0), other, after_s=60)).status
 
 
 def test_all_ready_is_starting_until_a_step_was_made() -> None:

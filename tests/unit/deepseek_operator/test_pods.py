@@ -65,6 +65,75 @@ def test_the_most_telling_reason_wins(status: dict[str, Any], expected: tuple[in
     assert (pod.exit_code, pod.reason, pod.disrupted) == expected
 
 
+def init(name: str = "fetch", **state: Any) -> dict[str, Any]:
+    return {
+        "initContainerStatuses": [{"name": "first", "state": {"terminated": {"exitCode": 0}}}, {"name": name} | state]
+    }
+
+
+INITIALIZING = container(waiting={"reason": "PodInitializing"})
+UNSCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (
+            INITIALIZING | init(state={"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}),
+            (None, "ImagePullBackOff", "no such image", "fetch"),
+        ),
+        (
+            INITIALIZING | init(state={"waiting": {"reason": "CreateContainerConfigError", "message": "no secret"}}),
+            (None, "CreateContainerConfigError", "no secret", "fetch"),
+        ),
+        (
+            INITIALIZING
+            | init(
+                state={"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+                lastState={"terminated": {"exitCode": 3, "message": "no bucket"}},
+            ),
+            (None, "CrashLoopBackOff", "back-off 10s; it ended with exit status 3: no bucket", "fetch"),
+        ),
+        (
+            INITIALIZING | init(state={"terminated": {"exitCode": 2, "reason": "Error", "message": "boom"}}),
+            (2, "Error", "boom", "fetch"),
+        ),
+        (
+            INITIALIZING | init(state={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
+            (137, "OOMKilled", "", "fetch"),
+        ),
+        (INITIALIZING | init(state={"running": {}}), (None, "PodInitializing", "", "")),
+        (init(state={"waiting": {"reason": "PodInitializing"}}), (None, "PodInitializing", "", "fetch")),
+        (
+            container(waiting={"reason": "CreateContainerConfigError", "message": 'configmap "c" not found'}),
+            (None, "CreateContainerConfigError", 'configmap "c" not found', ""),
+        ),
+        (
+            container(running={}) | init("proxy", state={"waiting": {"reason": "CrashLoopBackOff"}}),
+            (None, "CrashLoopBackOff", "", "proxy"),
+        ),
+        (
+            container(terminated={"exitCode": 1}) | init("proxy", state={"terminated": {"exitCode": 143}}),
+            (1, "", "", ""),
+        ),
+        (
+            container(terminated={"exitCode": 0}) | init("proxy", state={"terminated": {"exitCode": 143}}),
+            (0, "", "", ""),
+        ),
+        (INITIALIZING | {"conditions": [UNSCHEDULED]}, (None, "Unschedulable", "0/3 nodes", "")),
+        (
+            {"conditions": [UNSCHEDULED | {"reason": "SchedulingGated", "message": "by a queue"}]},
+            (None, "SchedulingGated", "by a queue", ""),
+        ),
+        (INITIALIZING | {"reason": "Evicted", "message": "disk"}, (None, "Evicted", "disk", "")),
+    ],
+)
+def test_all_containers_are_looked_at(status: dict[str, Any], expected: tuple[int | None, str, str, str]) -> None:
+    pod = strip(raw_pod(**status))
+    assert pod is not None
+    assert (pod.exit_code, pod.reason, pod.message, pod.container) == expected
+
+
 def test_last_words_are_cut() -> None:
     pod = strip(raw_pod(**container(terminated={"exitCode": 1, "message": "x" * 100_000})))
     assert pod is not None
@@ -78,3 +147,5 @@ def test_a_running_pod() -> None:
     pod = strip(raw)
     assert pod is not None
     assert (pod.phase, pod.ready, pod.ip, pod.node, pod.terminating) == ("Running", True, "10.0.0.1", "n", True)
+    assert pod.gone_by is not None
+    assert (pod.gone_by.year, pod.node_lost) == (2026, False)

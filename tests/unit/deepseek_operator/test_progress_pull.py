@@ -126,10 +126,14 @@ async def test_a_changed_report_queues_the_job_and_a_lost_agent_takes_it_back(
     )
     source = Source("uid", "127.0.0.1")
     seen: list[Progress | None] = [book.follow("job", source)]
+    silent = [book.is_silent("job")]
     async with asyncio.timeout(10):
         for _ in range(3):
             await changed.get()
             seen.append(book.follow("job", source))
+            silent.append(book.is_silent("job"))
+    assert silent == [False, False, True, False], "what was not asked yet is not silent"
+    assert not book.is_silent("another job")
     assert [report.step if report else None for report in seen] == [None, 1, None, 2]
     assert seen[-1] is not None
     assert seen[-1].loss is None, "NaN is not a loss"
