@@ -1,4 +1,5 @@
-"""Writes what is generated: the CRDs, the chart's copy of them, docs/api.md, the chart's table of values.
+"""Writes what is generated: the CRDs, the chart's copy of them, docs/api.md, tables in docs/lifecycle.md
+and in the chart's README.
 
     tools/generate.py            write them (`make generate`)
     tools/generate.py --check    write nothing; fail and name each file that differs (`make verify`)
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from causes_table import with_causes
 from chart_readme import with_table
 from deepseek_operator.api.crd import crd, profile_crd
 from deepseek_operator.api.names import GROUP, PLURAL, PROFILE_PLURAL
@@ -27,6 +29,7 @@ CRD_FILE = f"crds/{GROUP}_{PLURAL}.yaml"
 PROFILE_CRD_FILE = f"crds/{GROUP}_{PROFILE_PLURAL}.yaml"
 CHART_FILE = "charts/deepseek-operator/templates/crds.yaml"
 DOCS_FILE = "docs/api.md"
+LIFECYCLE_FILE = "docs/lifecycle.md"
 CHART = "charts/deepseek-operator"
 HEADER = "generated from the models by `make generate`; do not edit"
 
@@ -48,6 +51,7 @@ def outputs(root: Path = ROOT) -> dict[str, str]:
         PROFILE_CRD_FILE: f"# {HEADER}\n{_yaml(profile)}",
         CHART_FILE: _chart_template(job, profile),
         DOCS_FILE: _reference(job, profile),
+        LIFECYCLE_FILE: with_causes((root / LIFECYCLE_FILE).read_text(encoding="utf-8")),
         f"{CHART}/README.md": with_table(readme.read_text(encoding="utf-8"), values.read_text(encoding="utf-8")),
     }
 

@@ -18,6 +18,7 @@ FILES = {
     generate.PROFILE_CRD_FILE: "listKind",
     generate.CHART_FILE: "helm.sh/resource-policy",
     generate.DOCS_FILE: "API reference",
+    generate.LIFECYCLE_FILE: "OOMKilled",
     f"{generate.CHART}/README.md": "| `replicas` |",
 }
 """Generated file -> something that it says."""
