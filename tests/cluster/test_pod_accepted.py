@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
+from deepseek_operator.api.profile import DeepSeekProfile
+from deepseek_operator.api.resolve import resolve
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
-from deepseek_operator.decide.effective import effective
 from deepseek_operator.render import Membership, worker_pod
 from support import bad_manifests, full_job
 from support.api import PODS, Api
@@ -20,13 +22,17 @@ from support.crd import ROOT
 
 pytestmark = pytest.mark.cluster
 
-NAMESPACE = "restricted"
 MEMBERSHIP = Membership(generation=1, attempt=1, node_rank=0, nodes=1, master="m", host=True)
-EXAMPLES = {
-    path.stem: document
+DOCUMENTS = [
+    document
     for path in sorted((ROOT / "examples").glob("*.yaml"))
     for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))
-    if document["kind"] == "DeepSeekJob"
+]
+EXAMPLES = {document["metadata"]["name"]: document for document in DOCUMENTS if document["kind"] == "DeepSeekJob"}
+PROFILES = {
+    document["metadata"]["name"]: DeepSeekProfile.model_validate(document).spec
+    for document in DOCUMENTS
+    if document["kind"] == "DeepSeekProfile"
 }
 JOBS = {
     **EXAMPLES,
@@ -45,16 +51,18 @@ CLASSES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def pods_path(api: Api) -> Iterator[str]:
     """Pods of a namespace that enforces the restricted standard, in a cluster that has the classes of the full job."""
+    namespace = f"restricted-{uuid4().hex[:8]}"
     labels = {
         "pod-security.kubernetes.io/enforce": "restricted",
         "pod-security.kubernetes.io/enforce-version": "latest",
     }
-    for path, body in CLASSES.items():
+    missing = {path: body for path, body in CLASSES.items() if api.find(f"{path}/{body['metadata']['name']}") is None}
+    for path, body in missing.items():
         api.create(path, body)
-    api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": labels}})
-    yield PODS.format(ns=NAMESPACE)
-    api.delete(f"/api/v1/namespaces/{NAMESPACE}")
-    for path, body in CLASSES.items():
+    api.create("/api/v1/namespaces", {"metadata": {"name": namespace, "labels": labels}})
+    yield PODS.format(ns=namespace)
+    api.delete(f"/api/v1/namespaces/{namespace}")
+    for path, body in missing.items():
         api.delete(f"{path}/{body['metadata']['name']}")
 
 
@@ -71,17 +79,16 @@ def lost(sent: Any, found: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {sent!r} became {found!r}"
 
 
-def rendered(manifest: dict[str, Any]) -> dict[str, Any]:
-    parsed = DeepSeekJob.model_validate(
-        manifest | {"metadata": {**manifest["metadata"], "namespace": NAMESPACE, "uid": "abc"}}
-    )
-    spec = parsed.spec.model_copy(update={"profile": None})
-    return worker_pod(effective(parsed.model_copy(update={"spec": spec})).job, 0, 0, MEMBERSHIP)
+def rendered(manifest: dict[str, Any], namespace: str) -> dict[str, Any]:
+    metadata = {**manifest["metadata"], "namespace": namespace, "uid": "abc"}
+    job = DeepSeekJob.model_validate(manifest | {"metadata": metadata})
+    spec = resolve(job.spec, PROFILES.get(job.spec.profile or ""))
+    return worker_pod(job.model_copy(update={"spec": spec}), 0, 0, MEMBERSHIP)
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_a_rendered_pod_is_taken_whole(api: Api, pods_path: str, name: str) -> None:
-    pod = rendered(JOBS[name])
+    pod = rendered(JOBS[name], pods_path.split("/")[-2])
     if os.environ.get("KUBECONFIG"):  # whether a given cluster has image volumes is its own affair
         gone = {volume["name"] for volume in pod["spec"]["volumes"] if "image" in volume}
         pod["spec"]["volumes"] = [volume for volume in pod["spec"]["volumes"] if volume["name"] not in gone]
