@@ -66,7 +66,13 @@ def strip(raw: Mapping[str, Any]) -> Pod | None:
 
 
 def _phase(status: Mapping[str, Any]) -> Phase:
+    """The pod's phase. The worker's end is the pod's: it is never restarted, and sidecars that take their time to go
+    would put off the answer to it by the whole grace period."""
     phase: Phase = status.get("phase", "Pending")
+    for container in status.get("containerStatuses", ()):
+        ended = container.get("state", {}).get("terminated")
+        if ended and container.get("name") == CONTAINER and phase in ("Pending", "Running"):
+            return "Succeeded" if ended.get("exitCode") == 0 else "Failed"
     return phase if phase in get_args(Phase) else "Unknown"
 
 

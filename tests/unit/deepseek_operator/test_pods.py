@@ -149,3 +149,37 @@ def test_a_running_pod() -> None:
     assert (pod.phase, pod.ready, pod.ip, pod.node, pod.terminating) == ("Running", True, "10.0.0.1", "n", True)
     assert pod.gone_by is not None
     assert (pod.gone_by.year, pod.node_lost) == (2026, False)
+
+
+ENDED = {"terminated": {"exitCode": 1, "reason": "Error"}}
+DONE = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+
+
+@pytest.mark.parametrize(
+    ("phase", "worker", "expected"),
+    [
+        ("Running", {"running": {}}, "Running"),
+        ("Running", DONE, "Succeeded"),
+        ("Running", ENDED, "Failed"),
+        ("Pending", ENDED, "Failed"),
+        ("Failed", DONE, "Failed"),
+        ("Succeeded", DONE, "Succeeded"),
+        ("Unknown", ENDED, "Unknown"),
+    ],
+)
+def test_the_workers_end_is_the_pods_while_sidecars_are_still_stopping(
+    phase: str, worker: dict[str, Any], expected: str
+) -> None:
+    sidecar = {"initContainerStatuses": [{"name": "uploader", "state": {"running": {}}}]}
+    pod = strip(raw_pod(**{**container(**worker), **sidecar, "phase": phase}))
+    assert pod is not None
+    assert pod.phase == expected
+
+
+def test_a_sidecars_end_is_not_the_pods() -> None:
+    status: dict[str, Any] = {
+        "containerStatuses": [{"name": "other", "state": ENDED}, {"name": "worker", "state": {"running": {}}}]
+    }
+    pod = strip(raw_pod(phase="Running", **status))
+    assert pod is not None
+    assert pod.phase == "Running"
