@@ -13,7 +13,9 @@ from datetime import timedelta
 from deepseek_operator.api.conditions import is_true
 from deepseek_operator.api.names import Cause, ConditionType, Reason, State
 from deepseek_operator.api.v1alpha1 import Status
+from deepseek_operator.decide.activity import active_s
 from deepseek_operator.decide.budgets import COUNTER, limit_of
+from deepseek_operator.decide.effects import may_have_pods
 from deepseek_operator.decide.gang import is_ranked
 from deepseek_operator.decide.requeue import REGULAR_S
 from support.world import World, announced, effects, told
@@ -29,6 +31,7 @@ class Watcher:
     last: Status = field(default_factory=Status)
     uids: dict[str, str] = field(default_factory=dict)
     launched: set[str] = field(default_factory=set)
+    active_s: float = 0.0
 
     def look(self, *, whole_pass: bool = True) -> None:
         """Compares the world with what was seen before.
@@ -45,6 +48,7 @@ class Watcher:
         self._each_failure_has_evidence(status)
         self._the_end_is_for_good(status)
         self._a_suspended_job_has_no_pods(status)
+        self._active_time_only_grows(status)
         self._one_live_member_a_slot()
         self._no_name_is_used_twice(whole_pass)
         self.last = status
@@ -92,6 +96,11 @@ class Watcher:
         if status.state == self.last.state == State.SUSPENDED:
             assert status.active_seconds == self.last.active_seconds, "rest was counted as active time"
             assert status.generation == self.last.generation, "a new generation without a run"
+
+    def _active_time_only_grows(self, status: Status) -> None:
+        spent_s = active_s(status, self.world.now)
+        assert spent_s >= self.active_s - 1, f"active time went back from {self.active_s} s to {spent_s} s"
+        self.active_s = spent_s
 
     def _one_live_member_a_slot(self) -> None:
         """Nobody may train twice: of the pods of a slot at most one was told the same generation and may run."""
@@ -149,12 +158,14 @@ def comes_to_rest(world: World) -> None:
     second = world.reconcile()
     assert effects(second) == (), f"effects without a cause: {effects(second)!r}"
     expected = world.status.generation if is_ranked(world.job, world.status) else 0
-    strangers = [pod for pod in world.live() if not pod.terminating and announced(pod) != expected]
+    wanted = may_have_pods(world.status)
+    strangers = [p for p in world.live() if not p.terminating and not (wanted and announced(p) == expected)]
     assert not strangers, f"live pods that are no members: {strangers!r}"
     third = world.reconcile()
     assert third.status == world.status
     assert effects(third) == ()
     asleep = is_true(world.status.conditions, ConditionType.SUSPENDED)
+    assert not (asleep and world.live()), f"suspended, and pods run: {world.live()!r}"
     if world.status.completion_time is None and not asleep:
         assert third.requeue_after_s is not None, "nobody looks again"
     before = world.status

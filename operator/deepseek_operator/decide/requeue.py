@@ -33,7 +33,7 @@ def requeue_after_s(turn: Turn, *, grouping: bool, deleting: bool) -> float | No
     if grouping:
         return AT_ONCE_S
     dates = [turn.due_s, turn.wait_s, seconds_to_live(turn.seen.job, turn.status, turn.seen.now)]
-    if not ended(turn.status):
+    if not ended(turn.status) and turn.rest is None:
         dates.append(left_until_hang_s(turn))
     dates.append(_regular_s(turn, deleting=deleting))
     known = [seconds for seconds in dates if seconds is not None]

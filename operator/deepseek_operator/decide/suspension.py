@@ -57,9 +57,8 @@ def resumption(turn: Turn) -> Turn:
 def _suspended(pods: tuple[Pod, ...]) -> Fact:
     going = sum(1 for pod in pods if pod.phase not in ("Succeeded", "Failed"))
     if going:
-        return Fact(
-            ConditionType.SUSPENDED, "False", Reason.SUSPENDING, f"{going} worker pods are still to save and go"
-        )
+        message = f"{going} worker pod{'s have' if going > 1 else ' has'} still to save and go"
+        return Fact(ConditionType.SUSPENDED, "False", Reason.SUSPENDING, message)
     return Fact(ConditionType.SUSPENDED, "True", Reason.SUSPENDED, "spec.suspend is true")
 
 

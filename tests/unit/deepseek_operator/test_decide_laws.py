@@ -292,6 +292,31 @@ def never_complete(seen: Observation) -> Plan:
     return replace(plan, status=plan.status.model_copy(update={"incarnations": kept}))
 
 
+def sleepless(seen: Observation) -> Plan:
+    """The pods of a suspended job are left running."""
+    plan = decide(seen)
+    return replace(plan, delete=()) if seen.job.spec.suspend else plan
+
+
+def suspended_too_soon(seen: Observation) -> Plan:
+    """Suspended is said when the pods are told to go, and not when they have gone."""
+    return decide(replace(seen, pods=tuple(pod for pod in seen.pods if not pod.terminating)))
+
+
+def forgets_its_runs(seen: Observation) -> Plan:
+    """Each resumption starts the active time anew."""
+    plan = decide(seen)
+    return replace(plan, status=plan.status.model_copy(update={"active_seconds": 0}))
+
+
+def resumes_under_old_names(seen: Observation) -> Plan:
+    """A resumption is no new generation: the pods are just created again."""
+    status = seen.job.status
+    if status.generation > 0 and status.active_since is None and not seen.job.spec.suspend:
+        seen = with_status(seen, active_since="2026-03-01T12:00:00Z", launched_generation=0)
+    return decide(seen)
+
+
 BROKEN: list[Decide] = [
     never_launched,
     same_name,
@@ -303,12 +328,17 @@ BROKEN: list[Decide] = [
     uncounted,
     restless,
     never_complete,
+    sleepless,
+    suspended_too_soon,
+    forgets_its_runs,
+    resumes_under_old_names,
 ]
 
 
 def check(think: Decide) -> None:
     """A short life with every kind of trouble in it, under all laws."""
-    for fault in (vanish(1), delete(0), disrupt(2), end(1, 1), end(2, 78), both(end(0, 0), vanish(1))):
+    lost = (vanish(1), delete(0), disrupt(2), end(1, 1), end(2, 78), both(end(0, 0), vanish(1)))
+    for fault in (*lost, suspend, scale(5), scale(2)):
         world = started(think)
         watcher = Watcher(world)
         watcher.look()

@@ -138,7 +138,7 @@ def test_a_pod_that_does_not_go_is_waited_for() -> None:
     for _ in range(5):
         world.tick()
     assert (condition(world).status, world.status.state) == ("False", "Pending")
-    assert condition(world).message == "1 worker pods are still to save and go"
+    assert condition(world).message == "1 worker pod has still to save and go"
     assert world.reconcile().requeue_after_s is not None
     world.frozen.clear()
     world.run(lambda w: w.status.state == "Suspended")
@@ -224,6 +224,17 @@ def test_what_no_longer_holds_is_not_shown() -> None:
     rest = decide(observe(job, *gang, after_s=70, progress=report)).status
     assert rest.training is not None
     assert (rest.training.eta, rest.training.tokens_per_second, rest.training.step) == (None, None, 40)
+
+
+def test_a_report_of_the_past_wakes_nobody() -> None:
+    """A step that stood still for long would be a hang, if the job were to make steps."""
+    world = running()
+    world.edit(suspend=True)
+    world.run(lambda w: w.status.state == "Suspended")
+    world.now += timedelta(hours=9)
+    plan = decide(replace(world.observe(), progress=make_progress()))
+    assert plan.requeue_after_s is None or plan.requeue_after_s >= 1
+    assert plan.status.restarts.hang == 0
 
 
 # -- jobs that end or have ended -----------------------------------------------------------------------------
