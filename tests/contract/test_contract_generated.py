@@ -10,7 +10,7 @@ import generate
 import pytest
 import yaml
 from deepseek_operator.api.crd import INJECTED_RULES
-from deepseek_trainer.config import OptimizerSpec
+from deepseek_trainer.config import ModelSpec, OptimizerSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
@@ -75,5 +75,12 @@ def test_the_reference_refers_to_sections_that_are_there() -> None:
 
 
 def test_the_rule_about_warm_up_knows_the_default() -> None:
-    (rule,) = INJECTED_RULES["trainer"]
+    (rule,) = [rule for rule in INJECTED_RULES["trainer"] if "warmupSteps" in rule.cel]
     assert f"warmupSteps <= {OptimizerSpec().warmup_steps} ||" in rule.cel
+
+
+def test_the_rule_about_a_finetuned_model_knows_every_field_of_a_model() -> None:
+    (rule,) = [rule for rule in INJECTED_RULES["trainer"] if rule.field_path == ".model"]
+    assert f"self.model.preset == '{ModelSpec().preset}'" in rule.cel
+    for name, field in ModelSpec.model_fields.items():
+        assert name == "preset" or f"!has(self.model.{field.alias})" in rule.cel, name

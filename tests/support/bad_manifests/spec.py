@@ -57,6 +57,35 @@ BAD = [
         "spec.trainer.model.expertsPerToken",
         "lower expertsPerToken or raise numExperts",
     ),
+    trainer(
+        "finetune-without-weights",
+        {"trainer/task": "finetune", "trainer/model": GONE, "trainer/tokenizer": {"kind": "deepseek"}},
+        "spec.trainer.initialWeights",
+        "set initialWeights.path to the folder of a model",
+    ),
+    trainer(
+        "weights-without-finetune",
+        {"trainer/initialWeights": {"path": "/models/m"}},
+        "spec.trainer.task",
+        "set task to finetune, or remove them",
+    ),
+    trainer(
+        "finetune-with-a-new-vocabulary",
+        {"trainer/task": "finetune", "trainer/model": GONE, "trainer/initialWeights": {"path": "/models/m"}},
+        "spec.trainer.tokenizer.kind",
+        "set tokenizer.kind to initialWeights",
+    ),
+    trainer(
+        "finetune-with-a-model",
+        {
+            "trainer/task": "finetune",
+            "trainer/initialWeights": {"path": "/models/m"},
+            "trainer/tokenizer": {"kind": "initialWeights"},
+        },
+        "spec.trainer.model",
+        "remove model",
+    ),
+    at("trainer/task", "unknown-task", "serve", '"pretrain", "finetune"'),
     # Values of a wrong kind.
     at("backend", "bad-backend", "mpi", '"auto", "nccl", "gloo"'),
     at("suspend", "suspend-as-text", "yes", "must be of type boolean"),

@@ -17,7 +17,7 @@ from deepseek_trainer.agent import exec
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.settings import Settings
 
-BUILT_IN = ("deepseek_trainer.distributed.world", "deepseek_trainer.progress", "deepseek_trainer.train")
+BUILT_IN = ("deepseek_trainer.distributed.world", "deepseek_trainer.progress", "deepseek_trainer.tasks")
 """What the built-in trainer imports sooner or later."""
 ANY_SCRIPT = ("torch", "torch.distributed")
 NO_CUDA_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}

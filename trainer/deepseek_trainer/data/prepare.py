@@ -30,18 +30,21 @@ def prepare(config: RunConfig, environ: Mapping[str, str]) -> Path:
 
     Raises:
         DataError: the text can't be had or read.
+        ConfigError: the tokenizer can't be had.
         UnavailableError: the cache folder can't be written.
     """
     documents = documents_.find(config.data, environ)
-    folder = Path(config.data_cache) / _key(documents, config.trainer.tokenizer)
+    spec, initial = config.trainer.tokenizer, config.trainer.initial_weights
+    weights = Path(initial.path) if initial else None
+    folder = Path(config.data_cache) / _key(documents, spec, tokenizer.content(spec, weights))
     try:
         if folder.exists():
             problem = store.check(folder)
             if problem is None:
                 return folder
             _set_aside(folder, problem)
-        log.info("preparing data=%s tokenizer=%s store=%s", documents.name, config.trainer.tokenizer.kind, folder)
-        store.write_store(folder, documents, tokenizer.make(config.trainer.tokenizer, documents))
+        log.info("preparing data=%s tokenizer=%s store=%s", documents.name, spec.kind, folder)
+        store.write_store(folder, documents, tokenizer.make(spec, documents, weights))
     except DataError as error:
         raise DataError(f"{documents.name}: {error}" if documents.name not in str(error) else str(error)) from error
     except OSError as error:
@@ -49,8 +52,10 @@ def prepare(config: RunConfig, environ: Mapping[str, str]) -> Path:
     return folder
 
 
-def _key(documents: Documents, spec: TokenizerSpec) -> str:
-    made_from = [FORMAT, documents.fingerprint(), spec.model_dump(mode="json")]
+def _key(documents: Documents, spec: TokenizerSpec, vocabulary: bytes) -> str:
+    made_from: list[object] = [FORMAT, documents.fingerprint(), spec.model_dump(mode="json")]
+    if vocabulary:
+        made_from.append(hashlib.sha256(vocabulary).hexdigest())
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 

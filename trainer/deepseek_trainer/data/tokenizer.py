@@ -1,4 +1,4 @@
-"""Text to token ids: a byte-level BPE trained on the corpus itself, or the published DeepSeek vocabulary.
+"""Text to token ids: a BPE trained on the corpus itself, the published DeepSeek vocabulary, or a trained model's own.
 
 Byte-level means that there is no unknown token: every text round-trips. Training is deterministic, so that two
 nodes that can't share a folder come to the same vocabulary; the ranks compare fingerprints all the same.
@@ -14,25 +14,66 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from deepseek_trainer.config import ConfigError, TokenizerSpec
 
+FILE = "tokenizer.json"
 _END_OF_TEXT = "<|endoftext|>"
 _DEEPSEEK_END_OF_TEXT = "<｜end▁of▁sentence｜>"  # noqa: RUF001  DeepSeek's own spelling
+_ENDS = (_END_OF_TEXT, _DEEPSEEK_END_OF_TEXT, "</s>")
 
 
-def make(spec: TokenizerSpec, documents: Iterable[str]) -> Tokenizer:
+def make(spec: TokenizerSpec, documents: Iterable[str], weights: Path | None = None) -> Tokenizer:
     """The tokenizer that the config asks for; `documents` are read only where it has to be trained.
 
+    Args:
+        weights: folder of the model that is finetuned.
+
     Raises:
-        ConfigError: the published vocabulary is asked for and not installed.
+        ConfigError: the vocabulary is not there, or can't be used.
     """
-    return _deepseek() if spec.kind == "deepseek" else _train(spec.vocab_size, documents)
+    if spec.kind == "bpe":
+        return _train(spec.vocab_size, documents)
+    return _of_weights(weights) if spec.kind == "initialWeights" else _deepseek()
+
+
+def content(spec: TokenizerSpec, weights: Path | None) -> bytes:
+    """What the tokenizer is made of beside the config and the documents.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    return _file_of(weights).read_bytes() if spec.kind == "initialWeights" else b""
 
 
 def end_of_text(tokenizer: Tokenizer) -> int:
     """The id that ends a document."""
-    for token in (_END_OF_TEXT, _DEEPSEEK_END_OF_TEXT):
+    for token in _ENDS:
         if (token_id := tokenizer.token_to_id(token)) is not None:
             return int(token_id)
     raise ValueError("the tokenizer has no token that ends a document")
+
+
+def _of_weights(weights: Path | None) -> Tokenizer:
+    file = _file_of(weights)
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+        end_of_text(tokenizer)
+    except Exception as error:  # the library raises nothing more special
+        raise ConfigError(
+            f"trainer.tokenizer.kind: {file} can't be used: {error}; it must be of the tokenizers library and have one "
+            f"of the tokens {' '.join(_ENDS)}"
+        ) from error
+    return tokenizer
+
+
+def _file_of(weights: Path | None) -> Path:
+    if weights is None or not weights.is_dir():
+        raise ConfigError(
+            f"trainer.initialWeights.path: there is no folder {weights}; mount the volume with the model, or correct the path"
+        )
+    if not (weights / FILE).is_file():
+        raise ConfigError(
+            f"trainer.tokenizer.kind: there is no {weights}/{FILE}; put the model's tokenizer there, or take kind deepseek"
+        )
+    return weights / FILE
 
 
 def _train(vocab_size: int, documents: Iterable[str]) -> Tokenizer:
