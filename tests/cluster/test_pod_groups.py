@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.api import Jobs
 from support.eventually import eventually
-from support.gang_crds import VOLCANO, coscheduling, removed, serve
+from support.gang_crds import VOLCANO, coscheduling, leave_alone, removed, serve
 from support.kubelet import Kubelet
 from support.operators import OperatorProcess
 
@@ -36,6 +36,8 @@ def test_a_gang_without_its_scheduler_waits_and_says_so_then_gets_its_group(
     jobs: Jobs, operator_of_the_chart: Start, gang: str
 ) -> None:
     root, crd = KINDS[gang]
+    definition = crd()
+    leave_alone(jobs.api, definition["metadata"]["name"])
     operator = operator_of_the_chart(resync_interval_s=1)
     jobs.submit("early", replicas=2, scheduling={"gang": gang})
     eventually(
@@ -46,7 +48,6 @@ def test_a_gang_without_its_scheduler_waits_and_says_so_then_gets_its_group(
     )
     assert jobs.pods("early") == []
 
-    definition = crd()
     with removed(jobs.api, definition["metadata"]["name"]):
         serve(jobs.api, definition)
         eventually(lambda: len(jobs.pods("early")) == 2, deadline_s=60, what="pods", describe=operator.tail)
@@ -66,6 +67,7 @@ def test_a_replacement_joins_the_same_group_and_a_changed_group_is_put_right(
     root, crd = KINDS[gang]
     path = f"{root}/namespaces/{jobs.namespace}/podgroups/same"
     definition = crd()
+    leave_alone(jobs.api, definition["metadata"]["name"])
     with removed(jobs.api, definition["metadata"]["name"]):
         serve(jobs.api, definition)
         operator = operator_of_the_chart(resync_interval_s=1)

@@ -6,10 +6,12 @@ are defined as its types are; what is not defined is refused, as strict validati
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import yaml
 from native import binaries
 from support.api import Api
@@ -65,6 +67,14 @@ def coscheduling() -> dict[str, Any]:
     text = (source / "config/crd/bases/scheduling.x-k8s.io_podgroups.yaml").read_text(encoding="utf-8")
     crd: dict[str, Any] = yaml.safe_load(text)
     return crd
+
+
+def leave_alone(api: Api, *names: str) -> None:
+    """Skips on somebody's own cluster that has one of these CRDs: the test would take it away, with all that is in it."""
+    if not os.environ.get("KUBECONFIG"):
+        return
+    if there := [name for name in names if api.find(f"{CRDS}/{name}") is not None]:
+        pytest.skip(f"this cluster has {', '.join(there)} of its own")
 
 
 def serve(api: Api, crd: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from native import binaries, processes
 from support import kube
 from support.api import Api, ApiFailure, Jobs
 from support.eventually import eventually
-from support.gang_crds import CRDS
+from support.gang_crds import CRDS, leave_alone
 from support.kubectl import Kubectl
 
 ROOT = "/apis/kueue.x-k8s.io/v1beta2"
@@ -37,6 +37,7 @@ def running(api: Api, kubectl: Kubectl, kubeconfig: Path, directory: Path) -> It
     program = kube.require("kueue")["kueue"]
     files = crd_files()
     names = [yaml.safe_load(path.read_text(encoding="utf-8"))["metadata"]["name"] for path in files]
+    leave_alone(api, *names)
     daemon = None
     try:
         kubectl.run("apply", "--server-side", *[f"-f={path}" for path in files])
