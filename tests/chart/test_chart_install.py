@@ -61,6 +61,7 @@ def test_notes_name_the_three_next_commands(release: Helm) -> None:
         ("create", "pods"),
         ("delete", "pods"),
         ("create", "services"),
+        ("get", "nodes/any"),
         ("get", "deepseekprofiles/any"),
         ("create", "events.events.k8s.io"),
         ("watch", "leases.coordination.k8s.io/deepseek-operator"),
@@ -75,7 +76,7 @@ def test_the_account_may(release: Helm, kubectl: Kubectl, verb: str, resource: s
     [
         ("get", "secrets"),
         ("get", "configmaps"),
-        ("get", "nodes"),
+        ("list", "nodes"),
         ("list", "deepseekprofiles"),
         ("patch", "deepseekprofiles"),
         ("create", "deepseekjobs"),

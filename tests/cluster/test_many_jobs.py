@@ -60,7 +60,7 @@ def test_an_invalid_stored_job_is_told_so_and_disturbs_nobody(
     body = {
         "apiVersion": "training.deepseekjob.dev/v1alpha1",
         "kind": "DeepSeekJob",
-        "spec": {"workers": {"replicas": -1, "image": "example.org/trainer:1", "procPerNode": 0}},
+        "spec": {"workers": {"replicas": 5000, "image": "example.org/trainer:1", "procPerNode": 0}},
     }
     eventually(
         lambda: jobs.api.create(jobs.path, {**body, "metadata": {"generateName": "odd-"}}),
