@@ -79,13 +79,15 @@ def test_kubectl_scale(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet, 
     survivors = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in jobs.pods("size")}
     for replicas, names in ((4, [0, 1, 2, 3]), (1, [0])):
         mine.run("scale", "dsj", "size", f"--replicas={replicas}")
+        workers = [f"size-worker-{slot}-0" for slot in names]
         eventually(
-            lambda wanted=f"{replicas}/{replicas}": jobs.status("size").get("readyNodes") == wanted,  # type: ignore[misc]
+            lambda ready=f"{replicas}/{replicas}", workers=workers: (  # type: ignore[misc]
+                jobs.status("size").get("readyNodes") == ready and jobs.live("size") == workers
+            ),
             deadline_s=40,
             what=f"{replicas} workers",
             describe=lambda: jobs.describe("size"),
         )
-        assert jobs.live("size") == [f"size-worker-{slot}-0" for slot in names]
         scale = mine.json("get", "dsj", "size", "--subresource=scale")
         assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (replicas, replicas)
         found = mine.items("pods", "-l", scale["status"]["selector"])
