@@ -7,24 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from deepseek_operator.decide import decide
-from deepseek_operator.decide.types import Observation, Plan
+from deepseek_operator.decide.types import DeletePod, Observation, Plan, Pod
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from support.laws import Watcher, comes_to_rest, crash_everywhere, ends, outcome, tick
-from support.make import make_manifest
-from support.world import Decide, World
+from support.make import make_last_words, make_manifest
+from support.world import Decide, World, announced
 
 Fault = Callable[[World], None]
 
 
-ELASTIC = {"elastic": {"minReplicas": 1, "maxReplicas": 6}}
+SPEC = {
+    "elastic": {"minReplicas": 1, "maxReplicas": 6},
+    "recovery": {"budgets": {"application": 3}, "hangTimeoutSeconds": 60},
+}
 
 
-def started(think: Decide = decide, *, replicas: int = 3, max_restarts: int = 3, ticks: int = 4) -> World:
-    world = World(make_manifest(replicas=replicas, max_restarts=max_restarts, spec=ELASTIC), think=think)
+def started(think: Decide = decide, *, ticks: int = 4) -> World:
+    world = World(make_manifest(spec=SPEC), think=think)
     for _ in range(ticks):
         world.tick()
     return world
@@ -86,6 +90,50 @@ def deadline(**lifecycle: int) -> Fault:
     return lambda world: world.edit(lifecycle=lifecycle)
 
 
+def killed_for_memory(slot: int) -> Fault:
+    return lambda world: world.end(live_name(world, slot), 137, reason="OOMKilled", message="")
+
+
+def ends_saying(slot: int, words: str) -> Fault:
+    def fault(world: World) -> None:
+        if pod := world.pods.get(live_name(world, slot)):
+            world.end(pod.name, 1, reason="Error", message=make_last_words(announced(pod), message=words))
+
+    return fault
+
+
+def lost_with_its_node(slot: int) -> Fault:
+    """As node_lost, and proven."""
+
+    def fault(world: World) -> None:
+        world.lost.add(live_name(world, slot))
+        node_lost(slot)(world)
+
+    return fault
+
+
+def hangs(world: World) -> None:
+    """No step any more in this generation, for longer than is waited."""
+    world.hangs.add(world.trained_generation)
+    world.now += timedelta(minutes=2)
+
+
+def second_operator(world: World) -> None:
+    """Another replica, with an older view of the job, makes a pass."""
+    world.reconcile_late()
+
+
+def answers_nothing(slot: int) -> Fault:
+    """The agent is frozen: neither ready nor heard, and no step is made."""
+
+    def fault(world: World) -> None:
+        if (pod := world.pods.get(live_name(world, slot))) and pod.phase == "Running":
+            world.pods[pod.name] = replace(pod, ready=False)
+        hangs(world)
+
+    return fault
+
+
 def nothing(world: World) -> None:
     """No fault."""
 
@@ -115,6 +163,15 @@ SCENARIOS: dict[str, Fault] = {
     "one succeeded, one lost": both(end(0, 0), vanish(1)),
     "one succeeded, one failed": both(end(0, 0), end(1, 1)),
     "all succeeded": both(end(0, 0), end(1, 0), end(2, 0)),
+    "out of memory": killed_for_memory(1),
+    "accelerator": ends_saying(2, "CUDA error: uncorrectable ECC error encountered"),
+    "broken collectives": both(*[ends_saying(slot, "RuntimeError: NCCL error in: x") for slot in range(3)]),
+    "crash": end(1, 139),
+    "failed preflight": end(1, 71),
+    "hang": hangs,
+    "frozen": answers_nothing(1),
+    "lost with its node": lost_with_its_node(1),
+    "second operator": second_operator,
     "suspended": suspend,
     "suspended and resumed at once": both(suspend, resume),
     "suspended beside a lost one": both(suspend, vanish(1)),
@@ -175,6 +232,12 @@ faults = st.one_of(
     st.builds(disrupt, slots),
     st.builds(end, slots, st.sampled_from([0, 1, 69, 75, 137])),
     st.builds(end, slots, st.sampled_from([65, 78])),
+    st.builds(end, slots, st.sampled_from([71, 134, 139, 143])),
+    st.builds(killed_for_memory, slots),
+    st.builds(ends_saying, slots, st.sampled_from(["NCCL error in: x", "CUDA error: uncorrectable ECC error"])),
+    st.builds(lost_with_its_node, slots),
+    st.builds(answers_nothing, slots),
+    st.sampled_from([hangs, second_operator]),
     st.sampled_from([suspend, resume]),
     st.builds(scale, st.integers(1, 5)),
     st.sampled_from([deadline(activeDeadlineSeconds=20), deadline(startDeadlineSeconds=3)]),
@@ -202,7 +265,7 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
 )
 def test_any_history_ends_and_keeps_the_laws(history: list[tuple[Fault, int | None, int]], refused: int) -> None:
     """Faults, operators that die after some writes, and refused deletes, in any order: no job hangs."""
-    world = World(make_manifest(spec=ELASTIC))
+    world = World(make_manifest(spec=SPEC))
     world.refuse_deletes = refused
     watcher = Watcher(world)
     for fault, stop_after, ticks in history:
@@ -317,7 +380,54 @@ def resumes_under_old_names(seen: Observation) -> Plan:
     return decide(seen)
 
 
+def random_names(seen: Observation) -> Plan:
+    """Each pod gets a name that was never used before."""
+    plan = decide(seen)
+    pods = [manifest for manifest in plan.create if manifest["kind"] == "Pod"]
+    for number, pod in enumerate(pods):
+        unique = f"{pod['metadata']['name']}-{seen.now.timestamp():.0f}{number}"
+        pod["metadata"] = pod["metadata"] | {"name": unique}
+    return plan
+
+
+class TrustsTheCache:
+    """The pods are those of the pass before, as a watch that lags behind shows them."""
+
+    __name__ = "trusts_the_cache"
+
+    def __init__(self) -> None:
+        self.pods: tuple[Pod, ...] = ()
+
+    def __call__(self, seen: Observation) -> Plan:
+        stale, self.pods = self.pods, seen.pods
+        return decide(replace(seen, pods=stale))
+
+
+def charged_to_the_cluster(seen: Observation) -> Plan:
+    """No budget is ever spent."""
+    plan = decide(seen)
+    return replace(plan, status=plan.status.model_copy(update={"restarts": seen.job.status.restarts}))
+
+
+def forgets_the_record(seen: Observation) -> Plan:
+    """What was seen before doesn't count: each look judges anew, and tells it again."""
+    kept = [failure.model_copy(update={"attempt": 0}) for failure in seen.job.status.failures]
+    return decide(with_status(seen, failures=kept))
+
+
+def forces_members(seen: Observation) -> Plan:
+    """Whatever terminates is deleted by force, replaced or not."""
+    plan = decide(seen)
+    forced = tuple(DeletePod(pod.name, pod.uid, force=True) for pod in seen.pods if pod.terminating)
+    return replace(plan, status=seen.job.status if forced else plan.status, delete=plan.delete + forced)
+
+
 BROKEN: list[Decide] = [
+    random_names,
+    TrustsTheCache(),
+    charged_to_the_cluster,
+    forgets_the_record,
+    forces_members,
     never_launched,
     same_name,
     no_fence,
@@ -337,8 +447,8 @@ BROKEN: list[Decide] = [
 
 def check(think: Decide) -> None:
     """A short life with every kind of trouble in it, under all laws."""
-    lost = (vanish(1), delete(0), disrupt(2), end(1, 1), end(2, 78), both(end(0, 0), vanish(1)))
-    for fault in (*lost, suspend, scale(5), scale(2)):
+    faults = (vanish(1), delete(0), disrupt(2), end(1, 1), end(2, 78), both(end(0, 0), vanish(1)), killed_for_memory(1))
+    for fault in (*faults, suspend, scale(5), scale(2)):
         world = started(think)
         watcher = Watcher(world)
         watcher.look()
