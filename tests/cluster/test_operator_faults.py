@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support.api import Api, Jobs
+from support.api import Api, ApiFailure, Jobs
 from support.eventually import eventually
 from support.faultproxy import FaultProxy
 from support.kubelet import Kubelet
@@ -144,3 +144,40 @@ def test_with_the_charts_permissions_nothing_is_forbidden(
     events = api.items(f"/apis/events.k8s.io/v1/namespaces/{jobs.namespace}/events")
     assert {event["regarding"]["name"] for event in events} == {"bounded"}
     assert operator.complaints() == []
+
+
+def test_quota_that_refuses_pods_is_the_reason(jobs: Jobs, start_operator: Start) -> None:
+    start_operator()
+    quotas = f"/api/v1/namespaces/{jobs.namespace}/resourcequotas"
+    hard = {"hard": {"pods": "0"}}
+    jobs.api.create(quotas, {"metadata": {"name": "none"}, "spec": hard})
+    jobs.api.merge(f"{quotas}/none/status", {"status": hard | {"used": {"pods": "0"}}})
+    probe = {"metadata": {"name": "probe"}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+
+    def enforced() -> bool:
+        try:
+            jobs.api.create(jobs.pods_path, probe)
+        except ApiFailure as failure:
+            return "exceeded quota" in str(failure)
+        jobs.delete_pod("probe")
+        return False
+
+    eventually(enforced, deadline_s=30, what="the API server knows the quota")
+    jobs.submit("refused", replicas=1)
+    eventually(
+        lambda: jobs.status("refused").get("reason") == "Refused",
+        deadline_s=30,
+        what="Refused",
+        describe=partial(jobs.describe, "refused"),
+    )
+    status = jobs.status("refused")
+    ready = next(condition for condition in status["conditions"] if condition["type"] == "PodsReady")
+    assert "exceeded quota: none" in ready["message"]
+    assert (status["state"], status["totalRestarts"]) == ("Pending", 0)
+    jobs.api.delete(f"{quotas}/none")
+    eventually(
+        lambda: jobs.live("refused") == ["refused-worker-0-0"],
+        deadline_s=60,
+        what="the pod, once the quota is gone",
+        describe=partial(jobs.describe, "refused"),
+    )
