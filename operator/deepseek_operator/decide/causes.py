@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepseek_operator.api.names import Cause, ExitCode
+from deepseek_operator.decide.markers import ACCELERATOR, COMMUNICATION, OUT_OF_MEMORY, USER_MISTAKES
 from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.types import Pod
 
@@ -28,91 +29,6 @@ NODE_DISRUPTIONS = frozenset(
 )
 """Kubernetes' words for a pod that the cluster, and not its own process, ended."""
 
-USER_MISTAKES = (
-    "device-side assert triggered",
-    "invalid device ordinal",
-    "no kernel image is available",
-    "ncclinvalidusage",
-    "ncclinvalidargument",
-)
-"""CUDA and NCCL say so of programs that ask for what can't be; no other node would do better."""
-OUT_OF_MEMORY = (
-    "out of memory. tried to allocate",
-    "outofmemoryerror",
-    "cuda error: out of memory",
-    "cuda failure 2 'out of memory'",
-    "cuda failure 'out of memory'",
-    "cublas_status_alloc_failed",
-    "defaultcpuallocator: can't allocate memory",
-    "defaultcpuallocator: not enough memory",
-    "cannot allocate memory",
-    "std::bad_alloc",
-    "memoryerror",
-)
-ACCELERATOR = (
-    "uncorrectable ecc error",
-    "nvrm: xid",
-    "fallen off the bus",
-    "uncorrectable nvlink error",
-    "unspecified launch failure",
-    "illegal memory access was encountered",
-    "illegal instruction was encountered",
-    "misaligned address",
-    "hardware stack error",
-    "invalid program counter",
-    "launch timed out and was terminated",
-    "cuda error: unknown error",
-    "cuda unknown error",
-    "cuda driver initialization failed",
-    "no cuda-capable device is detected",
-    "cuda-capable device(s) is/are busy or unavailable",
-    "gpu is lost",
-    "gpu requires reset",
-    "system not yet initialized",
-    "system has unsupported display driver / cuda driver combination",
-    "cublas_status_execution_failed",
-    "cublas_status_internal_error",
-    "cudnn_status_execution_failed",
-    "cudnn_status_internal_error",
-)
-COMMUNICATION = (
-    "nccl error",
-    "ncclsystemerror",
-    "ncclremoteerror",
-    "ncclinternalerror",
-    "ncclunhandledcudaerror",
-    "nccl communicator was aborted",
-    "nccl operations have failed or timed out",
-    "watchdog caught collective operation timeout",
-    "remote process exited or there was a network error",
-    "unhandled system error",
-    "distbackenderror",
-    "distnetworkerror",
-    "diststoreerror",
-    "gloo/transport",
-    "connectfullmesh failed",
-    "application timeout caused pair closure",
-    "monitoredbarrier",
-    "tcp client failed to connect",
-    "client socket has timed out",
-    "client socket has failed to connect",
-    "connection was likely closed",
-    "recvvector failed",
-    "wait timeout after",
-    "timeout waiting for key",
-    "socket timeout",
-    "connection closed by peer",
-    "connection reset by peer",
-    "connection refused",
-    "broken pipe",
-    "no route to host",
-    "network is unreachable",
-    "remote peer closed the connection",
-    "waiting for clients",
-    "rendezvoustimeouterror",
-    "rendezvousconnectionerror",
-    "rendezvousclosederror",
-)
 CRASHES = frozenset({signal.SIGABRT, signal.SIGSEGV})
 """On a machine with GPUs these are mostly the driver's or the watchdog's doing."""
 TOLD_TO_END = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})

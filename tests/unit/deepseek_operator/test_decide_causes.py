@@ -11,12 +11,8 @@ from typing import Any
 import pytest
 from deepseek_operator.api.names import Cause
 from deepseek_operator.decide.causes import (
-    ACCELERATOR,
-    COMMUNICATION,
     NODE_DISRUPTIONS,
-    OUT_OF_MEMORY,
     TABLE,
-    USER_MISTAKES,
     Evidence,
     evidence_of,
     one_word,
@@ -24,6 +20,7 @@ from deepseek_operator.decide.causes import (
     row_of,
     signal_of,
 )
+from deepseek_operator.decide.markers import ACCELERATOR, COMMUNICATION, OUT_OF_MEMORY, USER_MISTAKES
 from deepseek_operator.decide.types import Pod
 from hypothesis import given, settings
 from hypothesis import strategies as st

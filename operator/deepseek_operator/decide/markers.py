@@ -1,0 +1,93 @@
+"""What torch, CUDA, NCCL, gloo, c10d and the driver print when they fail, in lower case, by what it tells of the cause.
+
+Rule: a marker stands here because the library prints it, and it is as long as it must be to mean nothing else. `causes`
+searches for them in this order; an unknown text is the program's own failure.
+"""
+
+from __future__ import annotations
+
+USER_MISTAKES = (
+    "device-side assert triggered",
+    "invalid device ordinal",
+    "no kernel image is available",
+    "ncclinvalidusage",
+    "ncclinvalidargument",
+)
+"""CUDA and NCCL say so of programs that ask for what can't be; no other node would do better."""
+OUT_OF_MEMORY = (
+    "out of memory. tried to allocate",
+    "outofmemoryerror",
+    "cuda error: out of memory",
+    "cuda failure 2 'out of memory'",
+    "cuda failure 'out of memory'",
+    "cublas_status_alloc_failed",
+    "defaultcpuallocator: can't allocate memory",
+    "defaultcpuallocator: not enough memory",
+    "cannot allocate memory",
+    "std::bad_alloc",
+    "memoryerror",
+)
+ACCELERATOR = (
+    "uncorrectable ecc error",
+    "nvrm: xid",
+    "fallen off the bus",
+    "uncorrectable nvlink error",
+    "unspecified launch failure",
+    "illegal memory access was encountered",
+    "illegal instruction was encountered",
+    "misaligned address",
+    "hardware stack error",
+    "invalid program counter",
+    "launch timed out and was terminated",
+    "cuda error: unknown error",
+    "cuda unknown error",
+    "cuda driver initialization failed",
+    "no cuda-capable device is detected",
+    "cuda-capable device(s) is/are busy or unavailable",
+    "gpu is lost",
+    "gpu requires reset",
+    "system not yet initialized",
+    "system has unsupported display driver / cuda driver combination",
+    "cublas_status_execution_failed",
+    "cublas_status_internal_error",
+    "cudnn_status_execution_failed",
+    "cudnn_status_internal_error",
+)
+COMMUNICATION = (
+    "nccl error",
+    "ncclsystemerror",
+    "ncclremoteerror",
+    "ncclinternalerror",
+    "ncclunhandledcudaerror",
+    "nccl communicator was aborted",
+    "nccl operations have failed or timed out",
+    "watchdog caught collective operation timeout",
+    "remote process exited or there was a network error",
+    "unhandled system error",
+    "distbackenderror",
+    "distnetworkerror",
+    "diststoreerror",
+    "gloo/transport",
+    "connectfullmesh failed",
+    "application timeout caused pair closure",
+    "monitoredbarrier",
+    "tcp client failed to connect",
+    "client socket has timed out",
+    "client socket has failed to connect",
+    "connection was likely closed",
+    "recvvector failed",
+    "wait timeout after",
+    "timeout waiting for key",
+    "socket timeout",
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "no route to host",
+    "network is unreachable",
+    "remote peer closed the connection",
+    "waiting for clients",
+    "rendezvoustimeouterror",
+    "rendezvousconnectionerror",
+    "rendezvousclosederror",
+)
