@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data import corpora
 from deepseek_trainer.data.prepare import prepare
+from support.agents import World
 from support.runs import run_config
 
 
@@ -41,3 +42,11 @@ def store_folder(corpus_file: Path, data_cache: Path) -> Path:
     """The prepared store of that config, made before any deadline runs."""
     config = run_config(checkpoints=Path("/nowhere"), data_cache=data_cache)
     return prepare(RunConfig.model_validate(config), os.environ)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """The pods of one job, as agents; what is left of them at the end is killed."""
+    made = World(tmp_path)
+    yield made
+    made.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.agents import DEADLINE_S, SCRIPT, Pod, World
@@ -26,13 +24,6 @@ while not note.exists() or ") Z " not in pathlib.Path(f"/proc/{note.read_text()}
 sys.exit(69)
 """
 """Rank 1 is killed; rank 0 sees that (its peer is a zombie until the agent looks) and says UNAVAILABLE."""
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.close()
 
 
 def script(world: World, text: str) -> str:

@@ -7,21 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.agents import DEADLINE_S, World, now, thaw, timed
 from support.eventually import eventually
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.close()
 
 
 def test_training_goes_on_after_each_fault(world: World) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ from support.eventually import eventually
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 TIMEOUT_S = 60
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.close()
 
 
 def start(world: World, *names: str, **environ: str) -> list[Pod]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,6 @@ from support.agents import DEADLINE_S, Pod, World, now, timed
 from support.eventually import eventually
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.close()
 
 
 def lose_process(world: World, pod: Pod, what: str) -> None:

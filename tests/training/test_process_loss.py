@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,6 @@ from support.runs import losses, run_config
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
 STEPS = 30
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.close()
 
 
 def run(world: World, case: str, data_cache: Path, disturb: Callable[[list[Pod]], None]) -> dict[int, float]:

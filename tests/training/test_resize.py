@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 STEPS = 60
 _STEP = re.compile(r" step=(\d+) loss=")
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.close()
 
 
 def steps_of(world: World, pod: Pod, generation: int, after: int) -> int:
