@@ -87,7 +87,7 @@ def test_an_unknown_binary_is_refused_with_the_known_ones() -> None:
 def test_the_cache_of_a_module_is_named_by_what_pins_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DEEPSEEKJOB_CACHE", str(tmp_path))
     folders = {binaries.bin_dir(module) for module, _ in binaries.PACKAGES.values()}
-    assert len(folders) == 6
+    assert len(folders) == len({module for module, _ in binaries.PACKAGES.values()})
     assert all(folder.is_relative_to(tmp_path / "native") for folder in folders)
     assert binaries.missing("etcd") == ["etcd"]
 
