@@ -17,7 +17,12 @@ from support.kubectl import Kubectl, KubectlError
 
 pytestmark = pytest.mark.cluster
 
-FULL = {"trainer": full_job.trainer_job(), "script": full_job.script_job(), "module": full_job.module_job()}
+FULL = {
+    "trainer": full_job.trainer_job(),
+    "finetune": full_job.finetune_job(),
+    "script": full_job.script_job(),
+    "module": full_job.module_job(),
+}
 ELSEWHERE = {
     "workers.volumes.hostPath": "is there to be refused with a remedy",
     "data.path": "excludes data.corpus",
@@ -37,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "backend": "auto",
     "suspend": False,
     "trainer": {
+        "task": "pretrain",
         "model": {"preset": "tiny"},
         "tokenizer": {"kind": "bpe", "vocabSize": 4096},
         "training": {

@@ -30,6 +30,7 @@ JOBS = {
     "every-section": trainer_job(),
     "script": script_job(),
     "every-field": full_job.trainer_job(),
+    "every-field-finetune": full_job.finetune_job(),
     "every-field-script": full_job.script_job(),
     "every-field-module": full_job.module_job(),
 }

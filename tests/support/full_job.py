@@ -129,6 +129,7 @@ COMMUNICATION: Manifest = {
 
 
 TRAINER: Manifest = {
+    "task": "pretrain",
     "model": {
         "preset": "small",
         "hiddenSize": 512,
@@ -213,6 +214,18 @@ def trainer_job() -> Manifest:
             "managedBy": "kueue.x-k8s.io/multikueue",
         },
     }
+
+
+def finetune_job() -> Manifest:
+    """The same with the built-in trainer's other task, which takes its architecture from the weights."""
+    job = trainer_job()
+    trainer = TRAINER | {
+        "task": "finetune",
+        "initialWeights": {"path": "/data/model"},
+        "model": {"preset": "tiny"},
+        "tokenizer": {"kind": "initialWeights", "vocabSize": 4096},
+    }
+    return job | {"spec": job["spec"] | {"trainer": trainer}}
 
 
 def script_job() -> Manifest:
