@@ -32,6 +32,13 @@ def checking(world: World, pod: Pod) -> int:
     return eventually(probe, deadline_s=DEADLINE_S, what=f"{pod.name} checks", describe=world.describe)[0]
 
 
+def all_checking(world: World, *pods: Pod) -> dict[str, int]:
+    """The check processes by pod, once every agent knows that the round has started: from then on it is the check's."""
+    for pod in pods:
+        said(world, pod, "preflight started")
+    return {pod.name: checking(world, pod) for pod in pods}
+
+
 def _command(pid: int) -> bytes:
     path = Path(f"/proc/{pid}/cmdline")
     return path.read_bytes() if path.exists() else b""
@@ -96,7 +103,7 @@ def test_a_node_whose_check_crashes_ends_and_the_others_go_on_with_another(world
 def test_a_frozen_node_is_named_by_another(world: World) -> None:
     a, b, c = start(world, "a", "b", "c")
     world.announce(1, a, b, c, host=2)
-    checking(world, b)
+    all_checking(world, a, b, c)
     frozen = b.freeze()
     words = verdict(a)
     assert words["nodes"] == ["node-b"]
@@ -111,7 +118,7 @@ def test_a_frozen_node_is_named_by_another(world: World) -> None:
 def test_a_frozen_host_of_the_store_is_named_too(world: World) -> None:
     a, b, c = start(world, "a", "b", "c")
     world.announce(1, a, b, c, host=0)
-    checking(world, a)
+    all_checking(world, a, b, c)
     frozen = a.freeze()
     words = verdict(b)
     assert words["nodes"] == ["node-a"]
@@ -123,8 +130,7 @@ def test_a_frozen_host_of_the_store_is_named_too(world: World) -> None:
 def test_a_check_that_stops_while_it_measures_is_named_in_time(world: World) -> None:
     a, b, c = start(world, "a", "b", "c")
     world.announce(1, a, b, c)
-    pids = {pod.name: checking(world, pod) for pod in (a, b, c)}
-    said(world, a, "preflight started")
+    pids = all_checking(world, a, b, c)
     eventually(
         lambda: _connected(pids["c"]),
         interval_s=0.01,
