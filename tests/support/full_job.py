@@ -178,7 +178,7 @@ def trainer_job() -> Manifest:
                 "keep": 5,
             },
             "communication": COMMUNICATION,
-            "elastic": {"minReplicas": 2, "maxReplicas": 8},
+            "elastic": {"minReplicas": 2, "maxReplicas": 8, "shrinkAfterSeconds": 300, "growPolicy": "OnRestart"},
             "recovery": {
                 "budgets": {
                     "application": 2,

@@ -16,7 +16,7 @@ from deepseek_operator.api.v1alpha1 import Status
 from deepseek_operator.decide.activity import active_s
 from deepseek_operator.decide.budgets import COUNTER, limit_of
 from deepseek_operator.decide.effects import may_have_pods
-from deepseek_operator.decide.gang import is_ranked
+from deepseek_operator.decide.gang import candidates, is_ranked, slots
 from deepseek_operator.decide.requeue import REGULAR_S
 from support.world import World, announced, effects, told
 
@@ -50,6 +50,8 @@ class Watcher:
         self._a_suspended_job_has_no_pods(status)
         self._active_time_only_grows(status)
         self._one_live_member_a_slot()
+        self._a_planned_move_waits_for_nobody(status)
+        self._candidates_are_apart(status)
         self._no_name_is_used_twice(whole_pass)
         self.last = status
 
@@ -108,6 +110,23 @@ class Watcher:
         told = [(pod.slot, announced(pod)) for pod in live]
         assert len(told) == len(set(told)), f"two live members for one slot and generation: {live!r}"
 
+    def _a_planned_move_waits_for_nobody(self, status: Status) -> None:
+        """Training is not stopped for a worker that isn't there."""
+        if status.generation == self.last.generation or not status.planned:
+            return
+        ready = {pod.slot for pod in self.world.pods.values() if pod.ready or pod.phase == "Succeeded"}
+        joined = set(slots(self.world.job, status)) - set(slots(self.world.job, self.last))
+        assert joined <= ready, f"training was stopped for workers {sorted(joined - ready)}, which are not ready"
+
+    def _candidates_are_apart(self, status: Status) -> None:
+        """A slot is a member's or a candidate's, and a small gang is one that its owner allows."""
+        gang = slots(self.world.job, status)
+        assert len(gang) == len(set(gang)), f"a slot twice: {gang!r}"
+        assert not set(status.standby) & set(gang), f"a member stands by: {status!r}"
+        elastic = self.world.job.spec.elastic
+        if elastic is not None and status.generation > self.last.generation:
+            assert len(gang) >= elastic.min_replicas, f"fewer than elastic.minReplicas: {gang!r}"
+
     def _no_name_is_used_twice(self, whole_pass: bool) -> None:
         """A pod that took part in a whole gang, and was seen so, is never created again under its name."""
         for pod in self.world.pods.values():
@@ -158,9 +177,16 @@ def comes_to_rest(world: World) -> None:
     second = world.reconcile()
     assert effects(second) == (), f"effects without a cause: {effects(second)!r}"
     expected = world.status.generation if is_ranked(world.job, world.status) else 0
-    wanted = may_have_pods(world.status)
-    strangers = [p for p in world.live() if not p.terminating and not (wanted and announced(p) == expected)]
+    wanted, gang = may_have_pods(world.status), slots(world.job, world.status)
+    beside = {member.name for member in candidates(world.observe(), world.status)}
+    strangers = [
+        p
+        for p in world.live()
+        if not p.terminating and not (wanted and announced(p) == (0 if p.name in beside else expected))
+    ]
     assert not strangers, f"live pods that are no members: {strangers!r}"
+    told_apart = [p for p in world.live() if not p.terminating and p.slot in gang]
+    assert len({p.slot for p in told_apart}) == len(told_apart), f"two for one slot: {told_apart!r}"
     third = world.reconcile()
     assert third.status == world.status
     assert effects(third) == ()
@@ -178,6 +204,8 @@ def comes_to_rest(world: World) -> None:
         assert third.requeue_after_s is not None
         assert third.requeue_after_s <= REGULAR_S
         comes_to_rest(world)
+    elif world.status.renewed_at != before.renewed_at:
+        comes_to_rest(world)  # time alone also brings another pod for one that would join
     else:
         assert effects(much_later) == ()
 

@@ -28,6 +28,7 @@ Decide = Callable[[Observation], Plan]
 CHECKPOINT_EVERY = 20
 STEPS_A_TICK = 10
 PATIENCE_TICKS = 3
+UNSCHEDULABLE = "Unschedulable"
 
 
 @dataclass
@@ -56,6 +57,8 @@ class World:
     """Pods that never finish terminating."""
     held: set[str] = field(default_factory=set)
     """Pods that don't come up."""
+    capacity: int | None = None
+    """So many pods find a place at a time; the others are Unschedulable until there is room. None: all do."""
     lost: set[str] = field(default_factory=set)
     """Pods whose node is proven to be lost, as soon as they are long overdue."""
     hangs: set[int] = field(default_factory=set)
@@ -217,15 +220,26 @@ class World:
         for name, pod in list(self.pods.items()):
             if pod.terminating and name not in self.frozen:
                 del self.pods[name]
-            elif pod.phase == "Pending" and not pod.reason and name not in self.held:
+            elif pod.phase == "Pending" and name not in self.held and self._finds_place(pod):
                 serial = int(pod.uid.removeprefix("uid-"))
                 self.pods[name] = replace(
                     pod,
                     phase="Running",
                     ready=True,
+                    reason="",
+                    message="",
                     ip=f"10.0.{serial // 250}.{serial % 250 + 1}",
                     node=self._place(pod.slot),
                 )
+
+    def _finds_place(self, pod: Pod) -> bool:
+        """Whether the scheduler binds a pending pod; it says so where it doesn't."""
+        bound = sum(1 for other in self.pods.values() if other.phase == "Running" and other.name not in self.frozen)
+        if self.capacity is not None and bound >= self.capacity and pod.reason in ("", UNSCHEDULABLE):
+            said = f"0/{self.capacity} nodes are available"
+            self.pods[pod.name] = replace(pod, reason=UNSCHEDULABLE, message=said)
+            return False
+        return not pod.reason or (pod.reason == UNSCHEDULABLE and pod.message.endswith("nodes are available"))
 
     def _place(self, slot: int) -> str:
         node = self.places.get(slot, f"node-{slot}")

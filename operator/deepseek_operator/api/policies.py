@@ -98,6 +98,16 @@ class Elastic(Model):
     )
     min_replicas: Annotated[int, Field(ge=1, le=4096)] = Field(1, description="Fewest workers.")
     max_replicas: Annotated[int, Field(ge=1, le=4096)] = Field(description="Most workers.")
+    shrink_after_seconds: Annotated[int, Field(ge=0, le=604_800)] | None = Field(
+        None,
+        description="Seconds after which a generation that lacks workers goes on with those that are ready, minReplicas at "
+        "least; the others join later. Default: never, it waits for all.",
+    )
+    grow_policy: Literal["WhenReady", "OnRestart"] = Field(
+        "WhenReady",
+        description="When workers that have become ready join: WhenReady (as soon as they are, without losing a step) or "
+        "OnRestart (they wait until the workers start anew for another reason).",
+    )
 
 
 class Lifecycle(Model):

@@ -170,6 +170,22 @@ class Status(StatusModel):
         description="Slots whose pods are new in the present generation, as long as it is not launched: "
         "a missing pod of one of them is yet to be created.",
     )
+    standby: Annotated[list[int], Field(max_length=4096)] = Field(
+        default_factory=list,
+        description="Slots whose pods were seen beside the present generation, waiting to join: one of them that is "
+        "missing was lost, and its successor gets another name.",
+    )
+    renewed_at: str | None = Field(
+        None,
+        description="When a pod that waited to join was last replaced.",
+        json_schema_extra={"format": "date-time"},
+    )
+    assembling_since: str | None = Field(
+        None,
+        description="When the present generation began, until all its workers were ready once; then absent. "
+        "elastic.shrinkAfterSeconds is counted from here.",
+        json_schema_extra={"format": "date-time"},
+    )
     planned: bool = Field(
         False,
         description="The present generation was planned and nobody was lost: its members save before they join it.",
@@ -205,7 +221,8 @@ class Status(StatusModel):
     profile: AppliedProfile | None = Field(None, description="The profile that the job was started with.")
     ranks: Annotated[list[int], Field(max_length=4096)] = Field(
         default_factory=list,
-        description="Slots in the order of node ranks, where topology orders them; empty: in their own order.",
+        description="The workers' slots in the order of node ranks; empty: the first ones, in their own order (or not "
+        "yet ordered by topology).",
     )
     selector: str = Field("", description="Label selector of the job's pods, for autoscalers.")
     stepped_at: str | None = Field(

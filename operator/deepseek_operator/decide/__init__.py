@@ -8,6 +8,7 @@
     at work
         resumption  the next run after a rest
         launch      the first generation; when a generation's pods were all seen
+    assembly    when its members were all ready
         snapshot    what the profile said when the job started
         training    what the workers report
         headway     a newer checkpoint: restarts bring something
@@ -16,7 +17,9 @@
         ending      the work is done, or one says that it can't be done
         deadlines   the time is up
         recovery    a lost member or a hang: the next generation, or giving up
-        resizing    another number of workers is wanted: the next generation
+        resizing    fewer workers are wanted, or more have come: the next generation
+    shrinking   there is no room for some: the next generation has the others
+    standby     the pods of those that an elastic job still lacks
         topology    node ranks in the order of the nodes
         readiness   which pods are ready, and what the others wait for
         running     whether training makes steps
@@ -37,6 +40,7 @@ from functools import reduce
 
 from deepseek_operator.decide.activity import accounted
 from deepseek_operator.decide.admission import admission
+from deepseek_operator.decide.assembly import assembly, shrinking
 from deepseek_operator.decide.deadlines import deadlines
 from deepseek_operator.decide.effects import creations, deletions, patches
 from deepseek_operator.decide.ending import ending
@@ -56,6 +60,7 @@ from deepseek_operator.decide.resting import resting
 from deepseek_operator.decide.running import running
 from deepseek_operator.decide.settle import settle
 from deepseek_operator.decide.snapshot import snapshot
+from deepseek_operator.decide.standby import standby
 from deepseek_operator.decide.suspension import resumption, suspension
 from deepseek_operator.decide.topology import topology
 from deepseek_operator.decide.training import training
@@ -81,6 +86,7 @@ GATES: tuple[Policy, ...] = (suspension, held, admission)
 AT_WORK: tuple[Policy, ...] = (
     resumption,
     launch,
+    assembly,
     snapshot,
     training,
     headway,
@@ -90,6 +96,8 @@ AT_WORK: tuple[Policy, ...] = (
     deadlines,
     recovery,
     resizing,
+    shrinking,
+    standby,
     topology,
     readiness,
     running,

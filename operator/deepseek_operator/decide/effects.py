@@ -11,7 +11,16 @@ from collections import defaultdict
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
 from deepseek_operator.api.v1alpha1 import Status
 from deepseek_operator.decide.exclusion import excluded_nodes
-from deepseek_operator.decide.gang import is_live, is_ranked, members, membership_of, part_of, size, to_be_created
+from deepseek_operator.decide.gang import (
+    candidates,
+    is_live,
+    is_ranked,
+    members,
+    membership_of,
+    part_of,
+    size,
+    to_be_created,
+)
 from deepseek_operator.decide.quota import quota_wanted
 from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import DeletePod, Manifest, Observation, PatchPod, Pod
@@ -37,25 +46,33 @@ def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
         asking = quota_wanted(seen, status)
         return (asking,) if asking is not None else ()
     service = [] if seen.service_exists else [headless_service(seen.job)]
-    group = pod_group(seen.job, size(seen.job, status))
+    group = pod_group(seen.job, _scheduled_together(seen, status))
     if group is not None and seen.group_members is None:
         return (*service, group)
     groups = [group] if group is not None and group["spec"]["minMember"] != seen.group_members else []
     place = _placement(seen)
     if place is None:
         return (*service, *groups)
-    avoided = excluded_nodes(status)
-    pods = [
-        placed(
-            away_from(
-                worker_pod(seen.job, member.slot, member.incarnation, part_of(seen.job, status, member.slot)), avoided
-            ),
-            place,
-        )
+    missing = [
+        (member, part_of(seen.job, status, member.slot))
         for member in members(seen, status)
         if member.pod is None and to_be_created(status, member.slot)
     ]
+    beside = [(m, None) for m in candidates(seen, status) if m.pod is None and m.slot not in status.standby]
+    avoided = excluded_nodes(status)
+    pods = [
+        placed(away_from(worker_pod(seen.job, member.slot, member.incarnation, part), avoided), place)
+        for member, part in (*missing, *beside)
+    ]
     return (*service, *groups, *pods)
+
+
+def _scheduled_together(seen: Observation, status: Status) -> int:
+    """So many pods are to find room together, or none: as many as the job can begin with."""
+    elastic = seen.job.spec.elastic
+    if elastic is not None and elastic.shrink_after_seconds is not None:
+        return elastic.min_replicas
+    return size(seen.job, status)
 
 
 def _placement(seen: Observation) -> Placement | None:
@@ -66,21 +83,22 @@ def _placement(seen: Observation) -> Placement | None:
 
 
 def patches(seen: Observation, status: Status) -> tuple[PatchPod, ...]:
-    """The live members that have not been told their part in the present generation."""
-    if not may_have_pods(status) or not is_ranked(seen.job, status):
+    """The live members that have not been told their part in the present generation, and the candidates that still have
+    one in an older."""
+    if not may_have_pods(status):
         return ()
-    found = []
-    for member in members(seen, status):
-        if member.pod is None or not is_live(member.pod):
-            continue
-        part = membership_json(membership_of(seen.job, status, member.slot))
-        if member.pod.membership != part:
-            found.append(PatchPod(member.pod.name, member.pod.uid, {ANNOTATION_MEMBERSHIP: part}))
-    return tuple(found)
+    gang = members(seen, status) if is_ranked(seen.job, status) else ()
+    told = [(member.pod, membership_json(membership_of(seen.job, status, member.slot))) for member in gang]
+    told += [(member.pod, "") for member in candidates(seen, status)]
+    return tuple(
+        PatchPod(pod.name, pod.uid, {ANNOTATION_MEMBERSHIP: part})
+        for pod, part in told
+        if pod is not None and is_live(pod) and (pod.membership or "") != part
+    )
 
 
 def deletions(seen: Observation, status: Status) -> tuple[DeletePod, ...]:
-    """Live pods that are no members, all live pods of a job that may have none, old pods beyond those kept, and by force
+    """Live pods that are neither members nor candidates, all live pods of a job that may have none, old pods beyond those kept, and by force
     what can't finish terminating because its node is lost.
 
     Only pods that are no members any more are forced: a lost member is first replaced under a new name, in a generation
@@ -89,7 +107,7 @@ def deletions(seen: Observation, status: Status) -> tuple[DeletePod, ...]:
     """
     if status.generation == 0 and not seen.job.spec.suspend:
         return ()
-    names = {member.name for member in members(seen, status)}
+    names = {member.name for member in (*members(seen, status), *candidates(seen, status))}
     stop = not may_have_pods(status)
     live = [pod for pod in seen.pods if is_live(pod) and (stop or pod.name not in names)]
     over = [pod for pod in seen.pods if pod.phase in ("Succeeded", "Failed")]

@@ -1,10 +1,15 @@
 """The gang: which pod is the member of each slot, and what part it has in the present generation.
 
-Rule: the status alone says who is a member. A pod with any other name is a stranger, however alive it is.
+    members      the slots of the present generation, in the order of node ranks
+    candidates   the slots that an elastic job still lacks: their pods come up beside the gang, without a membership
+
+Rule: the status alone says who is a member; the spec's number says how many candidates there are. A pod with any other
+name is a stranger, however alive it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
@@ -14,7 +19,7 @@ from deepseek_operator.render import Membership, pod_name
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A slot of the gang and the pod that fills it; no pod: it is yet to be created, or was lost."""
+    """A slot and the pod that fills it; no pod: it is yet to be created, or was lost."""
 
     slot: int
     incarnation: int
@@ -23,12 +28,17 @@ class Member:
 
 
 def size(job: DeepSeekJob, status: Status) -> int:
-    """Slots of the gang: the number it was started with."""
-    return status.nodes.desired or job.spec.workers.replicas
+    """Slots of the gang: of the present generation, or of the first."""
+    return len(status.ranks) or status.nodes.desired or job.spec.workers.replicas
+
+
+def slots(job: DeepSeekJob, status: Status) -> tuple[int, ...]:
+    """The slots of the present generation: those that `ranks` names, in its order, else the first ones."""
+    return tuple(status.ranks) or tuple(range(size(job, status)))
 
 
 def wanted_size(seen: Observation, status: Status) -> int:
-    """Slots that the next generation shall have: those that an elastic job asks for, if it is allowed to."""
+    """Slots that the job shall have: those that an elastic one asks for, if it is allowed to."""
     spec = seen.job.spec
     return size(seen.job, status) if spec.elastic is None or seen.held is not None else spec.workers.replicas
 
@@ -40,9 +50,26 @@ def incarnation_of(status: Status, slot: int) -> int:
 
 def members(seen: Observation, status: Status) -> tuple[Member, ...]:
     """The members of the status' generation, ordered by slot."""
+    return occupants(seen, status, sorted(slots(seen.job, status)))
+
+
+def candidate_slots(seen: Observation, status: Status) -> tuple[int, ...]:
+    """The lowest slots that are free, as many as the gang lacks."""
+    taken = set(slots(seen.job, status))
+    lacking = max(0, wanted_size(seen, status) - len(taken))
+    return tuple([slot for slot in range(lacking + len(taken)) if slot not in taken][:lacking])
+
+
+def candidates(seen: Observation, status: Status) -> tuple[Member, ...]:
+    """Who may join the gang, ordered by slot."""
+    return occupants(seen, status, candidate_slots(seen, status))
+
+
+def occupants(seen: Observation, status: Status, wanted: Iterable[int]) -> tuple[Member, ...]:
+    """The slots with the pods that the status names for them."""
     by_name = {pod.name: pod for pod in seen.pods}
     found = []
-    for slot in range(size(seen.job, status)):
+    for slot in wanted:
         incarnation = incarnation_of(status, slot)
         name = pod_name(seen.job.metadata.name, slot, incarnation)
         found.append(Member(slot, incarnation, name, by_name.get(name)))
@@ -66,10 +93,8 @@ def is_ranked(job: DeepSeekJob, status: Status) -> bool:
 
 
 def node_rank(status: Status, slot: int) -> int:
-    """The slot's place in the order of node ranks; a slot that the order doesn't name comes after those it does."""
-    if slot in status.ranks:
-        return status.ranks.index(slot)
-    return len(status.ranks) + slot - sum(1 for ranked in status.ranks if ranked < slot)
+    """The place of a member's slot in the order of node ranks."""
+    return status.ranks.index(slot) if status.ranks else slot
 
 
 def rank_zero(seen: Observation, status: Status) -> Member:
@@ -99,6 +124,17 @@ def membership_of(job: DeepSeekJob, status: Status, slot: int) -> Membership:
         host=status.master.slot == slot,
         planned=status.planned,
     )
+
+
+def is_present(member: Member) -> bool:
+    """A member that has ended well was ready, and the others go on without waiting for it."""
+    pod = member.pod
+    return pod is not None and (pod.phase == "Succeeded" or (pod.ready and not pod.terminating))
+
+
+def is_fit(pod: Pod, avoided: Collection[str]) -> bool:
+    """Whether a pod that is no member may become one: it runs or will run, on no node that the job keeps away from."""
+    return pod.phase in ("Pending", "Running") and is_live(pod) and not pod.disrupted and pod.node not in avoided
 
 
 def is_live(pod: Pod) -> bool:

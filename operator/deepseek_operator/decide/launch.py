@@ -12,7 +12,7 @@ from __future__ import annotations
 from deepseek_operator.api.conditions import Fact
 from deepseek_operator.api.names import ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import Master, Nodes
-from deepseek_operator.decide.gang import incarnation_of, members, size
+from deepseek_operator.decide.gang import candidate_slots, incarnation_of, members, slots, wanted_size
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Event, Pod
 from deepseek_operator.render import pod_dns, pod_name
@@ -41,6 +41,7 @@ def _first_generation(turn: Turn) -> Turn:
         attempt=1,
         start_time=turn.now,
         active_since=turn.now,
+        assembling_since=turn.now,
         nodes=Nodes(ready=0, desired=nodes),
         master=Master(slot=0, address=pod_dns(job.metadata, 0, 0)),
     )
@@ -69,22 +70,31 @@ def _is_ours(turn: Turn, pod: Pod) -> bool:
     """The pod has the name that we give: somebody else's labels are no evidence."""
     job = turn.seen.job
     own_name = pod.name == pod_name(job.metadata.name, pod.slot, pod.incarnation)
-    return own_name and pod.slot < size(job, turn.status) and pod.incarnation < INCARNATION_MAX
+    return own_name and pod.slot < _slots_known(turn) and pod.incarnation < INCARNATION_MAX
+
+
+def _slots_known(turn: Turn) -> int:
+    """From here on no slot was ever asked for, as far as the status and the spec say."""
+    asked_for = (*slots(turn.seen.job, turn.status), *candidate_slots(turn.seen, turn.status), *turn.status.standby)
+    return max(asked_for) + 1
 
 
 def _start_over(turn: Turn) -> Turn:
     """Replaces the whole gang, under a generation above every one that was announced."""
     job, status = turn.seen.job, turn.status
-    nodes = size(job, status)
+    nodes = wanted_size(turn.seen, status)
     announced = [read_announced(pod.membership).generation for pod in turn.seen.pods]
-    incarnations = {str(slot): _newest_incarnation(turn, slot) + 1 for slot in range(nodes)}
+    replaced = sorted({*range(nodes), *(pod.slot for pod in turn.seen.pods if _is_ours(turn, pod))})
+    incarnations = {str(slot): _newest_incarnation(turn, slot) + 1 for slot in replaced}
     message = "the status is older than the pods; the whole gang is started anew"
     begun = turn.changed(
         generation=max([status.generation, *announced]) + 1,
         attempt=status.attempt + 1,
         launched_generation=0,
-        incarnations=incarnations,
+        incarnations=status.incarnations | incarnations,
         replaced=list(range(nodes)),
+        standby=[],
+        assembling_since=turn.now,
         planned=False,
         start_time=status.start_time or turn.now,
         active_since=status.active_since or turn.now,

@@ -1,6 +1,7 @@
 """Policy: which worker pods are ready, and what the others wait for.
 
-Rule: waiting costs nothing and ends by itself; the status says exactly what is waited for.
+Rule: waiting costs nothing and ends by itself; the status says exactly what is waited for. Candidates that an elastic job
+waits for are told beside; whether the gang is ready is a matter of its members alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from deepseek_operator.api.names import ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import Nodes
 from deepseek_operator.decide.causes import one_word
 from deepseek_operator.decide.exclusion import excluded_nodes
-from deepseek_operator.decide.gang import Member, members
+from deepseek_operator.decide.gang import Member, candidates, is_present, members
 from deepseek_operator.decide.report import TEXT_MAX, clean
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Pod
@@ -27,6 +28,8 @@ _VOLUME = (
 """The scheduler's words, in lower case, for a claim that is missing, unbound, or bound to nothing."""
 PASSING = frozenset({"", "ContainerCreating", "PodInitializing", "Scheduled"})
 """Reasons of a pod that is on its way."""
+NAMED_MAX = 5
+"""Workers without a known obstacle that are named."""
 
 
 def readiness(turn: Turn) -> Turn:
@@ -36,35 +39,39 @@ def readiness(turn: Turn) -> Turn:
             nodes=turn.status.nodes.model_copy(update={"ready": 0}), ready_nodes=f"0/{turn.status.nodes.desired}"
         )
     gang = members(turn.seen, turn.status)
-    present = sum(1 for member in gang if _counts_as_ready(member))
+    present = sum(1 for member in gang if is_present(member))
     nodes = Nodes(ready=present, desired=len(gang))
-    turn = turn.changed(nodes=nodes, ready_nodes=f"{present}/{len(gang)}")
-    return turn.stating(_pods_ready(gang, present, excluded_nodes(turn.status)))
+    return turn.changed(nodes=nodes, ready_nodes=f"{present}/{len(gang)}").stating(pods_ready(turn))
 
 
 def pods_ready(turn: Turn) -> Fact:
     """Whether all pods are ready, and what the others wait for."""
-    gang = members(turn.seen, turn.status)
-    return _pods_ready(gang, sum(1 for member in gang if _counts_as_ready(member)), excluded_nodes(turn.status))
-
-
-def _counts_as_ready(member: Member) -> bool:
-    """A member that has ended well was ready, and the others go on without waiting for it."""
-    pod = member.pod
-    return pod is not None and (pod.phase == "Succeeded" or (pod.ready and not pod.terminating))
-
-
-def _pods_ready(gang: tuple[Member, ...], ready: int, avoided: tuple[str, ...]) -> Fact:
-    kind = ConditionType.PODS_READY
+    gang, avoided = members(turn.seen, turn.status), excluded_nodes(turn.status)
+    kind, ready = ConditionType.PODS_READY, sum(1 for member in gang if is_present(member))
+    count = f"{ready} of {len(gang)} worker pods are ready"
     if ready == len(gang):
-        return Fact(kind, "True", Reason.ALL_READY)
+        lacking = [member for member in candidates(turn.seen, turn.status) if not is_present(member)]
+        waiting = f"{count}; {waited_for(tuple(lacking), avoided)}" if lacking else ""
+        return Fact(kind, "True", Reason.ALL_READY, waiting)
     for member in gang:
-        if member.pod is not None and (reason := _obstacle(member.pod)):
+        if member.pod is not None and (reason := obstacle(member.pod)):
             return Fact(kind, "False", reason, _told(member.slot, member.pod, reason, avoided))
-    return Fact(kind, "False", Reason.WAITING_FOR_PODS, f"{ready} of {len(gang)} worker pods are ready")
+    return Fact(kind, "False", Reason.WAITING_FOR_PODS, count)
 
 
-def _obstacle(pod: Pod) -> str:
+def waited_for(lacking: tuple[Member, ...], avoided: tuple[str, ...]) -> str:
+    """Who isn't ready, for people: the first whose obstacle is known with its words, else their slots."""
+    for member in lacking:
+        if member.pod is not None and (reason := obstacle(member.pod)):
+            return _told(member.slot, member.pod, reason, avoided)
+    named = ", ".join(str(member.slot) for member in lacking[:NAMED_MAX])
+    more = f" and {len(lacking) - NAMED_MAX} more" if len(lacking) > NAMED_MAX else ""
+    if len(lacking) == 1:
+        return f"worker {named} is waited for"
+    return f"workers {named}{more} are waited for"
+
+
+def obstacle(pod: Pod) -> str:
     """The reason for which a pod doesn't come up; empty when there is none."""
     if pod.ready or pod.phase not in ("Pending", "Running") or pod.reason in PASSING:
         return ""

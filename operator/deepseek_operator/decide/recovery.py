@@ -25,8 +25,8 @@ from deepseek_operator.decide.backoff import NOT_ITS_OWN, due
 from deepseek_operator.decide.budgets import charged, overdrawn, total
 from deepseek_operator.decide.ending import failed, remembered
 from deepseek_operator.decide.exclusion import PREFLIGHT, excluded_nodes, excluding
-from deepseek_operator.decide.gang import members, wanted_size
-from deepseek_operator.decide.generation import next_generation
+from deepseek_operator.decide.gang import members
+from deepseek_operator.decide.generation import next_generation, succession
 from deepseek_operator.decide.hang import hung
 from deepseek_operator.decide.headway import counted, standstill
 from deepseek_operator.decide.losses import Loss, losses_of, recorded
@@ -78,7 +78,7 @@ def _next_generation(turn: Turn, cause: Cause, culprit: Loss, losses: list[Loss]
     reason = _reason(culprit)
     message = culprit.sentence() + (f", and {len(losses) - 1} more" if len(losses) > 1 else "")
     return (
-        next_generation(turn, lost | unfit, wanted_size(turn.seen, turn.status))
+        next_generation(turn, succession(turn, lost | unfit), lost | unfit)
         .changed(restarts=restarts, total_restarts=total(restarts), **counted(turn, cause))
         .stating(Fact(ConditionType.RESTARTING, "True", reason, message))
         .announcing(Event("Warning", reason, message))

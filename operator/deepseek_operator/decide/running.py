@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deepseek_operator.api.conditions import Fact, is_true
 from deepseek_operator.api.names import ConditionType, Reason
+from deepseek_operator.decide.gang import is_present, members
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Event
 
@@ -15,10 +16,11 @@ def running(turn: Turn) -> Turn:
     turn = turn.stating(checkpointed(turn))
     if turn.over:
         return turn
-    return _goes_on(turn) if _makes_steps(turn) else _stands_still(turn)
+    return _goes_on(turn) if makes_steps(turn) else _stands_still(turn)
 
 
-def _makes_steps(turn: Turn) -> bool:
+def makes_steps(turn: Turn) -> bool:
+    """Whether the gang trains, as far as its reports, or for a script its pods, tell."""
     if turn.next_generation or turn.wait_s is not None:
         return False
     script = turn.seen.job.spec.entrypoint is not None
@@ -26,7 +28,7 @@ def _makes_steps(turn: Turn) -> bool:
         return True
     if script:
         # A user's script need not report anything: it trains when all its workers are there.
-        return turn.status.nodes.ready == turn.status.nodes.desired
+        return all(is_present(member) for member in members(turn.seen, turn.status))
     return turn.report is None and is_true(turn.status.conditions, ConditionType.RUNNING)
 
 

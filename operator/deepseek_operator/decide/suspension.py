@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from deepseek_operator.api.conditions import Fact, fact_of
 from deepseek_operator.api.names import ConditionType, Reason
+from deepseek_operator.decide.gang import slots
 from deepseek_operator.decide.generation import next_generation
 from deepseek_operator.decide.success import success
 from deepseek_operator.decide.turn import Turn
@@ -47,7 +48,7 @@ def resumption(turn: Turn) -> Turn:
     )
     restarts = status.restarts.model_copy(update={"resize": status.restarts.resize + 1})
     return (
-        next_generation(turn, range(status.nodes.desired), turn.seen.job.spec.workers.replicas)
+        next_generation(turn, range(turn.seen.job.spec.workers.replicas), slots(turn.seen.job, status))
         .changed(restarts=restarts, active_since=turn.now, waiting_since=turn.now)
         .stating(Fact(ConditionType.RESTARTING, "True", Reason.RESUMING, message))
         .announcing(Event("Normal", Reason.RESUMING, message))

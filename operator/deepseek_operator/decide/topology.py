@@ -5,13 +5,16 @@
 Rules
 - The order is made once for a gang that is wholly new (the first, or one that replaces every pod): by the value of the
   topology's label, then the node, then the slot. Whoever replaces a pod later keeps its slot's rank.
+- An elastic gang that goes on without some of its members before it is ordered (`assembly`) is ordered then.
 - A node that has no such label, or can't be read, comes last; that is told once, and nothing waits for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from deepseek_operator.api.names import Reason
-from deepseek_operator.decide.gang import Member, is_ranked, members
+from deepseek_operator.decide.gang import Member, is_ranked, members, occupants
 from deepseek_operator.decide.turn import Turn, ended
 from deepseek_operator.decide.types import Event, Observation
 
@@ -37,11 +40,21 @@ def topology(turn: Turn) -> Turn:
 
 
 def nodes_to_read(seen: Observation) -> tuple[str, ...]:
-    """The nodes whose labels `topology` needs: all that a new gang is on, once every pod has its node."""
-    status = seen.job.status
+    """The nodes whose labels `topology` needs: all that a new gang is on, once every pod has its node, or may go on
+    without those that have none."""
+    status, elastic = seen.job.status, seen.job.spec.elastic
     if ended(status) or status.generation == 0 or is_ranked(seen.job, status):
         return ()
-    return tuple(sorted(set((_places(members(seen, status)) or {}).values())))
+    gang = members(seen, status)
+    if elastic is not None and elastic.shrink_after_seconds is not None:
+        gang = tuple(member for member in gang if member.pod is not None and member.pod.node)
+    return tuple(sorted(set((_places(gang) or {}).values())))
+
+
+def by_place(turn: Turn, slots: Iterable[int]) -> list[int]:
+    """The slots in the order of their places, as far as these are known."""
+    nodes = {m.slot: (m.pod.node if m.pod else None) or "" for m in occupants(turn.seen, turn.status, slots)}
+    return sorted(nodes, key=lambda slot: _position(turn.seen.nodes.get(nodes[slot]), nodes[slot], slot))
 
 
 def _places(gang: tuple[Member, ...]) -> dict[int, str] | None:

@@ -36,6 +36,8 @@ BAD = [
         "choose a number between them",
     ),
     at("elastic/minReplicas", "least-0", 0, "greater than or equal to 1"),
+    at("elastic/shrinkAfterSeconds", "shrink-before", -1, "greater than or equal to 0"),
+    at("elastic/growPolicy", "grow-never", "Never", '"WhenReady", "OnRestart"'),
     # Recovery.
     at("recovery/budgets/application", "restarts-below-0", -1, "equal to 0"),
     at("recovery/budgets/hang", "restarts-as-text", "many", "must be of type integer"),

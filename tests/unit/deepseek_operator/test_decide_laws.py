@@ -22,7 +22,7 @@ Fault = Callable[[World], None]
 
 
 SPEC = {
-    "elastic": {"minReplicas": 1, "maxReplicas": 6},
+    "elastic": {"minReplicas": 1, "maxReplicas": 6, "shrinkAfterSeconds": 20},
     "recovery": {"budgets": {"application": 3}, "hangTimeoutSeconds": 60},
 }
 
@@ -84,6 +84,11 @@ def resume(world: World) -> None:
 
 def scale(replicas: int) -> Fault:
     return lambda world: world.edit(workers=world.manifest["spec"]["workers"] | {"replicas": replicas})
+
+
+def room_for(pods: int | None) -> Fault:
+    """From now on so many pods find a place; None: all."""
+    return lambda world: setattr(world, "capacity", pods)
 
 
 def deadline(**lifecycle: int) -> Fault:
@@ -184,6 +189,15 @@ SCENARIOS: dict[str, Fault] = {
     "shrunk beside a lost one": both(scale(2), vanish(2)),
     "resized when one has succeeded": both(end(0, 0), scale(5)),
     "suspended and resized": both(suspend, scale(2)),
+    "no room for a replacement": both(room_for(2), vanish(1)),
+    "no room for two replacements": both(room_for(1), vanish(0), vanish(2)),
+    "room for one of three": both(room_for(1), vanish(0), vanish(1), vanish(2)),
+    "no room to grow": both(room_for(3), scale(5)),
+    "room for one more of two": both(room_for(4), scale(5)),
+    "no room to grow, and one lost": both(room_for(2), scale(5), vanish(1)),
+    "no room, and scaled down": both(room_for(2), vanish(0), scale(2)),
+    "no room, and suspended": both(room_for(2), vanish(0), suspend, resume),
+    "no room, and one failed": both(room_for(2), end(1, 1)),
     "active deadline": deadline(activeDeadlineSeconds=1),
     "start deadline": deadline(startDeadlineSeconds=1),
     "deadlines and a lost one": both(deadline(activeDeadlineSeconds=1, startDeadlineSeconds=1), vanish(0)),
@@ -240,6 +254,9 @@ faults = st.one_of(
     st.sampled_from([hangs, second_operator]),
     st.sampled_from([suspend, resume]),
     st.builds(scale, st.integers(1, 5)),
+    st.builds(room_for, st.sampled_from([1, 2, 3, 4, None])),
+    st.builds(vanish, st.integers(3, 4)),
+    st.builds(end, st.integers(3, 4), st.sampled_from([1, 69])),
     st.sampled_from([deadline(activeDeadlineSeconds=20), deadline(startDeadlineSeconds=3)]),
     st.just(nothing),
 )
@@ -422,7 +439,20 @@ def forces_members(seen: Observation) -> Plan:
     return replace(plan, status=seen.job.status if forced else plan.status, delete=plan.delete + forced)
 
 
+def too_soon(seen: Observation) -> Plan:
+    """Whoever is wanted joins, ready or not."""
+    up = tuple(replace(pod, ready=True, reason="") if pod.phase == "Pending" else pod for pod in seen.pods)
+    return decide(replace(seen, pods=up))
+
+
+def waits_for_room(seen: Observation) -> Plan:
+    """A generation waits for all of its members, as long as it takes."""
+    return decide(with_status(seen, assembling_since=None))
+
+
 BROKEN: list[Decide] = [
+    too_soon,
+    waits_for_room,
     random_names,
     TrustsTheCache(),
     charged_to_the_cluster,
@@ -448,7 +478,7 @@ BROKEN: list[Decide] = [
 def check(think: Decide) -> None:
     """A short life with every kind of trouble in it, under all laws."""
     faults = (vanish(1), delete(0), disrupt(2), end(1, 1), end(2, 78), both(end(0, 0), vanish(1)), killed_for_memory(1))
-    for fault in (*faults, suspend, scale(5), scale(2)):
+    for fault in (*faults, suspend, scale(5), scale(2), both(room_for(3), scale(5)), both(room_for(2), vanish(1))):
         world = started(think)
         watcher = Watcher(world)
         watcher.look()
