@@ -15,6 +15,7 @@ from support.api import PODS, Api, ApiFailure
 
 MANAGED = "?labelSelector=app.kubernetes.io/managed-by=deepseek-operator"
 CONTAINER = "worker"
+FULL = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"}
 
 
 class Kubelet:
@@ -27,6 +28,8 @@ class Kubelet:
         self._ip = ip
         self._ips = count(1)
         self._stop = threading.Event()
+        self.room: int | None = None
+        """So many pods may run at a time; the others are Unschedulable. None: all."""
         self._one_writer = threading.Lock()
         """A pod that the thread saw Pending must not be ended by the test before the thread has written Running."""
         self._thread: threading.Thread | None = None
@@ -48,13 +51,18 @@ class Kubelet:
             self._sync()
 
     def _sync(self) -> None:
-        for pod in self._api.items(self._path + MANAGED):
+        pods = self._api.items(self._path + MANAGED)
+        running = sum(1 for pod in pods if pod.get("status", {}).get("phase") == "Running")
+        for pod in pods:
             name, phase = pod["metadata"]["name"], pod.get("status", {}).get("phase", "Pending")
             try:
                 if "deletionTimestamp" in pod["metadata"]:
                     self._api.delete(f"{self._path}/{name}", grace_s=0)
-                elif phase == "Pending":
+                elif phase == "Pending" and (self.room is None or running < self.room):
                     self.run(pod)
+                    running += 1
+                elif phase == "Pending" and FULL not in pod.get("status", {}).get("conditions", []):
+                    self._write(name, {"conditions": [FULL]})
             except ApiFailure as error:
                 if error.status not in (404, 409):  # the pod is gone or was changed: look again
                     raise

@@ -6,6 +6,7 @@ rolled back, and must never overwrite the present.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from deepseek_operator.api.v1alpha1 import (
@@ -103,12 +104,30 @@ def _goodput(turn: Turn, report: Progress) -> GoodputStatus | None:
     if report.goodput is None:
         return None
     earlier = turn.status.earlier_goodput or GoodputStatus()
-    spent = {key: getattr(earlier, key) + report.goodput[key] for key in GOODPUT_KEYS}
-    gap = active_s(turn.status, turn.seen.now) - sum(spent.values())
+    active = active_s(turn.status, turn.seen.now)
+    own = _without_overlap(report.goodput, sum(getattr(earlier, key) for key in GOODPUT_KEYS) - active)
+    spent = {key: getattr(earlier, key) + own[key] for key in GOODPUT_KEYS}
+    gap = active - sum(spent.values())
     spent["waiting" if _is_first(turn.status) else "recovery"] += max(gap, 0.0)
     total = sum(spent.values())
     ratio = f"{100 * spent['productive'] / total:.1f}%" if total > 0 else None
     return GoodputStatus(**{key: round(value) for key, value in spent.items()}, ratio=ratio)
+
+
+def _without_overlap(told: Mapping[str, float], ahead_s: float) -> dict[str, float]:
+    """The report without the time for which others were node rank 0 while this agent ran: they have counted it.
+
+    To an agent that is not node rank 0 running is training, so the time is taken from there first.
+
+    Args:
+        ahead_s: by how much the seconds of the others exceed the active time; negative by what is left for this one.
+    """
+    own = {key: told[key] for key in GOODPUT_KEYS}
+    over_s = sum(own.values()) + ahead_s
+    for key in GOODPUT_KEYS:
+        cut_s = min(own[key], max(over_s, 0.0))
+        own[key], over_s = own[key] - cut_s, over_s - cut_s
+    return own
 
 
 def _is_first(status: Status) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from deepseek_operator.api.conditions import fact_of, is_true
+from deepseek_operator.api.conditions import fact_of, is_true, rfc3339
 from deepseek_operator.api.names import ConditionType
-from deepseek_operator.api.v1alpha1 import Condition, DeepSeekJob, Status
+from deepseek_operator.api.v1alpha1 import Condition, DeepSeekJob, GoodputStatus, Status
 from deepseek_operator.decide import decide, invalid_status
+from deepseek_operator.decide.report import GOODPUT_KEYS
 from deepseek_operator.decide.training import duration, percent, significant
 from deepseek_operator.decide.types import Pod
 from support.make import (
+    START,
     make_checkpoint,
     make_job,
     make_last_words,
@@ -117,6 +119,28 @@ def test_process_restarts_only_grow() -> None:
     job = with_status(job, seen(job, progress=make_progress(process_restarts=2)))
     assert job.status.restarts.process == 2
     assert seen(job, after_s=90, progress=make_progress(process_restarts=1)).restarts.process == 2
+
+
+@pytest.mark.parametrize(
+    ("productive", "startup", "expected"),
+    [
+        pytest.param(30.0, 10.0, (90, 10, 0), id="as long as there is time left"),
+        pytest.param(70.0, 10.0, (90, 10, 0), id="its own past is in the others'"),
+        pytest.param(70.0, 0.0, (100, 0, 0), id="all of it trained"),
+        pytest.param(5.0, 60.0, (60, 40, 0), id="more than it says to have trained"),
+        pytest.param(20.0, 10.0, (80, 10, 10), id="none of it"),
+    ],
+)
+def test_the_past_of_a_worker_that_becomes_node_rank_0_is_not_counted_twice(
+    productive: float, startup: float, expected: tuple[int, int, int]
+) -> None:
+    job = launched()
+    others = {"earlier_goodput": GoodputStatus(productive=60), "active_since": rfc3339(START)}
+    job = with_status(job, job.status.model_copy(update=others))
+    report = make_progress(goodput=dict.fromkeys(GOODPUT_KEYS, 0.0) | {"productive": productive, "startup": startup})
+    goodput = seen(job, after_s=100, progress=report).goodput
+    assert goodput is not None
+    assert (goodput.productive, goodput.startup, goodput.waiting) == expected
 
 
 def test_goodput_sums_to_the_wall_clock_over_replacements_of_node_rank_0() -> None:
