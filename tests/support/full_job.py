@@ -200,6 +200,7 @@ def trainer_job() -> Manifest:
                 "queue": "research",
                 "priorityClassName": "urgent",
                 "schedulerName": "volcano",
+                "spares": 1,
                 "topology": {"key": "topology.kubernetes.io/zone", "mode": "Required"},
             },
             "lifecycle": {

@@ -27,9 +27,18 @@ def violations(spec: Spec, limits: Limits) -> list[str]:
     ]
 
 
+def _pods(spec: Spec) -> int:
+    return spec.workers.replicas + (spec.scheduling.spares or 0)
+
+
 def _counts(spec: Spec, limits: Limits) -> Iterator[str]:
     wishes = [
         ("workers.replicas", spec.workers.replicas, limits.max_replicas),
+        (
+            "workers.replicas and scheduling.spares",
+            _pods(spec),
+            limits.max_replicas if spec.scheduling.spares else None,
+        ),
         ("elastic.maxReplicas", spec.elastic.max_replicas if spec.elastic else 0, limits.max_replicas),
         ("workers.procPerNode", spec.workers.processes(), limits.max_proc_per_node),
     ]

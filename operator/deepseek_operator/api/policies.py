@@ -181,6 +181,11 @@ class Scheduling(Model):
     scheduler_name: DnsName | None = Field(
         None, description="Scheduler of the pods. Default: the profile's, else the one that belongs to gang."
     )
+    spares: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        None,
+        description="Pods beside the workers that wait, with their image pulled and their agent up: one takes the place of "
+        "a lost worker at once. They ask for the same resources. Default: the profile's, else 0.",
+    )
     topology: Topology | None = Field(
         None, description="Keeping the workers near each other, with node ranks in that order. Default: the profile's."
     )

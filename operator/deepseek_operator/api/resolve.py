@@ -93,7 +93,7 @@ TABLE: dict[str, dict[str, Merge]] = {
         JOB_FIRST,
     ),
     "scheduling": dict.fromkeys(
-        ("gang", "queue", "priority_class_name", "scheduler_name", "topology"),
+        ("gang", "queue", "priority_class_name", "scheduler_name", "spares", "topology"),
         JOB_FIRST,
     ),
     "lifecycle": dict.fromkeys(
@@ -106,7 +106,7 @@ TABLE: dict[str, dict[str, Merge]] = {
 DEFAULTS: dict[str, dict[str, Any]] = {
     "workers": {"proc_per_node": AUTO, "image_pull_policy": "IfNotPresent"},
     "communication": {"infiniband": True, "debug": "WARN", "timeout_seconds": 600},
-    "scheduling": {"gang": "None"},
+    "scheduling": {"gang": "None", "spares": 0},
     "lifecycle": {"clean_pod_policy": "Running"},
 }
 """What stands where neither the job nor its profile says anything."""

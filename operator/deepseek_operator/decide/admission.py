@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from deepseek_operator.api.conditions import Fact, fact_of
 from deepseek_operator.api.names import ConditionType, Reason
-from deepseek_operator.decide.gang import members
+from deepseek_operator.decide.gang import members, pods_wanted
 from deepseek_operator.decide.success import success
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Event, Queue, Workload
@@ -42,14 +42,9 @@ def admission(turn: Turn) -> Turn:
     return _told(replace(turn, rest=fact).stating(fact), fact)
 
 
-def wanted_pods(turn: Turn) -> int:
-    """Workers that quota is needed for."""
-    return turn.seen.job.spec.workers.replicas
-
-
 def is_outdated(turn: Turn, workload: Workload) -> bool:
     """Whether it asks for another number of pods; not while the job is about to end."""
-    if workload.pods == wanted_pods(turn):
+    if workload.pods == pods_wanted(turn.seen.job):
         return False
     runs = turn.status.active_since is not None
     return not (runs and any(m.pod and m.pod.phase == "Succeeded" for m in members(turn.seen, turn.status)))
@@ -61,7 +56,7 @@ def _fact(turn: Turn, queue: Queue) -> Fact:
         return Fact(kind, "True", Reason.QUOTA_GRANTED, f"as it was last; {queue.problem}")
     if queue.problem:
         return Fact(kind, "False", Reason.WAITING_FOR_QUOTA, queue.problem)
-    asks = f"LocalQueue {job.spec.scheduling.queue} is asked for {wanted_pods(turn)} workers"
+    asks = f"LocalQueue {job.spec.scheduling.queue} is asked for {pods_wanted(job)} pods"
     if workload is None or workload.finished:
         return Fact(kind, "False", Reason.WAITING_FOR_QUOTA, asks)
     if not workload.active:

@@ -38,15 +38,18 @@ def assembly(turn: Turn) -> Turn:
 def shrinking(turn: Turn) -> Turn:
     """Goes on with those that are ready, when the others have no room."""
     elastic, since = turn.seen.job.spec.elastic, parse_time(turn.status.assembling_since)
-    if elastic is None or since is None or turn.over or turn.next_generation or turn.wait_s is not None:
+    if since is None or turn.over or turn.next_generation or turn.wait_s is not None:
         return turn
     gang = members(turn.seen, turn.status)
     if any(member.pod is not None and member.pod.phase == "Succeeded" for member in gang):
         return turn
     lacking = [member for member in gang if not is_present(member)]
-    joining = ready_candidates(turn)
+    room = wanted_size(turn.seen, turn.status) - len(gang) + len(lacking)
+    joining = ready_candidates(turn)[:room]
     if lacking and len(joining) >= len(lacking) and all(_is_held_up(member) for member in lacking):
         return _goes_on(turn, lacking, joining)
+    if elastic is None:
+        return turn
     size = len(gang) - len(lacking) + len(joining)
     if not lacking or elastic.shrink_after_seconds is None or size < elastic.min_replicas:
         return turn

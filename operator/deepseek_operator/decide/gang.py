@@ -1,7 +1,8 @@
 """The gang: which pod is the member of each slot, and what part it has in the present generation.
 
     members      the slots of the present generation, in the order of node ranks
-    candidates   the slots that an elastic job still lacks: their pods come up beside the gang, without a membership
+    candidates   the slots that an elastic job still lacks, and the spares: their pods come up beside the gang, without a
+                 membership
 
 Rule: the status alone says who is a member; the spec's number says how many candidates there are. A pod with any other
 name is a stranger, however alive it is.
@@ -43,6 +44,16 @@ def wanted_size(seen: Observation, status: Status) -> int:
     return size(seen.job, status) if spec.elastic is None or seen.held is not None else spec.workers.replicas
 
 
+def spares(job: DeepSeekJob) -> int:
+    """Pods that wait to take the place of a lost one."""
+    return job.spec.scheduling.spares or 0
+
+
+def pods_wanted(job: DeepSeekJob) -> int:
+    """Pods that the job wants to have: what quota is asked for."""
+    return job.spec.workers.replicas + spares(job)
+
+
 def incarnation_of(status: Status, slot: int) -> int:
     """How often the slot's pod was replaced."""
     return status.incarnations.get(str(slot), 0)
@@ -54,10 +65,10 @@ def members(seen: Observation, status: Status) -> tuple[Member, ...]:
 
 
 def candidate_slots(seen: Observation, status: Status) -> tuple[int, ...]:
-    """The lowest slots that are free, as many as the gang lacks."""
+    """The lowest slots that are free, as many as the gang lacks and spares are wanted."""
     taken = set(slots(seen.job, status))
-    lacking = max(0, wanted_size(seen, status) - len(taken))
-    return tuple([slot for slot in range(lacking + len(taken)) if slot not in taken][:lacking])
+    count = max(0, wanted_size(seen, status) - len(taken)) + spares(seen.job)
+    return tuple([slot for slot in range(count + len(taken)) if slot not in taken][:count])
 
 
 def candidates(seen: Observation, status: Status) -> tuple[Member, ...]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from deepseek_operator.api.v1alpha1 import GoodputStatus, Master, Nodes, Status
+from deepseek_operator.api.v1alpha1 import DeepSeekJob, GoodputStatus, Master, Nodes, Status
 from deepseek_operator.decide.exclusion import excluded_nodes
 from deepseek_operator.decide.gang import (
     Member,
@@ -28,6 +28,7 @@ from deepseek_operator.decide.gang import (
     occupants,
     rank_zero,
     slots,
+    spares,
     to_be_created,
     wanted_size,
 )
@@ -38,8 +39,8 @@ from deepseek_operator.render import pod_dns
 def succession(turn: Turn, lost: Collection[int] = ()) -> tuple[int, ...]:
     """The members of the next generation, in the order of node ranks: the present ones and all who are ready to join.
 
-    Who is ready takes the place of a lost one, whose successor joins when it is ready in its turn; under growPolicy
-    OnRestart it could not, and is waited for. Where fewer are wanted the lost ones are left out first, then those that
+    Who is ready takes the place of a lost one, whose successor waits in its turn: to join an elastic job, or as a spare.
+    Under growPolicy OnRestart, without spares, it could not join, and is waited for. Where fewer are wanted the lost ones are left out first, then those that
     are not ready, then the highest slots.
 
     Args:
@@ -48,13 +49,19 @@ def succession(turn: Turn, lost: Collection[int] = ()) -> tuple[int, ...]:
     gang, wanted = members(turn.seen, turn.status), wanted_size(turn.seen, turn.status)
     if not any(_survives(turn.status, member, lost) for member in gang):
         return tuple(range(wanted))
-    joining, elastic = ready_candidates(turn), turn.seen.job.spec.elastic
+    joining = ready_candidates(turn)
     by_worth = sorted(gang, key=lambda m: (m.slot in lost, not is_present(m), m.slot))
-    replaced = len(joining) if elastic is not None and elastic.grow_policy == "WhenReady" else 0
+    replaced = len(joining) if _takes_places(turn.seen.job) else 0
     staying = max(len(gang) - len(lost), len(gang) - replaced)
     kept = {member.slot for member in by_worth[: min(staying, wanted)]}
     order = [slot for slot in slots(turn.seen.job, turn.status) if slot in kept]
-    return (*order, *(member.slot for member in joining))
+    return (*order, *(member.slot for member in joining[: wanted - len(order)]))
+
+
+def _takes_places(job: DeepSeekJob) -> bool:
+    """Whether who is ready takes the place of a lost one, instead of waiting for its successor."""
+    elastic = job.spec.elastic
+    return spares(job) > 0 or (elastic is not None and elastic.grow_policy == "WhenReady")
 
 
 def ready_candidates(turn: Turn) -> list[Member]:

@@ -16,6 +16,7 @@ from typing import Any
 from deepseek_operator.api.conditions import is_true, rfc3339
 from deepseek_operator.api.names import ConditionType
 from deepseek_operator.api.v1alpha1 import Status
+from deepseek_operator.decide.gang import pods_wanted
 from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import DeleteWorkload, Manifest, Observation, PatchWorkload, Workload
 from deepseek_operator.render.kueue import workload
@@ -31,7 +32,7 @@ def quota_wanted(seen: Observation, status: Status) -> Manifest | None:
         return None
     if ended(status) or seen.held is not None or seen.job.spec.suspend or _is_busy(seen):
         return None
-    return workload(seen.job, seen.job.spec.workers.replicas, queue.priority)
+    return workload(seen.job, pods_wanted(seen.job), queue.priority)
 
 
 def quota_change(seen: Observation, status: Status) -> PatchWorkload | DeleteWorkload | None:
@@ -43,7 +44,7 @@ def quota_change(seen: Observation, status: Status) -> PatchWorkload | DeleteWor
         return None if found.finished else _finished(found, status, seen.now)
     if status.active_since is not None:
         return None
-    if seen.job.spec.suspend or found.finished or found.pods != seen.job.spec.workers.replicas:
+    if seen.job.spec.suspend or found.finished or found.pods != pods_wanted(seen.job):
         return DeleteWorkload(found.name, found.uid)
     if found.reserved and (found.evicted or not found.active):
         return _released(found, seen.now)

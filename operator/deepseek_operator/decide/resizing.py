@@ -48,7 +48,9 @@ def resizing(turn: Turn) -> Turn:
 
 def _may_grow(turn: Turn) -> bool:
     """Whether there is somebody to join a gang that trains, and nobody that soon would."""
-    elastic = turn.seen.job.spec.elastic
+    elastic, gang = turn.seen.job.spec.elastic, members(turn.seen, turn.status)
+    if len(gang) >= wanted_size(turn.seen, turn.status):
+        return False
     if elastic is None or elastic.grow_policy != "WhenReady" or turn.status.assembling_since is not None:
         return False
     if not makes_steps(turn):

@@ -1,4 +1,4 @@
-"""Policy: the pods of the candidates, which an elastic job lacks and which are in no generation.
+"""Policy: the pods of the candidates, which are in no generation: those that an elastic job lacks, and the spares.
 
     wanted -> created, without a membership -> seen: standby -> ready -> joins (`resizing`, `recovery`, `assembly`)
                                                  └─ ended, deleted, gone, on an avoided node -> incarnation+1, a new pod

@@ -70,6 +70,7 @@ BAD = [
     ),
     at("scheduling/queue", "bad-queue", "Team A", "should match"),
     at("scheduling/priorityClassName", "gang-priority-of-the-system", "system-cluster-critical", "choose another"),
+    at("scheduling/spares", "spares-below-0", -1, "greater than or equal to 0"),
     at("scheduling/schedulerName", "bad-scheduler", "My Scheduler", "should match"),
     at("scheduling/topology", "topology-without-key", {"mode": "Required"}, "key", "Required value"),
     trainer(

@@ -46,7 +46,7 @@ def new(queue: Queue) -> tuple[str, str, str, list[str]]:
 @pytest.mark.parametrize(
     ("queue", "state", "reason", "message", "created"),
     [
-        (Queue(), "Queued", "WaitingForQuota", "LocalQueue team is asked for 3 workers", ["Workload"]),
+        (Queue(), "Queued", "WaitingForQuota", "LocalQueue team is asked for 3 pods", ["Workload"]),
         (Queue(WORKLOAD), "Queued", "WaitingForQuota", "LocalQueue team is asked", []),
         (
             Queue(Workload("w", "u", "1", pods=3, message="insufficient unused quota for cpu")),

@@ -269,7 +269,7 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # histories are short already; shrinking takes minutes
 )
-@given(history=st.lists(steps, max_size=6), refused=st.integers(0, 3))
+@given(history=st.lists(steps, max_size=6), refused=st.integers(0, 3), spares=st.integers(0, 2))
 @example(  # so many losses that a restart is put off: it must come when its time has come, though nothing happens
     history=[
         (delete(0), None, 2),
@@ -279,10 +279,13 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
         (vanish(0), 1, 1),
     ],
     refused=0,
+    spares=0,
 )
-def test_any_history_ends_and_keeps_the_laws(history: list[tuple[Fault, int | None, int]], refused: int) -> None:
+def test_any_history_ends_and_keeps_the_laws(
+    history: list[tuple[Fault, int | None, int]], refused: int, spares: int
+) -> None:
     """Faults, operators that die after some writes, and refused deletes, in any order: no job hangs."""
-    world = World(make_manifest(spec=SPEC))
+    world = World(make_manifest(spec=SPEC | {"scheduling": {"spares": spares}}))
     world.refuse_deletes = refused
     watcher = Watcher(world)
     for fault, stop_after, ticks in history:

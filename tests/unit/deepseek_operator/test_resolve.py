@@ -59,6 +59,7 @@ SCALARS: list[tuple[str, str, Any, Any, Any]] = [
     ("scheduling", "queue", "mine", "theirs", None),
     ("scheduling", "priorityClassName", "mine", "theirs", None),
     ("scheduling", "schedulerName", "mine", "theirs", None),
+    ("scheduling", "spares", 0, 2, 0),
     ("lifecycle", "activeDeadlineSeconds", 60, 3600, None),
     ("lifecycle", "startDeadlineSeconds", 60, 600, None),
     ("lifecycle", "ttlSecondsAfterFinished", 0, 86400, None),
