@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -131,7 +132,8 @@ def _is_zygote(pid: int) -> bool:
 
 def thaw(pids: list[int]) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # it was killed meanwhile
+            os.kill(pid, signal.SIGCONT)
 
 
 class World:
@@ -203,8 +205,9 @@ class World:
 
     def close(self) -> None:
         for pod in self.pods:
-            for pid in [pod.process.pid, *pod.children()] if pod.process.poll() is None else []:
-                os.kill(pid, signal.SIGKILL)
+            for pid in [pod.process.pid, *_children(pod.process.pid)] if pod.process.poll() is None else []:
+                with contextlib.suppress(ProcessLookupError):  # it ends by itself
+                    os.kill(pid, signal.SIGKILL)
             pod.process.wait()
 
 

@@ -4,6 +4,7 @@
 | --- | --- |
 | gone though it was launched, terminating, node lost, disrupted | Infrastructure |
 | failed | by the table in `causes` |
+| succeeded in an older generation: it was done before it heard of this one, whose others would wait for it | Aftermath |
 
 What was seen first counts: a loss that the status recorded in this attempt keeps its cause, whatever becomes of the
 pod while the restart waits. So deleting a failed pod spares no budget.
@@ -20,6 +21,7 @@ from deepseek_operator.decide.gang import Member, members, to_be_created
 from deepseek_operator.decide.report import TEXT_MAX, clean, parse_report
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Pod
+from deepseek_operator.render.membership import read_announced
 
 GRAVITY = (
     Cause.CONFIG,
@@ -134,7 +136,7 @@ def _seen(member: Member, job: DeepSeekJob, status: Status) -> Loss | None:
         missing = Loss(member, Cause.INFRASTRUCTURE, "PodDeleted", "the pod is gone")
         return None if to_be_created(status, member.slot) else missing
     if pod.phase == "Succeeded":
-        return None
+        return _too_early(member, pod, status)
     if pod.phase == "Failed":
         return _ended(member, pod, job, status)
     if pod.disrupted or pod.phase == "Unknown":
@@ -143,6 +145,14 @@ def _seen(member: Member, job: DeepSeekJob, status: Status) -> Loss | None:
     if pod.terminating:
         return Loss(member, Cause.INFRASTRUCTURE, "PodDeleted", "the pod is being deleted", node=pod.node)
     return None
+
+
+def _too_early(member: Member, pod: Pod, status: Status) -> Loss | None:
+    heard_of = read_announced(pod.membership).generation
+    if not 0 < heard_of < status.generation:
+        return None
+    message = f"it succeeded in generation {heard_of}, before it heard of generation {status.generation}"
+    return Loss(member, Cause.AFTERMATH, "EndedBefore", message, exit_code=pod.exit_code, node=pod.node)
 
 
 def _ended(member: Member, pod: Pod, job: DeepSeekJob, status: Status) -> Loss:

@@ -281,6 +281,11 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
     refused=0,
     spares=0,
 )
+@example(  # the restart is decided while the last step is made: those who succeed meanwhile never hear of it
+    history=[(end(0, 137), None, 9), (disrupt(0), 1, 2)],
+    refused=0,
+    spares=0,
+)
 def test_any_history_ends_and_keeps_the_laws(
     history: list[tuple[Fault, int | None, int]], refused: int, spares: int
 ) -> None:
