@@ -92,8 +92,8 @@ def test_a_spare_that_found_room_first_takes_the_place_of_a_worker_that_has_none
     world = make_world(ticks=0)
     world.held = {"demo-worker-1-0"}
     world.tick()
-    told = {"reason": "Unschedulable", "message": "0/3 nodes are available"}
-    world.pods["demo-worker-1-0"] = replace(world.pods["demo-worker-1-0"], **told)
+    pending = world.pods["demo-worker-1-0"]
+    world.pods[pending.name] = replace(pending, reason="Unschedulable", message="0/3 nodes are available")
     world.run(lambda w: w.status.state == "Running", ticks=20)
     assert slots(world.job, world.status) == (0, 2, 3)
 
