@@ -293,6 +293,12 @@ class World:
             generation=self.trained_generation, phase="training", step=self.step, total_steps=100, checkpoint=saved
         )
 
+    def thaw(self) -> None:
+        """Agents that were frozen answer again."""
+        for name, pod in self.pods.items():
+            if pod.phase == "Running" and not pod.terminating:
+                self.pods[name] = replace(pod, ready=True)
+
     # -- faults --------------------------------------------------------------------------------------------
 
     def vanish(self, name: str) -> None:
