@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from sections import renewed
 
 BEGIN = "<!-- values: written by `make generate` from values.yaml -->"
 END = "<!-- end of values -->"
@@ -51,12 +52,10 @@ def values(text: str) -> list[Value]:
 
 def with_table(readme: str, values_text: str) -> str:
     """The README with its table renewed."""
-    head, rest = readme.split(BEGIN)
-    tail = rest.split(END)[1]
     lines = ["| value | default | what for |", "| --- | --- | --- |"]
     for row in values(values_text):
         lines.append(f"| `{row.path}` | `{json.dumps(row.default, ensure_ascii=False)}` | {row.description} |")
-    return f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{tail}"
+    return renewed(readme, BEGIN, END, lines)
 
 
 def _documented(text: str) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -1,8 +1,8 @@
 """Writes a Plan: the status first, and only when that is in do its effects follow; Events come last.
 
-Creation, patches and deletions follow in this order, the job's own comes last; those of one kind are sent side by side. One that is refused
-doesn't stop the others: all refusals are collected and told to the caller. Each write may be repeated by the next pass
-without harm.
+Creation, patches and deletions follow in this order, the job's own comes last; those of one kind are sent side by side.
+One that is refused doesn't stop the others: all refusals are collected and told to the caller. Each write may be
+repeated by the next pass without harm.
 """
 
 from __future__ import annotations

@@ -134,9 +134,7 @@ class Reconciler:
             plan = _with_refusal(plan, memory.refusal, observation)
         applied = await self._applier.apply(raw, job, plan, memory.note_version)
         memory.state = plan.status.state
-        memory.settled = ended(plan.status) and not (
-            plan.create or plan.patch or plan.delete or plan.quota or plan.delete_job
-        )
+        memory.settled = ended(plan.status) and not plan.has_effects
         _log_pass(key, job, plan, applied)
         if memory.settled:
             self._on_gone(key)
@@ -187,7 +185,7 @@ def _log_pass(key: JobKey, job: DeepSeekJob, plan: Plan, applied: Applied) -> No
     """One line for a pass that changed something, one for each refusal."""
     status = plan.status
     about = {"job": str(key), "attempt": status.attempt, "generation": status.generation}
-    if applied.wrote_status or plan.create or plan.patch or plan.delete or plan.quota or plan.delete_job:
+    if applied.wrote_status or plan.has_effects:
         log.info(
             "job reconciled",
             **about,

@@ -73,14 +73,14 @@ def start(zygote: tuple[Path, subprocess.Popen[bytes]], tmp_path: Path) -> Itera
 def test_it_is_the_command_and_its_imports_are_done(start: Start, tmp_path: Path) -> None:
     import json
 
-    process = start(SHOW, "--steps", "3")
+    process = start(SHOW, "--steps", "3", "-u")
     out, err = process.communicate(timeout=30)
     shown = json.loads(out)
     assert (process.returncode, err) == (0, "")
     assert shown["imported"], "it did not run in a fork"
     assert shown.pop("pid") != process.pid
     assert shown == {
-        "argv": [str(tmp_path / "script.py"), "--steps", "3"],
+        "argv": [str(tmp_path / "script.py"), "--steps", "3", "-u"],
         "name": "__main__",
         "cwd": str(tmp_path),
         "path": str(tmp_path),

@@ -24,14 +24,14 @@ from deepseek_operator.api.names import (
 )
 from deepseek_operator.cluster.errors import AlreadyExists, NotFound, NotServed
 from deepseek_operator.cluster.transport import METADATA_LIST, METADATA_ONLY, Transport
+from deepseek_operator.render import kueue
 
 Object = dict[str, Any]
 JOBS = f"/apis/{GROUP}/{VERSION}"
 CORE = "/api/v1"
 EVENTS = "/apis/events.k8s.io/v1"
 LEASES = "/apis/coordination.k8s.io/v1"
-KUEUE_GROUP = "kueue.x-k8s.io"
-KUEUE = f"/apis/{KUEUE_GROUP}/v1beta2"
+KUEUE = f"/apis/{kueue.API_VERSION}"
 _PLURALS = {"Pod": "pods", "Service": "services", "PodGroup": "podgroups", "Workload": "workloads"}
 CHANGEABLE = ("Service", "PodGroup")
 """Kinds of children that are put right where they exist; of the others nothing that matters can change."""
@@ -64,8 +64,7 @@ class KubeClient:
 
     # ---- jobs ---------------------------------------------------------------------------------
     async def get_job(self, namespace: str, name: str) -> Object:
-        found: Object = (await self._http.send("get", f"{JOBS}/namespaces/{namespace}/{PLURAL}/{name}")).json()
-        return found
+        return await self._get(f"{JOBS}/namespaces/{namespace}/{PLURAL}/{name}")
 
     async def list_jobs(self, namespace: str | None) -> list[JobRef]:
         """All jobs of a namespace, or of the cluster (None); metadata alone is transferred, in pages."""
@@ -98,8 +97,7 @@ class KubeClient:
         return str(answer.json()["metadata"]["resourceVersion"])
 
     async def get_profile(self, name: str) -> Object:
-        found: Object = (await self._http.send("get", f"{JOBS}/{PROFILE_PLURAL}/{name}")).json()
-        return found
+        return await self._get(f"{JOBS}/{PROFILE_PLURAL}/{name}")
 
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """Deletes the job with that UID; Kubernetes collects its children. No harm done when it is gone or another one
@@ -137,8 +135,7 @@ class KubeClient:
         Raises:
             NotFound: there is no such object, or no such kind.
         """
-        found: Object = (await self._http.send("get", _path(child))).json()
-        return found
+        return await self._get(_path(child))
 
     async def create(self, manifest: Mapping[str, Any]) -> None:
         """Creates a child of a job.
@@ -198,8 +195,7 @@ class KubeClient:
     # ---- Kueue --------------------------------------------------------------------------------
     async def get_flavor(self, name: str) -> Object:
         """A ResourceFlavor: what nodes of that kind are labelled and tainted with."""
-        found: Object = (await self._http.send("get", f"{KUEUE}/resourceflavors/{name}")).json()
-        return found
+        return await self._get(f"{KUEUE}/resourceflavors/{name}")
 
     async def get_priority(self, group: str, kind: str, name: str) -> Object:
         """A WorkloadPriorityClass of Kueue, or a PriorityClass of Kubernetes.
@@ -207,9 +203,8 @@ class KubeClient:
         Raises:
             NotFound: there is no such class.
         """
-        root = KUEUE if group == KUEUE_GROUP else f"/apis/{group}/v1"
-        found: Object = (await self._http.send("get", f"{root}/{kind.lower()}es/{name}")).json()
-        return found
+        root = KUEUE if group == kueue.GROUP else f"/apis/{group}/v1"
+        return await self._get(f"{root}/{kind.lower()}es/{name}")
 
     async def list_workloads(self, namespace: str | None) -> list[JobRef]:
         """Our Workloads of a namespace, or of the cluster (None), under the names of their jobs; metadata alone, and from
@@ -242,7 +237,7 @@ class KubeClient:
         await self._http.send(
             "delete",
             f"{KUEUE}/namespaces/{namespace}/workloads/{name}",
-            body={"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}},
+            body=_delete_options(uid),
             accept=METADATA_ONLY,
         )
 
@@ -254,8 +249,7 @@ class KubeClient:
             NotFound: there is no such node any more.
             Forbidden: the operator was not given the right to read nodes.
         """
-        found: Object = (await self._http.send("get", f"{CORE}/nodes/{name}")).json()
-        return found
+        return await self._get(f"{CORE}/nodes/{name}")
 
     # ---- Events -------------------------------------------------------------------------------
     async def create_event(self, namespace: str, event: Mapping[str, Any]) -> None:
@@ -277,8 +271,7 @@ class KubeClient:
 
     # ---- Leases -------------------------------------------------------------------------------
     async def get_lease(self, namespace: str, name: str) -> Object:
-        found: Object = (await self._http.send("get", f"{LEASES}/namespaces/{namespace}/leases/{name}")).json()
-        return found
+        return await self._get(f"{LEASES}/namespaces/{namespace}/leases/{name}")
 
     async def create_lease(self, namespace: str, lease: Mapping[str, Any]) -> Object:
         created: Object = (
@@ -295,6 +288,10 @@ class KubeClient:
         path = f"{LEASES}/namespaces/{namespace}/leases/{lease['metadata']['name']}"
         updated: Object = (await self._http.send("update", path, body=lease)).json()
         return updated
+
+    async def _get(self, path: str) -> Object:
+        found: Object = (await self._http.send("get", path)).json()
+        return found
 
 
 def _collection(manifest: Mapping[str, Any]) -> str:

@@ -98,8 +98,8 @@ def patches(seen: Observation, status: Status) -> tuple[PatchPod, ...]:
 
 
 def deletions(seen: Observation, status: Status) -> tuple[DeletePod, ...]:
-    """Live pods that are neither members nor candidates, all live pods of a job that may have none, old pods beyond those kept, and by force
-    what can't finish terminating because its node is lost.
+    """Live pods that are neither members nor candidates, all live pods of a job that may have none, old pods beyond those
+    kept, and by force what can't finish terminating because its node is lost.
 
     Only pods that are no members any more are forced: a lost member is first replaced under a new name, in a generation
     that its pod, should it still run somewhere, never hears of. A job that has not begun has no pods. If it has, its

@@ -217,3 +217,8 @@ class Plan:
     events: tuple[Event, ...] = field(default=())
     requeue_after_s: float | None = None
     """Look again after this many seconds though nothing happened; None: the next event or resync will do."""
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether anything but status and Events is to be written."""
+        return bool(self.create or self.patch or self.delete or self.quota or self.delete_job)

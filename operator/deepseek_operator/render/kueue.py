@@ -13,7 +13,8 @@ from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.render.identity import child_metadata, job_labels
 from deepseek_operator.render.pods import worker_pod
 
-API_VERSION = "kueue.x-k8s.io/v1beta2"
+GROUP = "kueue.x-k8s.io"
+API_VERSION = f"{GROUP}/v1beta2"
 WORKLOAD = "Workload"
 POD_SET = "workers"
 _OF_ONE_POD = ("hostname", "subdomain")
@@ -47,7 +48,7 @@ def priority_class(job: DeepSeekJob) -> PriorityClass | None:
     """The class that says how urgent the job is: the gang's own in the queue, else that of its pods."""
     scheduling, workers = job.spec.scheduling, job.spec.workers
     if scheduling.priority_class_name:
-        return PriorityClass("kueue.x-k8s.io", "WorkloadPriorityClass", scheduling.priority_class_name)
+        return PriorityClass(GROUP, "WorkloadPriorityClass", scheduling.priority_class_name)
     if workers.priority_class_name:
         return PriorityClass("scheduling.k8s.io", "PriorityClass", workers.priority_class_name)
     return None

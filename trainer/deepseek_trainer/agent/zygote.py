@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import fcntl
 import importlib
+import itertools
 import json
 import os
 import runpy
@@ -169,7 +170,7 @@ def _own_threads() -> None:
 
 def run(request: Request) -> None:
     """Runs the command as `python COMMAND` would; returns or raises as it does."""
-    target = [word for word in request.argv[1:] if word not in INTERPRETER_FLAGS]
+    target = list(itertools.dropwhile(INTERPRETER_FLAGS.__contains__, request.argv[1:]))
     if target[0] == "-m":
         sys.argv = target[1:]
         sys.path[0] = request.cwd
