@@ -5,6 +5,7 @@ The last part shows that the laws have teeth: each broken `decide` must be caugh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -264,7 +265,7 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
 
 
 @settings(
-    max_examples=50,
+    max_examples=int(os.environ.get("DEEPSEEKJOB_HISTORIES", "50")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # histories are short already; shrinking takes minutes
