@@ -20,7 +20,8 @@ def test_the_environment_that_the_operator_sets_is_the_one_that_the_trainer_read
 
 
 def test_only_what_the_agent_sets_itself_is_the_trainers_alone() -> None:
-    assert set(_constants(contract.Env)) - set(_constants(names.Env)) == {"GENERATION", "ATTEMPT", "PROGRESS_FILE"}
+    alone = set(_constants(contract.Env)) - set(_constants(names.Env))
+    assert alone == {"GENERATION", "ATTEMPT", "PROGRESS_FILE", "PULSE_FILE"}
 
 
 def test_paths_agree() -> None:

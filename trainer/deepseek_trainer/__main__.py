@@ -15,6 +15,7 @@ from deepseek_trainer import logs
 from deepseek_trainer.config import ConfigError, load
 from deepseek_trainer.contract import Env, ExitCode, Paths
 from deepseek_trainer.errors import TrainerError
+from deepseek_trainer.pulse import PulseWriter
 from deepseek_trainer.report import Reporter
 from deepseek_trainer.signals import StopSignal
 
@@ -40,7 +41,7 @@ def main(environ: Mapping[str, str] = os.environ) -> ExitCode:
 
 def _run(environ: Mapping[str, str]) -> None:
     stop = StopSignal()
-    reporter = Reporter.from_environment(environ)
+    reporter, pulse = Reporter.from_environment(environ), PulseWriter.from_environment(environ)
     config = load(environ.get(Env.RUN_CONFIG_FILE) or Paths.RUN_CONFIG_FILE)
 
     # torch and transformers take seconds to import: a wrong config has already been refused.
@@ -48,7 +49,7 @@ def _run(environ: Mapping[str, str]) -> None:
     from deepseek_trainer.progress import Progress
     from deepseek_trainer.tasks import TASKS
 
-    progress = Progress(reporter)
+    progress = Progress(reporter, pulse)
     try:
         progress.update(phase="starting")
         with join(config.backend, environ) as world:

@@ -39,6 +39,7 @@ class Env:
     GENERATION = "DEEPSEEKJOB_GENERATION"
     ATTEMPT = "DEEPSEEKJOB_ATTEMPT"
     PROGRESS_FILE = "DEEPSEEKJOB_PROGRESS_FILE"
+    PULSE_FILE = "DEEPSEEKJOB_PULSE_FILE"
 
 
 class Paths:
@@ -136,13 +137,17 @@ class Failure(_Message):
     """The exception with its type, or the last lines that the process printed; 1 KB at most, its end is kept."""
 
 
+Phase = Literal["starting", "preparing", "training", "evaluating", "checkpointing", "finished"]
+"""What a training process does; steps are made while it is training."""
+
+
 class Report(_Message):
     """What the training process of global rank 0 writes to `PROGRESS_FILE` (atomically, at most once a second).
 
     User scripts may write it too; every field is optional.
     """
 
-    phase: Literal["starting", "preparing", "training", "evaluating", "checkpointing", "finished"] = "starting"
+    phase: Phase = "starting"
     step: int | None = None
     total_steps: int | None = None
     epoch: int | None = None

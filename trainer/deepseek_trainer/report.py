@@ -6,6 +6,8 @@ script may use it:
 
     reporter = Reporter.from_environment()
     reporter.write(Report(phase="training", step=step, total_steps=1000, loss=loss))
+
+What every rank says of itself, for its agent alone, is in `pulse`.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
 
         # The ranks agree on the loss, and on whether to stop after this step.
         loss, stopping = world.total(loss, float(stop.requested))
-        speed = progress.stepped(tokens_per_step)
+        speed = progress.stepped(ledger.step, tokens_per_step)
         _tell(run, ledger, loss=loss, lr=rate, grad_norm=sharding.global_norm(norm), tokens_per_second=speed)
 
         last = ledger.step == training.steps
@@ -241,9 +241,11 @@ def _accumulate(run: Run, batch: Batch, tokens_per_step: int) -> float:
         sharding.sync_on_last(run.model, last=i == len(mine) - 1)
         weight = 1.0 if len(samples) else 0.0  # out of samples, but not out of the collectives
         tokens = run.data.training_tokens(samples if len(samples) else batch.samples[:1]).to(run.world.device)
+        run.progress.pulse.tick()  # before and after what waits for the others
         loss = weight * summed_loss(run.model, tokens)
         (loss * (run.world.size / tokens_per_step)).backward()  # FSDP takes the mean over the ranks
         summed += loss.detach()
+        run.progress.pulse.tick()
     return float(summed) / tokens_per_step
 
 

@@ -141,7 +141,7 @@ class Supervisor(LocalElasticAgent):
         joined = self._handler.joined
         assert joined is not None  # noqa: S101 - set by the rendezvous that precedes every start
         self.first_failure, self.has_succeeded, self._saving_since = None, False, 0.0
-        for stale in self._settings.run_dir.glob("report-*"):
+        for stale in (file for kind in ("report-*", "pulse-*") for file in self._settings.run_dir.glob(kind)):
             stale.unlink(missing_ok=True)
         self._status.joined(joined.membership, joined.round, self._report_file())
         self._prewarm.start()
@@ -165,12 +165,21 @@ class Supervisor(LocalElasticAgent):
         worker_env[Env.GENERATION] = str(joined.membership.generation)
         worker_env[Env.ATTEMPT] = str(joined.membership.attempt)
         worker_env[Env.PROGRESS_FILE] = str(self._report_file())
+        worker_env[Env.PULSE_FILE] = str(self.pulse_file(local_rank))
 
     def _report_file(self) -> Path:
-        """One file a round: a process that outlived its round can't speak for the next one."""
+        return self._settings.run_dir / f"report-{self._start}.json"
+
+    def pulse_file(self, local_rank: int) -> Path:
+        """Where the process of that local rank writes its pulse, in the last start."""
+        return self._settings.run_dir / f"pulse-{self._start}-{local_rank}"
+
+    @property
+    def _start(self) -> str:
+        """One name a round: a process that outlived its round can't speak for the next one."""
         joined = self._handler.joined
         assert joined is not None  # noqa: S101 - as above
-        return self._settings.run_dir / f"report-g{joined.membership.generation}-r{joined.round}.json"
+        return f"g{joined.membership.generation}-r{joined.round}"
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         self._shutdown(signal.SIGKILL, KILL_TIMEOUT_S)

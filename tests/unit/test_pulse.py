@@ -1,0 +1,81 @@
+"""The pulse of a training process: what is written is read, whole or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from pathlib import Path
+
+import pytest
+from deepseek_trainer.contract import Env
+from deepseek_trainer.pulse import Pulse, PulseWriter, read
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "pulse"
+
+
+def writer(file: Path) -> PulseWriter:
+    """One whose clock goes on by a second with each look."""
+    return PulseWriter(file, clock=itertools.count(100.0).__next__)
+
+
+def seen(file: Path) -> Pulse:
+    pulse = read(file)
+    assert pulse is not None
+    return pulse
+
+
+def test_a_step_has_its_number_its_end_and_its_seconds(file: Path) -> None:
+    pulse = writer(file)
+    begun = seen(file)
+    assert (begun.step, begun.phase, begun.ticks, begun.touched) == (-1, "starting", 0, 100.0)
+    assert all(math.isnan(value) for value in (begun.moment, begun.step_s, begun.busy_s))
+    pulse.enter("training")
+    pulse.tick()
+    pulse.stepped(7, busy_s=0.5)
+    assert seen(file) == Pulse(7, "training", 3, 103.0, 103.0, 2.0, 0.5)
+    pulse.stepped(8)
+    assert seen(file)[:6] == (8, "training", 4, 104.0, 104.0, 1.0)
+
+
+def test_an_evaluation_is_no_part_of_a_step(file: Path) -> None:
+    pulse = writer(file)
+    pulse.enter("training")
+    pulse.stepped(1)
+    pulse.enter("evaluating")
+    for _ in range(50):
+        pulse.tick()
+    assert seen(file).moment == 102.0, "an evaluation makes no steps"
+    pulse.enter("training")
+    pulse.enter("training")
+    pulse.stepped(2)
+    assert seen(file).step_s == 1.0
+
+
+@pytest.mark.parametrize("cut", [1, 8, 40, 60, 67])
+def test_a_record_that_was_torn_leaves_the_one_before(file: Path, cut: int) -> None:
+    pulse = writer(file)
+    pulse.stepped(1, busy_s=0.5)
+    before, whole = seen(file), file.read_bytes()
+    pulse.stepped(2, busy_s=0.5)
+    after = file.read_bytes()
+    (slot,) = [start for start in (0, 128) if whole[start : start + 128] != after[start : start + 128]]
+    file.write_bytes(after[: slot + cut] + whole[slot + cut :])
+    assert read(file) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 256, b"x" * 256, b"\0" * 100])
+def test_what_is_no_pulse_is_none(file: Path, content: bytes) -> None:
+    assert read(file) is None
+    file.write_bytes(content)
+    assert read(file) is None
+
+
+def test_every_rank_writes_and_without_an_agent_nobody(file: Path) -> None:
+    PulseWriter.from_environment({Env.PULSE_FILE: str(file), "RANK": "3"}).stepped(5)
+    assert seen(file).step == 5
+    PulseWriter.from_environment({}).stepped(5)
+    assert os.listdir(file.parent) == [file.name]

@@ -1,0 +1,142 @@
+"""The pulse of a training process: where it is at this moment, in a small mapped file that its agent reads.
+
+Every rank has one, unlike the report, which is rank 0's alone and is written once a second. A write is a copy of some
+dozens of bytes into memory, so it is made at every step and at every part of one, without a system call. Records
+go into two slots in turn, each with a checksum: a reader never sees half of one, even of a writer that was stopped
+in the middle. The agent names the file in `DEEPSEEKJOB_PULSE_FILE`, anew for every start. Importable without torch;
+a user's script may use it, in every rank:
+
+    pulse = PulseWriter.from_environment()
+    pulse.enter("training")
+    for step in range(first, steps):
+        for batch in batches:
+            ...
+            pulse.tick()  # a part of a step, between collectives: tells the rank that is behind from those that wait
+        pulse.stepped(step + 1)
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple, get_args
+
+from deepseek_trainer.contract import Env, Phase
+
+PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
+_RECORD = struct.Struct("<qqqqdddd")
+_CHECKSUM = struct.Struct("<I")
+_SLOT_BYTES = 128
+_FILE_BYTES = 2 * _SLOT_BYTES
+
+
+class Pulse(NamedTuple):
+    """One record. Moments are of `time.monotonic()`, which all processes of a machine share."""
+
+    step: int
+    """Optimizer steps done, as in the report; -1 before this process has done one."""
+    phase: Phase
+    ticks: int
+    """Parts of steps, changes of phase and steps since the process began: ranks of one job count alike."""
+    moment: float
+    """When the last step ended; NaN before the first one of this process."""
+    touched: float
+    """When anything of this was written last."""
+    step_s: float
+    """Wall seconds of the last step, without evaluations and checkpoints; NaN before the first one."""
+    busy_s: float
+    """Seconds of it that were this rank's own work and not waiting for others; NaN where that is not measured."""
+
+
+class PulseWriter:
+    """Writes the pulse of this process."""
+
+    def __init__(self, path: Path | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """With path None (not under the agent) every call is a no-op.
+
+        Raises:
+            OSError: the file can't be made.
+        """
+        self._clock = clock
+        self._map = None if path is None else _map(path)
+        self._serial = 0
+        self._began = clock()
+        self._pulse = Pulse(-1, "starting", 0, math.nan, self._began, math.nan, math.nan)
+        self._write()
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> PulseWriter:
+        """The writer of this process, whatever its rank."""
+        path = environ.get(Env.PULSE_FILE, "")
+        return cls(Path(path) if path else None)
+
+    def enter(self, phase: Phase) -> None:
+        """This rank is in that phase from now on; the next step begins now. Nothing when it is in it already."""
+        if phase != self._pulse.phase:
+            self._began = self._clock()
+            self._touch(self._began, phase=phase)
+
+    def tick(self) -> None:
+        """A part of a step is done."""
+        self._touch(self._clock())
+
+    def stepped(self, step: int, *, busy_s: float = math.nan) -> None:
+        """An optimizer step has ended, and the next one begins."""
+        now = self._clock()
+        self._touch(now, step=step, moment=now, step_s=now - self._began, busy_s=busy_s)
+        self._began = now
+
+    def _touch(self, now: float, **changes: object) -> None:
+        self._pulse = self._pulse._replace(ticks=self._pulse.ticks + 1, touched=now, **changes)  # type: ignore[arg-type]
+        self._write()
+
+    def _write(self) -> None:
+        if self._map is None:
+            return
+        self._serial += 1
+        pulse = self._pulse
+        record = _RECORD.pack(
+            self._serial,
+            pulse.step,
+            PHASES.index(pulse.phase),
+            pulse.ticks,
+            pulse.moment,
+            pulse.touched,
+            pulse.step_s,
+            pulse.busy_s,
+        )
+        start = self._serial % 2 * _SLOT_BYTES
+        content = record + _CHECKSUM.pack(zlib.crc32(record))
+        self._map[start : start + len(content)] = content
+
+
+def read(path: Path) -> Pulse | None:
+    """The newest whole record of a file; None when there is none yet, or it is no pulse."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_FILE_BYTES)
+    except OSError:
+        return None
+    found = [record for start in (0, _SLOT_BYTES) if (record := _parse(content[start : start + _SLOT_BYTES]))]
+    return max(found)[1] if found else None
+
+
+def _parse(slot: bytes) -> tuple[int, Pulse] | None:
+    """Serial number and pulse of a slot; None when it is not whole."""
+    end = _RECORD.size + _CHECKSUM.size
+    if len(slot) < end or _CHECKSUM.unpack(slot[_RECORD.size : end])[0] != zlib.crc32(slot[: _RECORD.size]):
+        return None
+    serial, step, phase, *rest = _RECORD.unpack(slot[: _RECORD.size])
+    return (serial, Pulse(step, PHASES[phase], *rest)) if 0 <= phase < len(PHASES) else None
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("w+b") as file:
+        file.truncate(_FILE_BYTES)
+        return mmap.mmap(file.fileno(), _FILE_BYTES)
