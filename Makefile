@@ -87,8 +87,11 @@ test-e2e: setup ## helm install and real pods on two nodes
 	$(PYTEST) tests/e2e --ignore=tests/e2e/test_demo.py
 
 # ---- numbers ----------------------------------------------------------------------------------
-.PHONY: bench bench-control-plane
-bench: bench-control-plane ## all of the bench-… verbs; each ends with `ahead …` or `behind in …`
+.PHONY: bench bench-control-plane bench-recovery
+bench: bench-control-plane bench-recovery ## all of the bench-… verbs; each ends with `ahead …` or `behind in …`
 
 bench-control-plane: setup ## pods per second, latency, writes and CPU beside a bare client, on a real kube-apiserver
 	PYTHONPATH=tests:tools $(PY) tests/perf/bench_control_plane.py
+
+bench-recovery: setup ## seconds from a fault to the next step, beside torchrun's own rendezvous, over gloo
+	PYTHONPATH=tests:tools $(PY) tests/perf/bench_recovery.py

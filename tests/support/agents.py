@@ -31,18 +31,56 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Pod:
-    """One agent and its training processes. `command` is what follows the agent's own name."""
+class AgentProcess:
+    """An agent as a process, in a folder of its own, and its training processes."""
 
-    def __init__(self, folder: Path, name: str, *command: str, ip: str = "127.0.0.2", **environ: str) -> None:
+    def __init__(self, folder: Path, name: str, command: list[str], environ: dict[str, str]) -> None:
         self.name = name
-        self.ip = ip
-        self.port = free_port()
         self.folder = folder / name
         self.folder.mkdir()
-        self.membership = self.folder / "membership.json"
-        self.termination_log = self.folder / "termination-log"
         self._log = self.folder / "log"
+        # Agents die with the test run, however that ends, as training processes die with their agent.
+        bound = [sys.executable, "-S", exec.__file__, str(os.getpid())]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*bound, *command],
+                env=os.environ | environ,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def children(self) -> list[int]:
+        """PIDs of the training processes; of a prewarmed one, of the process that stands for it."""
+        return [pid for pid in _children(self.process.pid) if not _is_zygote(pid)]
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """The whole pod at once, as when its node loses power. Its training processes die with the agent."""
+        self.process.kill()
+        self.process.wait()
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
+        """Exit status of the agent."""
+        try:
+            return self.process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} did not end within {deadline_s:g} s:\n{self.log()}") from None
+
+
+class Pod(AgentProcess):
+    """One agent of ours. `command` is what follows the agent's own name."""
+
+    def __init__(self, folder: Path, name: str, *command: str, ip: str = "127.0.0.2", **environ: str) -> None:
+        self.ip = ip
+        self.port = free_port()
+        self.membership = folder / name / "membership.json"
+        self.termination_log = folder / name / "termination-log"
         pod_environ = {
             "DEEPSEEKJOB_NAME": "job",
             "DEEPSEEKJOB_UID": "uid-1",
@@ -50,19 +88,12 @@ class Pod:
             "DEEPSEEKJOB_POD_IP": self.ip,
             "DEEPSEEKJOB_AGENT_PORT": str(self.port),
             "DEEPSEEKJOB_MEMBERSHIP_FILE": str(self.membership),
-            "DEEPSEEKJOB_RUN_DIR": str(self.folder / "run"),
+            "DEEPSEEKJOB_RUN_DIR": str(folder / name / "run"),
             "DEEPSEEKJOB_TERMINATION_LOG": str(self.termination_log),
         }
-        # Pods die with the test run, however that ends, as training processes die with their agent.
-        bound = [sys.executable, "-S", exec.__file__, str(os.getpid())]
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*bound, sys.executable, "-m", "deepseek_trainer.agent", *command],
-                env=os.environ | pod_environ | environ,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        super().__init__(
+            folder, name, [sys.executable, "-m", "deepseek_trainer.agent", *command], pod_environ | environ
+        )
 
     def write_membership(self, text: str) -> None:
         """As kubelet does: the file changes as a whole."""
@@ -70,16 +101,9 @@ class Pod:
         staged.write_text(text)
         staged.replace(self.membership)
 
-    def children(self) -> list[int]:
-        """PIDs of the training processes; of a prewarmed one, of the process that stands for it."""
-        return [pid for pid in _children(self.process.pid) if not _is_zygote(pid)]
-
     def zygotes(self) -> list[int]:
         """PIDs of the processes from which training processes are forked."""
         return [pid for pid in _children(self.process.pid) if _is_zygote(pid)]
-
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(f"http://{self.ip}:{self.port}{path}", timeout=5) as answer:
@@ -95,14 +119,6 @@ class Pod:
     def last_words(self) -> dict[str, Any]:
         return dict(json.loads(self.termination_log.read_bytes()))
 
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def kill(self) -> None:
-        """The whole pod at once, as when its node loses power. Its training processes die with the agent."""
-        self.process.kill()
-        self.process.wait()
-
     def freeze(self) -> list[int]:
         """Stops all processes of the pod; answers their PIDs, for `thaw`."""
         pids = [self.process.pid, *_children(self.process.pid)]
@@ -110,17 +126,17 @@ class Pod:
             os.kill(pid, signal.SIGSTOP)
         return pids
 
-    def wait(self, deadline_s: float = DEADLINE_S) -> int:
-        """Exit status of the agent."""
-        try:
-            return self.process.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} did not end within {deadline_s:g} s:\n{self.log()}") from None
-
 
 def _children(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def training_processes(agent: int) -> list[int]:
+    """PIDs of the processes that train under an agent: forks of its zygote, or its own children."""
+    children = _children(agent)
+    forks = [fork for pid in children if _is_zygote(pid) for fork in _children(pid)]
+    return forks or [pid for pid in children if not _is_zygote(pid)]
 
 
 def _is_zygote(pid: int) -> bool:

@@ -1,7 +1,7 @@
-"""A training script of plain torchrun: gloo, one all-reduce a step, resumes from a step file. Knows nothing of us.
+"""A training script of plain torchrun: gloo, one all-reduce a step, resumes from a step file. Needs nothing of us.
 
 usage: tiny_training.py FOLDER STEPS
-In FOLDER: `step` is the checkpoint, `log.jsonl` what happened; `fail-<rank>` makes that rank raise the text in it
+In FOLDER: `step` is the checkpoint, `log.jsonl` what happened, a line a step (`began`: the start of rank 0's process); `fail-<rank>` makes that rank raise the text in it
 (once), `exit-<rank>` makes it exit with the number in it.
 """
 
@@ -29,6 +29,7 @@ def obey(folder: Path, rank: int) -> None:
 
 
 def main() -> None:
+    began = time.time()
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
@@ -43,27 +44,30 @@ def main() -> None:
         dist.all_reduce(flags)
         assert flags[0] == world
         if rank == 0:
-            record(folder, file, step + 1, world)
+            record(folder, file, step + 1, world, began)
         if flags[1]:
             sys.exit(75)
         time.sleep(0.05)
     dist.destroy_process_group()
 
 
-def record(folder: Path, file: Path, step: int, world: int) -> None:
+def record(folder: Path, file: Path, step: int, world: int, began: float) -> None:
     temporary = folder / "step.tmp"
     temporary.write_text(str(step))
     temporary.replace(file)
     line = {
         "step": step,
         "world": world,
-        "generation": int(os.environ["DEEPSEEKJOB_GENERATION"]),
-        "attempt": int(os.environ["DEEPSEEKJOB_ATTEMPT"]),
-        "pod": os.environ["DEEPSEEKJOB_POD_NAME"],
+        "generation": int(os.environ.get("DEEPSEEKJOB_GENERATION", "0")),
+        "attempt": int(os.environ.get("DEEPSEEKJOB_ATTEMPT", "0")),
+        "pod": os.environ.get("DEEPSEEKJOB_POD_NAME", ""),
+        "began": began,
         "time": time.time(),
     }
     with (folder / "log.jsonl").open("a") as log:
         log.write(json.dumps(line) + "\n")
+    if "DEEPSEEKJOB_PROGRESS_FILE" not in os.environ:
+        return
     report = Path(os.environ["DEEPSEEKJOB_PROGRESS_FILE"])
     staged = report.with_suffix(".staged")
     staged.write_text(json.dumps({"phase": "training", "step": step, "loss": 1.0 / step}))
