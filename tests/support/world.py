@@ -28,6 +28,7 @@ Decide = Callable[[Observation], Plan]
 CHECKPOINT_EVERY = 20
 STEPS_A_TICK = 10
 PATIENCE_TICKS = 3
+GRACE = timedelta(seconds=30)
 UNSCHEDULABLE = "Unschedulable"
 
 
@@ -73,6 +74,8 @@ class World:
     """The job itself was deleted by the operator."""
     _serial: int = 0
     _alone: int = 0
+    _planned: dict[int, bool] = field(default_factory=dict)
+    """Generation -> whether it was planned."""
     _job: DeepSeekJob | None = None
     _job_before: DeepSeekJob | None = None
 
@@ -165,6 +168,7 @@ class World:
         survived = Status.model_validate(self._wire(status))
         self._job = self.job.model_copy(update={"status": survived})
         self.status_writes += 1
+        self._planned[survived.generation] = survived.planned
 
     @staticmethod
     def _wire(status: Status) -> dict[str, Any]:
@@ -208,7 +212,7 @@ class World:
         elif force or pod.phase in ("Succeeded", "Failed"):
             del self.pods[name]
         else:
-            self.pods[name] = replace(pod, terminating=True, ready=False)
+            self.pods[name] = replace(pod, terminating=True, ready=False, gone_by=self.now + GRACE)
 
     # -- the cluster's side --------------------------------------------------------------------------------
 
@@ -264,7 +268,7 @@ class World:
         generation = announced(gang[0])
         if generation in self.hangs:
             return
-        if generation == self.trained_generation + 1 and told(gang[0], "planned"):
+        if self._moved_in_good_order(generation):
             self.saved_step = self.step
         if generation != self.trained_generation:
             self.step, self.trained_generation = self.saved_step, generation
@@ -273,6 +277,12 @@ class World:
         if self.step == 100:
             for pod in gang:
                 self.end(pod.name, 0)
+
+    def _moved_in_good_order(self, generation: int) -> bool:
+        """Whether everybody could save before the move: nobody had to be waited for in vain."""
+        steps = range(self.trained_generation + 1, generation + 1)
+        mute = [pod for pod in self.pods.values() if pod.terminating and pod.name in self.frozen]
+        return bool(steps) and all(self._planned.get(step) for step in steps) and not mute
 
     def _wait_for_peers(self, gang: list[Pod]) -> None:
         """A peer that has already ended well won't come back: after a while the others can't be reached."""

@@ -1,4 +1,4 @@
-"""The world grows and shrinks by plan: the built-in trainer saves, moves and goes on; no step is lost or repeated."""
+"""The world grows, shrinks and is drained: the built-in trainer saves, moves and goes on; no step is lost or repeated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.runs import run_config
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
-STEPS = 60
+STEPS = 70
 _STEP = re.compile(r" step=(\d+) loss=")
 
 
@@ -29,7 +29,10 @@ def steps_of(world: World, pod: Pod, generation: int, after: int) -> int:
 
 
 def test_planned_changes_cost_no_step(world: World, store_folder: Path, data_cache: Path) -> None:
-    """2 -> 3 -> 1 -> 2 workers. Nothing is saved on a schedule, so that whatever is kept was saved for the move."""
+    """2 -> 3 -> 1 -> 2 workers, then one is drained: it gets SIGTERM before anybody hears of its replacement.
+
+    Nothing is saved on a schedule, so that whatever is kept was saved for the move.
+    """
     config = run_config(
         checkpoints=world.folder / "checkpoints",
         data_cache=data_cache,
@@ -37,13 +40,15 @@ def test_planned_changes_cost_no_step(world: World, store_folder: Path, data_cac
         steps=STEPS,
         globalBatchSize=8,
     )
-    first, second, third, fourth = (
-        world.start_trainer(name, config) for name in ("first", "second", "third", "fourth")
+    first, second, third, fourth, fifth = (
+        world.start_trainer(name, config) for name in ("first", "second", "third", "fourth", "fifth")
     )
-    sizes = [(first, second), (first, second, third), (first,), (first, fourth)]
+    sizes = [(first, second), (first, second, third), (first,), (first, fourth), (first, fifth)]
     made = 0
     for generation, members in enumerate(sizes, start=1):
         began = now()
+        if generation == 5:
+            fourth.signal(signal.SIGTERM)
         world.announce(generation, *members, planned=generation > 1)
         if generation == 3:
             for removed in (second, third):
@@ -52,8 +57,19 @@ def test_planned_changes_cost_no_step(world: World, store_folder: Path, data_cac
         made = steps_of(world, first, generation, after=made)
         print(f"{len(members)} workers: {now() - began:.1f} s to step {made}")
     assert made < STEPS, "it ended before the last change; raise STEPS"
-    assert [first.wait(), fourth.wait()] == [0, 0]
+    assert [first.wait(), fourth.wait(), fifth.wait()] == [0, 75, 0]
     steps = [int(step) for step in _STEP.findall(first.log())]
     assert steps == list(range(1, STEPS + 1)), "steps were lost or made twice"
     words = first.last_words()
     assert (words["position"], words["processRestarts"]) == (STEPS * 8, 0)
+
+
+def test_a_move_is_not_held_up_by_a_pod_that_is_frozen(world: World) -> None:
+    """Its ranks can't take part in the last step; the grace alone would end the wait after ten minutes."""
+    stays, frozen, joins = (world.start(name, DEEPSEEKJOB_TERMINATION_GRACE_S="600") for name in ("a", "b", "c"))
+    world.announce(1, stays, frozen)
+    before = world.await_step(generation=1)
+    frozen.freeze()
+    world.announce(2, stays, joins, planned=True)
+    world.await_step(after=before["step"], generation=2)
+    assert 'event="saving given up"' in stays.log()

@@ -188,7 +188,8 @@ class Status(StatusModel):
     )
     planned: bool = Field(
         False,
-        description="The present generation was planned and nobody was lost: its members save before they join it.",
+        description="The present generation was planned, and everybody was there: its members save before they join it, and so "
+        "do those who leave.",
     )
     master: Master | None = Field(
         None, description="The worker that hosts the present generation's store, chosen before it is announced."

@@ -77,7 +77,7 @@ def next_generation(turn: Turn, order: Sequence[int], lost: Iterable[int] = (), 
     Args:
         order: its members, in the order of node ranks.
         lost: slots whose pods don't take part any more; those of them that stay get new ones.
-        planned: everybody is there to save before the move.
+        planned: everybody is there to save before the move, those that are replaced too.
     """
     status, moves = turn.status, _moves(turn, order, set(lost))
     incarnations = status.incarnations | {str(slot): incarnation_of(status, slot) + 1 for slot in sorted(moves.raised)}

@@ -2,7 +2,7 @@
 
 | the pod | cause |
 | --- | --- |
-| gone though it was launched, terminating, node lost, disrupted | Infrastructure |
+| gone though it was launched, terminating, node lost, disrupted | Infrastructure; Preempted if it can still save (`leaving`) |
 | failed | by the table in `causes` |
 | succeeded in an older generation: it was done before it heard of this one, whose others would wait for it | Aftermath |
 
@@ -37,6 +37,7 @@ GRAVITY = (
 )
 """Which of several causes seen together explains the others: the first of these. A pod that the cluster takes brings
 its peers' collectives down, and so does one that runs out of memory; broken collectives explain nothing."""
+NODE_LOST = "NodeLost"
 FATAL = (Cause.CONFIG, Cause.DATA)
 """A retry can't help."""
 
@@ -60,6 +61,8 @@ class Loss:
     """Nodes that a failed preflight names."""
     replaced: bool = True
     """False: the pod goes on with the next generation."""
+    leaves: bool = False
+    """The pod was only told to end, and can still save with the others."""
 
     def failure(self, now: str, attempt: int) -> FailureStatus:
         """The entry in status.failures."""
@@ -139,6 +142,8 @@ def _seen(member: Member, job: DeepSeekJob, status: Status) -> Loss | None:
         return _too_early(member, pod, status)
     if pod.phase == "Failed":
         return _ended(member, pod, job, status)
+    if pod.unreachable:
+        return Loss(member, Cause.INFRASTRUCTURE, NODE_LOST, "its node doesn't answer any more", node=pod.node)
     if pod.disrupted or pod.phase == "Unknown":
         word, message = one_word(pod.reason, "Disrupted"), clean(pod.message, TEXT_MAX)
         return Loss(member, Cause.INFRASTRUCTURE, word, message, node=pod.node)

@@ -9,6 +9,7 @@ Rules
 - A restart may have to wait (`backoff`). Losses of the job's own are put on record as soon as they are seen, and the
   first ones on record say what it is charged to and from when it waits: nothing that happens meanwhile changes that.
   Others are put on record when the restart begins: by those moments a burst of them is known.
+- When all that are lost were told to end, and can still save, the generation is planned (`leaving`).
 - A member that has already succeeded can't train again, so it is replaced with the others; the restart goes back
   to a checkpoint and it would be missed. So are members on a node that has just become avoided (`exclusion`).
 """
@@ -29,7 +30,8 @@ from deepseek_operator.decide.gang import members
 from deepseek_operator.decide.generation import next_generation, succession
 from deepseek_operator.decide.hang import hung
 from deepseek_operator.decide.headway import counted, standstill
-from deepseek_operator.decide.losses import Loss, losses_of, recorded
+from deepseek_operator.decide.leaving import leaving
+from deepseek_operator.decide.losses import Loss, gravest_first, losses_of, recorded
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Event
 
@@ -38,7 +40,7 @@ def recovery(turn: Turn) -> Turn:
     """Restarts the gang on the next generation if a member is lost and the policies allow it."""
     if turn.over:
         return turn
-    losses = losses_of(turn) or hung(turn)
+    losses = gravest_first([leaving(turn, loss) for loss in losses_of(turn)]) or hung(turn)
     if not losses:
         return turn
     cause = _charged_to(turn.status, losses)
@@ -74,11 +76,12 @@ def _next_generation(turn: Turn, cause: Cause, culprit: Loss, losses: list[Loss]
     gang, avoided = members(turn.seen, turn.status), excluded_nodes(turn.status)
     lost = {loss.member.slot for loss in losses if loss.replaced}
     unfit = {m.slot for m in gang if m.pod and (m.pod.phase == "Succeeded" or m.pod.node in avoided)}
+    planned = all(loss.leaves for loss in losses) and not unfit - lost
     restarts = charged(turn.status.restarts, cause)
     reason = _reason(culprit)
     message = culprit.sentence() + (f", and {len(losses) - 1} more" if len(losses) > 1 else "")
     return (
-        next_generation(turn, succession(turn, lost | unfit), lost | unfit)
+        next_generation(turn, succession(turn, lost | unfit), lost | unfit, planned=planned)
         .changed(restarts=restarts, total_restarts=total(restarts), **counted(turn, cause))
         .stating(Fact(ConditionType.RESTARTING, "True", reason, message))
         .announcing(Event("Warning", reason, message))

@@ -53,6 +53,8 @@ class Pod:
     """When a terminating pod must be gone, its grace included."""
     node_lost: bool = False
     """Its node is proven to be lost; only asked for pods that are long overdue."""
+    unreachable: bool = False
+    """Its node is lost, as far as anybody can tell: nothing is to be expected of it any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.rendezvous.api import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from deepseek_trainer.agent import checkers
@@ -29,6 +30,7 @@ from deepseek_trainer.agent.rendezvous import BACKEND
 from deepseek_trainer.agent.rounds import Culprit, Entry, LocalFailure, Start
 from deepseek_trainer.agent.session import Session
 from deepseek_trainer.agent.settings import Settings
+from deepseek_trainer.agent.silence import Silence
 from deepseek_trainer.agent.store import Store, StoreLost, StoreServers, connect
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.contract import ExitCode, Membership
@@ -146,6 +148,23 @@ class MembershipRendezvous(RendezvousHandler):
         """Whether the file names a next generation that can wait until the training processes have saved."""
         session, named = self._session, self._file.read()
         return session is not None and named is not None and named != session.membership and named.planned
+
+    def beat(self) -> None:
+        """Shows the peers of the present round that this agent lives. Never raises, never waits."""
+        if self._session is not None:
+            with contextlib.suppress(MembershipChanged, StoreLost, SignalException):
+                self._session.beat()
+
+    def farewell(self) -> None:
+        """Tells the peers that this agent's silence is no reason to worry. Never raises, never waits."""
+        if self._session is not None:
+            with contextlib.suppress(MembershipChanged, StoreLost, SignalException):
+                self._session.mark("left")
+
+    def silence(self) -> Silence:
+        """Who of the present round gives no sign of life; nobody is known to at first."""
+        assert self._session is not None  # noqa: S101 - processes run only after a rendezvous
+        return Silence(self._session, self._clock)
 
     def departure(self) -> Departure:
         """The end of this round, for an agent whose processes have all succeeded."""

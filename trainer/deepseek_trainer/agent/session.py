@@ -69,6 +69,7 @@ class Session:
     def enter(self, entry: Entry) -> bool:
         """Puts this agent into the round. False when a predecessor of this agent is in it: the round is then over."""
         mine = entry.model_dump_json()
+        self._beat()  # before the entry: whoever is in a round has a beat
         found = self._link.claim(self._key("entry", self.membership.node_rank), mine)
         if Entry.model_validate_json(found).token == entry.token:
             return True
@@ -117,8 +118,18 @@ class Session:
     def beat(self) -> None:
         """Shows the others that this agent lives, at most once a second."""
         if self._clock() - self._beat_at >= HEARTBEAT_S:
-            self._beat_at, self._beats = self._clock(), self._beats + 1
-            self._link.set(self._key("beat", self.membership.node_rank), str(self._beats))
+            self._beat()
+
+    def _beat(self) -> None:
+        self._beat_at, self._beats = self._clock(), self._beats + 1
+        self._link.set(self._key("beat", self.membership.node_rank), str(self._beats))
+
+    def beats(self) -> list[str]:
+        """The last beat of every node, by node rank; only once the round has started."""
+        return self._link.get(self._all("beat"))
+
+    def has_left(self, rank: int) -> bool:
+        return self._link.check([self._key("left", rank)])
 
     def mark(self, what: str) -> None:
         """Sets this node's flag (done, left) in the round."""

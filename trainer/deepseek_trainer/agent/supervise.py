@@ -5,11 +5,12 @@
                     ├─ one failed, status 65 or 78 ──► end: another try can't help
                     ├─ one failed otherwise ─────────► rendezvous; the agents decide together who gives up
                     ├─ all succeeded ────────────────► depart, or go back when peers need another round
-                    └─ SIGTERM ──────────────────────► forward it, wait for the grace, end
+                    └─ SIGTERM ──────────────────────► forward it, wait until they have saved, end
 
 Processes of a round that is over are killed, not asked: they hang in a collective whose peer is gone, and their
 state is not wanted, for training goes back to a checkpoint. SIGTERM to any pod, or a generation that was planned,
-lets them save: the ranks agree on a step and end together with status 75.
+lets them save: the ranks agree on a step and end together with status 75. Nobody waits for that longer than the grace, nor
+for a peer whose agent gives no sign of life.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
@@ -96,7 +97,14 @@ class Supervisor(LocalElasticAgent):
         return context.subprocess_handlers if isinstance(context, SubprocessContext) else {}
 
     def _invoke_run(self, role: str = "trainer") -> RunResult:
-        """The loop; in place of torch's, which counts restarts by its own rules and leaves at the first success."""
+        """In place of torch's loop, which counts restarts by its own rules and leaves at the first success."""
+        try:
+            return self._run_rounds()
+        except SignalException:
+            self._leave()
+            raise
+
+    def _run_rounds(self) -> RunResult:
         group = self._worker_group
         self._initialize_workers(group)
         while True:
@@ -124,14 +132,32 @@ class Supervisor(LocalElasticAgent):
 
     def _let_save(self) -> None:
         """Asks the processes to save and end; returns when they have, can't any more, or there is no time left."""
+        silence = self._handler.silence()
+        for codes in self._saving_processes():
+            if any(code not in (None, *IN_ORDER) for code in codes) or not self._handler.is_planned():
+                return
+            silence.look()
+            if silence:
+                self._log.warning("saving given up", silent_node_ranks=silence.nodes, silent_store=silence.store)
+                return
+            self._pause(MONITOR_INTERVAL_S)
+
+    def _leave(self) -> None:
+        """The agent was told to stop: lets the processes save. Peers that move to another generation see it live."""
+        for _ in self._saving_processes():
+            self._handler.beat()
+            time.sleep(MONITOR_INTERVAL_S)
+            self._status.tick()
+        self._handler.farewell()
+        self._shutdown(signal.SIGKILL, KILL_TIMEOUT_S)
+
+    def _saving_processes(self) -> Iterator[Collection[int | None]]:
+        """Sends SIGTERM; then the exit statuses, as long as the grace lasts and some process runs."""
         for handle in self._handles().values():
             handle.proc.send_signal(signal.SIGTERM)
         end = time.monotonic() + self._settings.termination_grace_s
-        while time.monotonic() < end and self._handler.is_planned():
-            codes = self.exit_codes().values()
-            if None not in codes or any(code not in (None, *IN_ORDER) for code in codes):
-                return
-            self._pause(MONITOR_INTERVAL_S)
+        while time.monotonic() < end and None in (codes := self.exit_codes().values()):
+            yield codes
 
     def _restart(self, group: WorkerGroup, *, fault: bool) -> None:
         self._status.stopped(fault=fault)
