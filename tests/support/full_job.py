@@ -115,6 +115,7 @@ WORKERS: Manifest = {
     "volumes": VOLUMES,
     "initContainers": [FETCHER],
     "sidecars": [SIDECAR],
+    "terminationGracePeriodSeconds": 120,
 }
 
 COMMUNICATION: Manifest = {

@@ -200,6 +200,13 @@ class Workers(Model):
         json_schema_extra=named_map(),
     )
 
+    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = Field(
+        None,
+        description="Seconds that a pod has to finish its step and save when it is told to end (a drain, a suspension, "
+        "another number of workers). Default: three times what the last save took and 15 s, from 30 to 600; 30 for the pods "
+        "of a job that has saved nothing yet.",
+    )
+
     @field_validator("env", "volumes", "init_containers", "sidecars")
     @classmethod
     def _named_once(cls, entries: list[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from deepseek_operator.api.containers import EnvFrom, EnvVar, HelperContainer
 from deepseek_operator.api.names import AGENT_PORT, Env, Paths
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.render.grace import saving_s
 from deepseek_operator.render.runconfig import checkpoint_directory
 from deepseek_operator.render.volumes import TMP
 
@@ -79,6 +80,7 @@ def _contract(job: DeepSeekJob) -> dict[str, str]:
         Env.MAX_PROCESS_RESTARTS: str(spec.recovery.max_process_restarts),
         Env.AGENT_PORT: str(AGENT_PORT),
         Env.TERMINATION_LOG: Paths.TERMINATION_LOG,
+        Env.TERMINATION_GRACE: str(saving_s(job)),
     }
     if spec.trainer is not None:
         told[Env.RUN_CONFIG_FILE] = Paths.RUN_CONFIG_FILE

@@ -12,6 +12,7 @@ from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_RUN_CO
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.render.containers import helpers, worker
 from deepseek_operator.render.gang import group_annotations, group_labels
+from deepseek_operator.render.grace import grace_s
 from deepseek_operator.render.identity import child_metadata, pod_labels, pod_name, service_name
 from deepseek_operator.render.membership import Membership, membership_json
 from deepseek_operator.render.placement import placement
@@ -20,7 +21,6 @@ from deepseek_operator.render.volumes import pod_volumes
 
 USER_ID = 65532
 """Uid and gid of the worker: nobody's account on any node."""
-GRACE_PERIOD_S = 30
 
 
 def worker_pod(job: DeepSeekJob, slot: int, incarnation: int, membership: Membership | None) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def worker_pod(job: DeepSeekJob, slot: int, incarnation: int, membership: Member
             "subdomain": service_name(meta.name),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": GRACE_PERIOD_S,
+            "terminationGracePeriodSeconds": grace_s(job),
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": USER_ID,

@@ -13,9 +13,6 @@ from deepseek_trainer.config import ConfigError
 from deepseek_trainer.contract import AGENT_PORT, Env, Paths
 from deepseek_trainer.preflight.records import Plan
 
-TERMINATION_GRACE_S = "DEEPSEEKJOB_TERMINATION_GRACE_S"
-"""Seconds that training processes have to save after SIGTERM; keep it below the pod's own grace period."""
-
 BUILT_IN = ("-m", "deepseek_trainer")
 
 
@@ -44,6 +41,7 @@ class Settings:
     """Keep a process that has imported torch, from which training processes are forked."""
     agent_port: int
     termination_grace_s: float
+    """How long training processes may take to save after SIGTERM; less than the pod's own grace period."""
     rendezvous_timeout_s: float
     """How long the agent waits for a generation and its peers before it gives up as UNAVAILABLE."""
     departure_grace_s: float
@@ -95,7 +93,7 @@ def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
         max_process_restarts=_number(environ, Env.MAX_PROCESS_RESTARTS, 3, low=0, high=1_000_000),
         prewarm=_number(environ, Env.PREWARM, 0, low=0, high=1) == 1,
         agent_port=_number(environ, Env.AGENT_PORT, AGENT_PORT, low=1, high=65535),
-        termination_grace_s=_number(environ, TERMINATION_GRACE_S, 25, low=0, high=86_400),
+        termination_grace_s=_number(environ, Env.TERMINATION_GRACE, 25, low=0, high=86_400),
         rendezvous_timeout_s=options.rendezvous_timeout_s,
         departure_grace_s=options.departure_grace_s,
         preflight=_preflight(environ),
