@@ -3,6 +3,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 export DEEPSEEKJOB_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/deepseekjob
+# Without its bytecode, each process that imports torch compiles a thousand modules for itself.
+unexport PYTHONDONTWRITEBYTECODE
+# mypy goes by the content of files, so one cache serves every clone.
+export MYPY_CACHE_DIR ?= $(DEEPSEEKJOB_CACHE)/mypy
 VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST := $(VENV)/bin/pytest

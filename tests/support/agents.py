@@ -17,11 +17,14 @@ from typing import Any
 
 from deepseek_trainer.agent import exec
 from support.eventually import eventually
+from support.zygote import Forked, Zygote, fork_of
 
 DEADLINE_S = 240.0
 """On a busy machine torch alone takes half a minute to import, in the agent and then in its processes."""
 
 SCRIPT = Path(__file__).with_name("tiny_training.py")
+PLAIN = {exec.ZYGOTE: ""}
+"""Variables of a pod that is no fork, and whose processes are none."""
 _HOSTS = iter(range(2, 250))
 
 
@@ -32,13 +35,22 @@ def free_port() -> int:
 
 
 class AgentProcess:
-    """An agent as a process, in a folder of its own, and its training processes."""
+    """An agent as a process, in a folder of its own, and its training processes.
 
-    def __init__(self, folder: Path, name: str, command: list[str], environ: dict[str, str]) -> None:
+    With a zygote the agent is a fork of it, and so are its processes; without, every one of them imports torch.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, command: list[str], environ: dict[str, str], zygote: Zygote | None = None
+    ) -> None:
         self.name = name
         self.folder = folder / name
         self.folder.mkdir()
         self._log = self.folder / "log"
+        self.process: subprocess.Popen[bytes] | Forked
+        if zygote is not None:
+            self.process = zygote.start(command, environ=os.environ | zygote.environ | environ, log=self._log)
+            return
         # Agents die with the test run, however that ends, as training processes die with their agent.
         bound = [sys.executable, "-S", exec.__file__, str(os.getpid())]
         with self._log.open("wb") as log:
@@ -76,7 +88,15 @@ class AgentProcess:
 class Pod(AgentProcess):
     """One agent of ours. `command` is what follows the agent's own name."""
 
-    def __init__(self, folder: Path, name: str, *command: str, ip: str = "127.0.0.2", **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *command: str,
+        ip: str = "127.0.0.2",
+        zygote: Zygote | None = None,
+        **environ: str,
+    ) -> None:
         self.ip = ip
         self.port = free_port()
         self.membership = folder / name / "membership.json"
@@ -91,9 +111,8 @@ class Pod(AgentProcess):
             "DEEPSEEKJOB_RUN_DIR": str(folder / name / "run"),
             "DEEPSEEKJOB_TERMINATION_LOG": str(self.termination_log),
         }
-        super().__init__(
-            folder, name, [sys.executable, "-m", "deepseek_trainer.agent", *command], pod_environ | environ
-        )
+        agent = [sys.executable, "-m", "deepseek_trainer.agent", *command]
+        super().__init__(folder, name, agent, pod_environ | environ, zygote)
 
     def write_membership(self, text: str) -> None:
         """As kubelet does: the file changes as a whole."""
@@ -121,7 +140,9 @@ class Pod(AgentProcess):
 
     def freeze(self) -> list[int]:
         """Stops all processes of the pod; answers their PIDs, for `thaw`."""
-        pids = [self.process.pid, *_children(self.process.pid)]
+        children = _children(self.process.pid)
+        forks = [fork for child in children if (fork := fork_of(child)) is not None]
+        pids = [self.process.pid, *children, *forks]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         return pids
@@ -153,10 +174,11 @@ def thaw(pids: list[int]) -> None:
 
 
 class World:
-    """The pods of one job, and the operator's word to them."""
+    """The pods of one job, and the operator's word to them; with a zygote, pods are forked from it."""
 
-    def __init__(self, folder: Path, steps: int = 100_000) -> None:
+    def __init__(self, folder: Path, steps: int = 100_000, zygote: Zygote | None = None) -> None:
         self.folder = folder
+        self.zygote = zygote
         self.shared = folder / "shared"
         self.shared.mkdir()
         self.steps = steps
@@ -165,16 +187,19 @@ class World:
 
     def start(self, name: str, *command: str, **environ: str) -> Pod:
         command = command or (str(SCRIPT), str(self.shared), str(self.steps))
-        pod = Pod(self.folder, name, *command, ip=f"127.0.0.{next(_HOSTS)}", **environ)
+        zygote = self.zygote if PLAIN.items() - environ.items() else None
+        pod = Pod(self.folder, name, *command, ip=f"127.0.0.{next(_HOSTS)}", zygote=zygote, **environ)
         self.pods.append(pod)
         return pod
 
-    def start_trainer(self, name: str, config: dict[str, Any]) -> Pod:
-        """A prewarmed pod of the built-in trainer, over gloo."""
+    def start_trainer(self, name: str, config: dict[str, Any], **environ: str) -> Pod:
+        """A pod of the built-in trainer, over gloo."""
         file = self.folder / f"{name}.json"
         file.write_text(json.dumps(config))
-        environ = {"DEEPSEEKJOB_PREWARM": "1", "DEEPSEEKJOB_RUN_CONFIG_FILE": str(file), "DEEPSEEKJOB_BACKEND": "gloo"}
-        return self.start(name, "-m", "deepseek_trainer", **environ)
+        own = {"DEEPSEEKJOB_RUN_CONFIG_FILE": str(file), "DEEPSEEKJOB_BACKEND": "gloo"}
+        if self.zygote is None:
+            own["DEEPSEEKJOB_PREWARM"] = "1"
+        return self.start(name, "-m", "deepseek_trainer", **own, **environ)
 
     def announce(
         self, generation: int, *members: Pod, host: int = 0, attempt: int | None = None, planned: bool = False

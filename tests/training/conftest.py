@@ -11,6 +11,7 @@ import pytest
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data import corpora
 from deepseek_trainer.data.prepare import prepare
+from support import zygote
 from support.agents import World
 from support.runs import run_config
 
@@ -47,6 +48,6 @@ def store_folder(corpus_file: Path, data_cache: Path) -> Path:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """The pods of one job, as agents; what is left of them at the end is killed."""
-    made = World(tmp_path)
+    made = World(tmp_path, zygote=zygote.shared())
     yield made
     made.close()

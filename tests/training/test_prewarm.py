@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.agents import DEADLINE_S, Pod, World, now, timed
+from support.agents import DEADLINE_S, PLAIN, Pod, World, now, timed
 from support.eventually import eventually
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
@@ -24,7 +24,7 @@ def lose_process(world: World, pod: Pod, what: str) -> None:
 
 
 def test_a_lost_process_is_forked_anew(world: World) -> None:
-    a, b = (world.start(name, DEEPSEEKJOB_PREWARM="1") for name in "ab")
+    a, b = (world.start(name, DEEPSEEKJOB_PREWARM="1", **PLAIN) for name in "ab")
     world.announce(1, a, b)
     world.await_step(world=2)
     (zygote,) = b.zygotes()

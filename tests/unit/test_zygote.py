@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from deepseek_trainer.agent import exec
+from deepseek_trainer.agent.checkers import Checkers
+from deepseek_trainer.preflight.records import Result
+from deepseek_trainer.preflight.task import Task
 from support.eventually import eventually
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -48,14 +51,16 @@ def start(zygote: tuple[Path, subprocess.Popen[bytes]], tmp_path: Path) -> Itera
 
     started: list[subprocess.Popen[str]] = []
 
-    def start(code: str, *arguments: str, address: Path = zygote[0]) -> subprocess.Popen[str]:
+    def start(
+        code: str, *arguments: str, address: Path = zygote[0], stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[str]:
         script = tmp_path / "script.py"
         script.write_text(code)
         process = subprocess.Popen(
             bound(str(script), *arguments),
             env=os.environ | {exec.ZYGOTE: str(address), "MARK": "mine"},
             cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -109,6 +114,12 @@ def test_it_ends_as_the_command_ends(start: Start, code: str, status: int, says:
     assert process.returncode == status
     assert says in err
     assert ("done" in out) == ("atexit" in code)
+
+
+def test_what_was_imported_is_out_of_the_collector_s_sight(start: Start) -> None:
+    """Else each fork copies the pages that its collections write to, and ends a second later."""
+    code = "import gc; print(gc.isenabled(), gc.get_freeze_count() > 1000)"
+    assert start(code).communicate(timeout=30)[0] == "True True\n"
 
 
 def test_a_module_runs_as_with_python_m(zygote: tuple[Path, subprocess.Popen[bytes]], tmp_path: Path) -> None:
@@ -178,6 +189,44 @@ def test_what_it_leaves_behind_ends_with_it(start: Start) -> None:
     process = start(code)
     out, _ = process.communicate(timeout=30)
     eventually(lambda: _gone(int(out)), deadline_s=10, what="the child is gone")
+
+
+def test_a_fork_holds_nothing_of_another(start: Start) -> None:
+    """Else the end of one would be heard when the other has ended, too."""
+    code = "import os\nprint(len(os.listdir('/proc/self/fd')), flush=True)\ninput()"
+    first, second = (start(code, stdin=subprocess.PIPE) for _ in range(2))
+    shown = []
+    for process in (first, second):
+        assert process.stdout is not None
+        shown.append(process.stdout.readline())
+    assert shown[0] == shown[1]
+
+
+def test_check_processes_are_forked_too(zygote: tuple[Path, subprocess.Popen[bytes]], tmp_path: Path) -> None:
+    """Their events and what they are told pass through the process that stands for them."""
+    script = tmp_path / "check.py"
+    script.write_text(CHECK)
+
+    class Forked(Checkers):
+        def command(self, task: Task) -> list[str]:
+            return bound(str(script))
+
+    task = Task(node_rank=0, nodes=2, local_rank=0, procs=1, gpus=False, measured_s=1, master="", port=1, key="k")
+    checkers = Forked(task, environment={exec.ZYGOTE: str(zygote[0])}, mute_s=30)
+    try:
+        eventually(checkers.arrival, deadline_s=30, what="ready")
+        checkers.go(2.5)
+        assert eventually(checkers.result, deadline_s=30, what="a result") == Result(end="done", reduce_mbps=2.5)
+    finally:
+        checkers.close()
+
+
+CHECK = """
+import sys
+assert "colorsys" in sys.modules, "it did not run in a fork"
+print('{"kind": "ready"}', flush=True)
+print('{"kind": "reduce", "mbps": %s}' % sys.stdin.readline().strip(), flush=True)
+"""
 
 
 def test_forks_share_no_randomness(start: Start) -> None:

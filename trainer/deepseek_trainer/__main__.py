@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from deepseek_trainer import logs
+from deepseek_trainer import imports, logs
 from deepseek_trainer.config import ConfigError, load
 from deepseek_trainer.contract import Env, ExitCode, Paths
 from deepseek_trainer.errors import TrainerError
@@ -45,9 +45,10 @@ def _run(environ: Mapping[str, str]) -> None:
     config = load(environ.get(Env.RUN_CONFIG_FILE) or Paths.RUN_CONFIG_FILE)
 
     # torch and transformers take seconds to import: a wrong config has already been refused.
-    from deepseek_trainer.distributed.world import join
-    from deepseek_trainer.progress import Progress
-    from deepseek_trainer.tasks import TASKS
+    with imports.lasting():
+        from deepseek_trainer.distributed.world import join
+        from deepseek_trainer.progress import Progress
+        from deepseek_trainer.tasks import TASKS
 
     progress = Progress(reporter, pulse)
     try:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from deepseek_trainer import imports
 from deepseek_trainer.agent import lastwords, log, settings
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.prewarm import Prewarm
@@ -66,7 +67,8 @@ def _supervise(agent_settings: Settings, status: Status, events: EventLog, stop:
     prewarm = Prewarm(agent_settings, {**os.environ, **environment}, events)
     prewarm.start()  # before torch is imported here: the two imports overlap
     try:
-        from deepseek_trainer.agent.running import supervise  # torch: seconds, with the server already up
+        with imports.lasting():
+            from deepseek_trainer.agent.running import supervise  # torch: seconds, with the server already up
 
         return supervise(agent_settings, status, events, stop, environment, prewarm)
     finally:

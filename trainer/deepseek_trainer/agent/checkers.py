@@ -1,6 +1,7 @@
 """The check processes of this node in a preflight: started, listened to, and ended whatever state they are in.
 
-They are processes of their own, so that a collective that hangs or crashes can't harm the agent.
+They are processes of their own, so that a collective that hangs or crashes can't harm the agent; forks of the pod's
+zygote where there is one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from pydantic import ValidationError
 
@@ -40,9 +41,9 @@ class Checker:
     events: list[Event] = field(default_factory=list)
     reader: threading.Thread | None = None
 
-    def listen(self, descriptor: int) -> None:
+    def listen(self, lines: IO[bytes]) -> None:
         """Reads events until the process has ended; in a thread."""
-        with os.fdopen(descriptor, "rb") as lines:
+        with lines:
             for line in lines:
                 with contextlib.suppress(ValidationError):  # the torn last line of a process that was killed
                     event = Event.model_validate_json(line)
@@ -145,20 +146,15 @@ class Checkers:
         return [sys.executable, *bound, sys.executable, "-m", MODULE, task.model_dump_json()]
 
     def _start(self, local_rank: int, environment: Mapping[str, str]) -> Checker:
-        reading, writing = os.pipe()
-        task = self._task.model_copy(update={"local_rank": local_rank, "events": writing})
-        try:
-            process = subprocess.Popen(
-                self.command(task),
-                env={**os.environ, **environment, **ENVIRONMENT},
-                stdin=subprocess.PIPE,
-                pass_fds=(writing,),
-                start_new_session=True,
-            )
-        finally:
-            os.close(writing)
+        process = subprocess.Popen(
+            self.command(self._task.model_copy(update={"local_rank": local_rank})),
+            env={**os.environ, **environment, **ENVIRONMENT},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
         checker = Checker(process, self._clock, heard_at=self._clock())
-        checker.reader = threading.Thread(target=checker.listen, args=(reading,), name="checker", daemon=True)
+        checker.reader = threading.Thread(target=checker.listen, args=(process.stdout,), name="checker", daemon=True)
         checker.reader.start()
         return checker
 
@@ -214,7 +210,6 @@ def start(
         master=membership.master,
         port=membership.port,
         key=session.room("preflight/group"),
-        events=-1,
     )
     mute_s = min(MUTE_S, MUTE_SHARE * plan.timeout_s)
     return Checkers(task, missing=missing, environment=environment, mute_s=mute_s, clock=clock)

@@ -67,21 +67,21 @@ class MembershipRendezvous(RendezvousHandler):
         log: EventLog,
         *,
         run_id: str,
-        environment: Mapping[str, str] | None = None,
+        environment: Callable[[], Mapping[str, str]] = dict,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """The handler of one pod.
 
         Args:
-            environment: variables for check processes, beside the agent's own.
+            environment: variables for check processes, beside the agent's own; asked for before each check.
             pause: waits that many seconds; it may raise to end a wait, for example at SIGTERM.
         """
         self._settings = settings
         self._file = file
         self._log = log
         self._run_id = run_id
-        self._environment = environment or {}
+        self._environment = environment
         self._pause = pause
         self._clock = clock
         self._token = uuid.uuid4().hex
@@ -271,7 +271,7 @@ class MembershipRendezvous(RendezvousHandler):
         check = Preflight(session, plan, self._settings.node, log=self._log, wait=wait, clock=self._clock)
         self._preflight = check
         try:
-            check.run(lambda: checkers.start(self._settings, session, plan, self._environment, self._clock))
+            check.run(lambda: checkers.start(self._settings, session, plan, self._environment(), self._clock))
         except PreflightAbandoned:
             self._abandoned_generation = session.membership.generation
             raise MembershipChanged from None

@@ -51,7 +51,14 @@ def supervise(
     file = MembershipFile(settings.membership_file, log)
     output = Output(settings.run_dir / "output", sys.stdout.buffer, sys.stderr.buffer)
     environment |= collectives_environment(settings.pod_ip, settings.backend, settings.proc_per_node, os.environ)
-    handler = MembershipRendezvous(settings, file, log, run_id=settings.run_id, pause=pause, environment=environment)
+    handler = MembershipRendezvous(
+        settings,
+        file,
+        log,
+        run_id=settings.run_id,
+        environment=lambda: environment | prewarm.environment(),
+        pause=pause,
+    )
     supervisor = Supervisor(settings, handler, output, status, log, prewarm, pause=pause, environment=environment)
     try:
         return _run(supervisor, status, log)

@@ -27,6 +27,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from deepseek_trainer import imports
 from deepseek_trainer.agent.exec import PR_SET_PDEATHSIG
 
 F_SETSIG = 10
@@ -54,8 +55,9 @@ def main() -> None:
     Path(address).unlink(missing_ok=True)
     listener.bind(address)
     listener.listen(64)
-    for module in modules:
-        importlib.import_module(module)
+    with imports.lasting():
+        for module in modules:
+            importlib.import_module(module)
     if request := Server(listener).serve():
         run(request)
 
@@ -89,8 +91,7 @@ class Server:
         pid = os.fork()
         if pid == 0:
             become(request, fds)
-            self._selector.close()
-            self._listener.close()
+            self._forget()
             connection.close()
             return request
         for fd in fds:
@@ -99,6 +100,15 @@ class Server:
             connection.sendall(f"{pid}\n".encode())
         self._selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, connection))
         return None
+
+    def _forget(self) -> None:
+        """In a fork: what belongs to the zygote and to its other forks is not this one's."""
+        for key in self._selector.get_map().values():
+            if key.data is not None:
+                os.close(key.fd)
+                key.data[1].close()
+        self._selector.close()
+        self._listener.close()
 
     def _tell(self, pidfd: int, pid: int, connection: socket.socket) -> None:
         self._selector.unregister(pidfd)

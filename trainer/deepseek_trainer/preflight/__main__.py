@@ -5,8 +5,8 @@
     agent ──► a line on stdin: seconds         all have arrived: measure, and be done by then
     pair, pair …, reduce ──► the agent         what was measured, or why not
 
-Events are lines of JSON on a descriptor of their own, because NCCL prints to stdout. In between a thread beats, so
-that a process which waits for a peer can be told from one that has stopped.
+Events are lines of JSON on standard output; whatever else is printed, as NCCL does, goes to standard error. In between
+a thread beats, so that a process which waits for a peer can be told from one that has stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from deepseek_trainer.preflight.task import BEAT_S, Event, Task
 
 def main() -> None:
     task = Task.model_validate_json(sys.argv[1])
-    tell = _teller(task.events)
+    tell = _teller(os.dup(1))
+    os.dup2(2, 1)
     threading.Thread(target=_beat, args=(tell,), name="beat", daemon=True).start()
     try:
         _check(task, tell)

@@ -36,8 +36,6 @@ class Task(BaseModel):
     port: int
     key: str
     """Prefix of this check's groups in the store."""
-    events: int
-    """Descriptor that events are written to."""
 
 
 class Event(BaseModel):
