@@ -71,6 +71,7 @@ DEFAULTS: dict[str, Any] = {
         "maxRestartsWithoutProgress": 5,
         "backoff": {"initialSeconds": 5, "maxSeconds": 300},
         "hangTimeoutSeconds": 1800,
+        "hangFactor": 20,
         "prewarm": False,
         "nodeExclusion": {"failures": 2, "cooldownSeconds": 3600},
     },

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
-from deepseek_operator.decide.report import parse_report
-from deepseek_operator.decide.types import Progress
+from deepseek_operator.decide.report import HANG_REASONS, HANGS_MAX, parse_report
+from deepseek_operator.decide.types import Progress, SettledHang
 from deepseek_trainer import contract
 
 CHECKPOINT = contract.CheckpointInfo(
     step=125, time="2026-03-01T12:03:00Z", path="/checkpoints/step-00000125", bytes=6_000_000, seconds=0.4
+)
+HANG = contract.Hang(
+    generation=3,
+    round=0,
+    reason="frozen",
+    rank=3,
+    pod="demo-worker-1-0",
+    node="gpu-1",
+    step=139,
+    seconds=61.5,
+    stacks="/c/hangs",
 )
 FULL = contract.Progress(
     job="demo",
@@ -35,6 +47,7 @@ FULL = contract.Progress(
     resumed_from="/checkpoints/step-00000100",
     unigram_entropy=6.5,
     goodput=contract.Goodput(productive=10, startup=1, checkpoint=2, recovery=3, stalled=4, waiting=5),
+    hangs=(HANG,),
     failure=contract.Failure(
         kind="preflight", nodes=("gpu-1", "gpu-2"), rank=1, exit_code=1, signal="SIGKILL", message="RuntimeError: no"
     ),
@@ -49,12 +62,13 @@ def test_every_field_arrives() -> None:
     seen = parse_report(_wire(FULL))
     assert seen is not None
     said = FULL.model_dump(by_alias=False)
-    nested = {"checkpoint", "goodput", "failure"}
+    nested = {"checkpoint", "goodput", "failure", "hangs"}
     for field in dataclasses.fields(Progress):
         if field.name not in nested:
             assert getattr(seen, field.name) == said[field.name], field.name
     assert seen.checkpoint == CHECKPOINT.model_dump(by_alias=True)
     assert seen.goodput == said["goodput"]
+    assert seen.hangs == (SettledHang(**HANG.model_dump(exclude={"node"})),)
     assert seen.failure == {
         "kind": "preflight",
         "nodes": ["gpu-1", "gpu-2"],
@@ -67,6 +81,12 @@ def test_every_field_arrives() -> None:
 
 def test_the_operator_reads_no_field_that_the_agent_never_writes() -> None:
     assert {field.name for field in dataclasses.fields(Progress)} <= set(contract.Progress.model_fields)
+
+
+def test_of_a_hang_the_operator_reads_all_but_the_node_which_it_knows_better() -> None:
+    assert {field.name for field in dataclasses.fields(SettledHang)} | {"node"} == set(contract.Hang.model_fields)
+    assert get_args(contract.HangReason) == tuple(sorted(HANG_REASONS, key=get_args(contract.HangReason).index))
+    assert HANGS_MAX == contract.HANGS_MAX
 
 
 def test_an_agent_that_knows_nothing_yet_is_understood() -> None:

@@ -120,6 +120,10 @@ class Pod(AgentProcess):
         staged.write_text(text)
         staged.replace(self.membership)
 
+    def forks(self) -> list[int]:
+        """PIDs of prewarmed training processes themselves."""
+        return [pid for zygote in self.zygotes() for pid in _children(zygote)]
+
     def zygotes(self) -> list[int]:
         """PIDs of the processes from which training processes are forked."""
         return [pid for pid in _children(self.process.pid) if _is_zygote(pid)]
@@ -199,7 +203,7 @@ class World:
         own = {"DEEPSEEKJOB_RUN_CONFIG_FILE": str(file), "DEEPSEEKJOB_BACKEND": "gloo"}
         if self.zygote is None:
             own["DEEPSEEKJOB_PREWARM"] = "1"
-        return self.start(name, "-m", "deepseek_trainer", **own, **environ)
+        return self.start(name, "-m", "deepseek_trainer", **(own | environ))
 
     def announce(
         self, generation: int, *members: Pod, host: int = 0, attempt: int | None = None, planned: bool = False

@@ -194,6 +194,8 @@ def trainer_job() -> Manifest:
                 "maxRestartsWithoutProgress": 6,
                 "backoff": {"initialSeconds": 10, "maxSeconds": 600},
                 "hangTimeoutSeconds": 900,
+                "hangFactor": 10,
+                "hangFloorSeconds": 30,
                 "nodeExclusion": {"failures": 3, "cooldownSeconds": 7200},
             },
             "scheduling": {

@@ -66,7 +66,8 @@ class Watcher:
         recovery, restarts, before = self.world.job.spec.recovery, status.restarts, self.last.restarts
         unplanned = sum(getattr(restarts, counter) for counter in COUNTER.values())
         assert status.total_restarts == unplanned
-        known = unplanned + restarts.resize
+        known = unplanned + restarts.resize - restarts.healed
+        assert 0 <= restarts.healed <= restarts.hang
         assert max(status.attempt - 1, 0) == known, f"attempt {status.attempt} after {known} restarts"
         assert status.generation == status.attempt
         for cause, counter in COUNTER.items():
@@ -77,7 +78,7 @@ class Watcher:
 
     def _each_failure_has_evidence(self, status: Status) -> None:
         """A cause of the table, and the attempt that it ended; and none is told twice."""
-        told = [(failure.attempt, failure.pod) for failure in status.failures]
+        told = [(failure.attempt, failure.round, failure.pod) for failure in status.failures]
         assert len(told) == len(set(told)), f"a failure is told twice: {told!r}"
         for failure in status.failures:
             assert failure.cause in set(Cause), f"no cause: {failure!r}"

@@ -2,7 +2,8 @@
 
 usage: tiny_training.py FOLDER STEPS
 In FOLDER: `step` is the checkpoint, `log.jsonl` what happened, a line a step (`began`: the start of rank 0's process); `fail-<rank>` makes that rank raise the text in it
-(once), `exit-<rank>` makes it exit with the number in it.
+(once), `exit-<rank>` makes it exit with the number in it, `sleep-<rank>` makes it sleep for ever
+(once).
 """
 
 import json
@@ -17,7 +18,7 @@ import torch.distributed as dist
 
 
 def obey(folder: Path, rank: int) -> None:
-    for order in ("fail", "exit"):
+    for order in ("fail", "exit", "sleep"):
         path = folder / f"{order}-{rank}"
         if path.exists():
             text = path.read_text()
@@ -25,7 +26,14 @@ def obey(folder: Path, rank: int) -> None:
             if order == "exit":
                 print(f"config is wrong: {text}", file=sys.stderr, flush=True)
                 os._exit(int(text))
+            if order == "sleep":
+                fall_asleep_for_ever()
             raise ValueError(text)
+
+
+def fall_asleep_for_ever() -> None:
+    while True:
+        time.sleep(3600)
 
 
 def main() -> None:

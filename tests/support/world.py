@@ -17,7 +17,7 @@ from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob, Status
 from deepseek_operator.decide import decide
 from deepseek_operator.decide.effective import effective
 from deepseek_operator.decide.topology import nodes_to_read
-from deepseek_operator.decide.types import Event, Held, Observation, Plan, Pod, Progress
+from deepseek_operator.decide.types import Event, Held, Observation, Plan, Pod, Progress, SettledHang
 from deepseek_operator.render.gang import POD_GROUP
 from deepseek_operator.render.kueue import WORKLOAD
 from deepseek_operator.render.membership import read_announced
@@ -64,6 +64,8 @@ class World:
     """Pods whose node is proven to be lost, as soon as they are long overdue."""
     hangs: set[int] = field(default_factory=set)
     """Generations that make no steps any more."""
+    healed: list[SettledHang] = field(default_factory=list)
+    """What the agents healed among themselves."""
     mute: bool = False
     """Nobody answers when asked for the progress."""
     places: dict[int, str] = field(default_factory=dict)
@@ -300,7 +302,12 @@ class World:
             return None
         saved = make_checkpoint(self.saved_step) if self.saved_step else None
         return Progress(
-            generation=self.trained_generation, phase="training", step=self.step, total_steps=100, checkpoint=saved
+            generation=self.trained_generation,
+            phase="training",
+            step=self.step,
+            total_steps=100,
+            checkpoint=saved,
+            hangs=tuple(self.healed[-8:]),
         )
 
     def thaw(self) -> None:
@@ -308,6 +315,13 @@ class World:
         for name, pod in self.pods.items():
             if pod.phase == "Running" and not pod.terminating:
                 self.pods[name] = replace(pod, ready=True)
+
+    def heal(self, slot: int | None, reason: str | None = "frozen") -> None:
+        """A rank of that slot stands still (None: nobody stands out); the agents start the processes anew."""
+        pod = next((pod.name for pod in self.members() if pod.slot == slot), "")
+        number = sum(1 for hang in self.healed if hang.generation == self.trained_generation)
+        self.healed.append(SettledHang(self.trained_generation, number, reason, slot, pod, self.step, 61.0, "/c/hangs"))
+        self.step = self.saved_step
 
     # -- faults --------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A training process is killed under the agents: the same pods go on, and the curve is the undisturbed one, bit for bit."""
+"""A training process is killed, and then one frozen: the same pods go on, and the curve is the undisturbed one, bit for bit."""
 
 from __future__ import annotations
 
@@ -25,14 +25,20 @@ def run(
     config = run_config(
         checkpoints=world.folder / case, data_cache=data_cache, every_steps=5, steps=STEPS, globalBatchSize=16
     )
-    pods = [world.start_trainer(f"{case}-0", config), world.start_trainer(f"{case}-1", config, **environ)]
+    pods = [world.start_trainer(f"{case}-0", config, **environ), world.start_trainer(f"{case}-1", config, **environ)]
     world.announce(1, *pods)
     disturb(pods)
     assert [pod.wait() for pod in pods] == [0, 0]
     return losses(pods[0].log())
 
 
-def test_a_killed_rank_changes_nothing_in_the_curve(world: World, store_folder: Path, data_cache: Path) -> None:
+def test_a_killed_and_a_frozen_rank_change_nothing_in_the_curve(
+    world: World, store_folder: Path, data_cache: Path
+) -> None:
+    def disturb(pods: list[Pod]) -> None:
+        kill_rank_1(pods)
+        freeze_rank_1(pods)
+
     def kill_rank_1(pods: list[Pod]) -> None:
         eventually(lambda: pods[0].step() > 7, deadline_s=DEADLINE_S, what="step 8", describe=world.describe)
         began = time.monotonic()
@@ -47,7 +53,23 @@ def test_a_killed_rank_changes_nothing_in_the_curve(world: World, store_folder: 
         print(f"a rank of the built-in trainer killed: {time.monotonic() - began:.1f} s to step {resumed + 1}")
         assert resumed in range(5, STEPS, 5)
 
+    def freeze_rank_1(pods: list[Pod]) -> None:
+        eventually(lambda: pods[0].step() > 16, deadline_s=DEADLINE_S, what="step 17", describe=world.describe)
+        began = time.monotonic()
+        os.kill(pods[1].forks()[0], signal.SIGSTOP)
+
+        def goes_on() -> bool:
+            said = pods[0].progress()
+            return said["round"] == 2 and said.get("resumedStep") is not None and pods[0].step() > said["resumedStep"]
+
+        eventually(goes_on, deadline_s=DEADLINE_S, what="a step in round 2", describe=world.describe)
+        print(f"a rank of the built-in trainer frozen: {time.monotonic() - began:.1f} s to the next step")
+        [hang] = pods[1].progress()["hangs"]
+        assert (hang["reason"], hang["rank"], hang["pod"], hang["round"]) == ("frozen", 1, pods[1].name, 1)
+        assert "_accumulate" in (Path(hang["stacks"]) / "rank-0.txt").read_text()
+
     undisturbed = run(world, "undisturbed", data_cache, lambda pods: None)
-    disturbed = run(world, "disturbed", data_cache, kill_rank_1, DEEPSEEKJOB_PREWARM="1")
+    patience = {"DEEPSEEKJOB_HANG_FLOOR_S": "5", "DEEPSEEKJOB_CHECKPOINT_DIR": str(world.folder / "disturbed")}
+    disturbed = run(world, "disturbed", data_cache, disturb, DEEPSEEKJOB_PREWARM="1", **patience)
     assert sorted(undisturbed) == list(range(1, STEPS + 1))
     assert disturbed == undisturbed

@@ -36,6 +36,9 @@ class Env:
     COLLECTIVE_TIMEOUT = "DEEPSEEKJOB_COLLECTIVE_TIMEOUT_S"
     PREFLIGHT_TIMEOUT = "DEEPSEEKJOB_PREFLIGHT_TIMEOUT_S"
     PREFLIGHT_MIN_MBPS = "DEEPSEEKJOB_PREFLIGHT_MIN_MBPS"
+    HANG_TIMEOUT = "DEEPSEEKJOB_HANG_TIMEOUT_S"
+    HANG_FACTOR = "DEEPSEEKJOB_HANG_FACTOR"
+    HANG_FLOOR = "DEEPSEEKJOB_HANG_FLOOR_S"
     # Set by the agent for every training process, beside torchrun's own (RANK, WORLD_SIZE, MASTER_ADDR …).
     GENERATION = "DEEPSEEKJOB_GENERATION"
     ATTEMPT = "DEEPSEEKJOB_ATTEMPT"
@@ -127,8 +130,9 @@ class Goodput(_Message):
 class Failure(_Message):
     """Why this pod ended: its first failed training process, or what the agents found out about the gang."""
 
-    kind: Literal["preflight"] | None = None
-    """preflight: the check before the first step failed (exit status 71); None: a training process, or the agent."""
+    kind: Literal["preflight", "hang"] | None = None
+    """preflight: the check before the first step failed (exit status 71); hang: a training process made no steps, and may
+    not be started again in place; None: a training process failed, or the agent."""
     nodes: tuple[str, ...] | None = None
     """With kind preflight: names of the Kubernetes nodes to be avoided, 16 at most; empty when none stands out."""
     rank: int | None = None
@@ -137,6 +141,33 @@ class Failure(_Message):
     message: str = ""
     """The exception with its type, or the last lines that the process printed; 1 KB at most, its end is kept."""
 
+
+HangReason = Literal["frozen", "silent", "behind"]
+"""frozen: the rank's process is stopped or can't be woken; silent: the pod's agent doesn't answer its peers; behind: the
+rank has not done what all others wait for."""
+
+
+class Hang(_Message):
+    """A standstill that the agents found and settled among themselves."""
+
+    generation: int
+    round: int
+    """The round that it ended; with the generation this is its identity."""
+    reason: HangReason | None = None
+    """None: nobody stands out."""
+    rank: int | None = None
+    pod: str = ""
+    node: str = ""
+    step: int | None = None
+    """Steps that were done when training stopped."""
+    seconds: float = 0.0
+    """How long nothing moved before the agents acted."""
+    stacks: str = ""
+    """Folder in which every rank's stacks are."""
+
+
+HANGS_MAX = 8
+"""Hangs that an agent remembers, the newest ones."""
 
 Phase = Literal["starting", "preparing", "training", "evaluating", "checkpointing", "finished"]
 """What a training process does; steps are made while it is training."""
@@ -183,4 +214,6 @@ class Progress(Report):
     process_restarts: int = 0
     """In-place restarts of training processes seen by this agent since it started."""
     time: str = ""
+    hangs: tuple[Hang, ...] = ()
+    """The last ones that this agent took part in, oldest first; HANGS_MAX at most."""
     failure: Failure | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,20 @@ from deepseek_trainer.optim.loss import summed_loss
 
 
 @torch.no_grad()
-def validation_loss(model: Any, data: Sequences, world: World, *, micro_batch_size: int, batches: int) -> float:
-    """Mean loss over the first `batches` micro-batches of held-out sequences, nats per token. A collective."""
+def validation_loss(
+    model: Any,
+    data: Sequences,
+    world: World,
+    *,
+    micro_batch_size: int,
+    batches: int,
+    tick: Callable[[], None] = lambda: None,
+) -> float:
+    """Mean loss over the first `batches` micro-batches of held-out sequences, nats per token. A collective.
+
+    Args:
+        tick: called after each micro-batch.
+    """
     chosen = np.arange(min(data.validation, batches * micro_batch_size))
     total = torch.zeros((), dtype=torch.float64, device=world.device)
     model.eval()
@@ -23,5 +36,6 @@ def validation_loss(model: Any, data: Sequences, world: World, *, micro_batch_si
         weight = 1.0 if len(samples) else 0.0  # an empty share still takes part in the collectives
         tokens = data.validation_tokens(samples if len(samples) else chosen[:1]).to(world.device)
         total += weight * summed_loss(model, tokens)
+        tick()
     model.train()
     return world.total(float(total))[0] / (len(chosen) * data.length)

@@ -258,6 +258,7 @@ def _evaluate(run: Run, step: int) -> None:
         run.world,
         micro_batch_size=spec.training.micro_batch_size,
         batches=spec.evaluation.batches,
+        tick=run.progress.pulse.tick,
     )
     log.info(
         "evaluated %s",

@@ -28,7 +28,7 @@ class Budgets(Model):
     communication: Budget = Field(
         5, description="A collective failed or timed out, or a peer, a store or a volume could not be reached."
     )
-    hang: Budget = Field(5, description="No step for recovery.hangTimeoutSeconds.")
+    hang: Budget = Field(5, description="No step for too long; those that the agents healed count, too.")
     infrastructure: Budget | None = Field(
         None, description="The cluster took a pod: deletion, eviction, pre-emption, node loss. Default: no limit."
     )
@@ -65,7 +65,7 @@ class Recovery(Model):
 
     budgets: Budgets = Field(default_factory=Budgets, description="Restarts that each cause may spend.")
     max_process_restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
-        3, description="Restarts of crashed training processes inside living pods, in each generation."
+        3, description="Restarts of crashed or hanging training processes inside living pods, in each generation."
     )
     max_restarts_without_progress: Annotated[int, Field(ge=1, le=1000)] = Field(
         5,
@@ -74,7 +74,19 @@ class Recovery(Model):
     )
     backoff: Backoff = Field(default_factory=Backoff, description="The wait before a restart.")
     hang_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = Field(
-        1800, description="Seconds without a step, after the first one, that are taken for a hang."
+        1800,
+        description="Seconds without a step that are taken for a hang by the operator, and by the agents before the "
+        "first steps of a start; in phases without steps they wait four times as long.",
+    )
+    hang_factor: Annotated[int, Field(ge=2, le=1000)] = Field(
+        20,
+        description="The agents take it for a hang when a step lasts longer than so many times the 99th percentile of the "
+        "steps so far, and than hangFloorSeconds.",
+    )
+    hang_floor_seconds: Annotated[int, Field(ge=1, le=604800)] | None = Field(
+        None,
+        description="Seconds without a step that the agents never take for a hang. Default: 60 where ranks have a pulse, "
+        "as the built-in trainer's; hangTimeoutSeconds for a script that only reports.",
     )
     prewarm: bool = Field(
         False,

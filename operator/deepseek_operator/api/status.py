@@ -60,6 +60,9 @@ class FailureStatus(StatusModel):
     attempt: int = Field(0, description="The attempt that it ended.")
     exit_code: int | None = Field(None, description="Exit status of the container; none if the pod vanished.")
     signal: int | None = Field(None, description="Signal that ended it, where the exit status tells.")
+    round: int | None = Field(
+        None, description="Of a hang that the agents healed in place: the round of the attempt that it ended."
+    )
     cause: str = Field("", description="What it is laid to; docs/lifecycle.md has the table.")
     reason: str = Field(description="Why, in one word.")
     message: Annotated[str, Field(max_length=2048)] = Field("", description="Last words of the worker.")
@@ -85,6 +88,16 @@ class Restarts(StatusModel):
     aftermath: int = Field(0, description="The echo of a loss that is counted already; costs nothing.")
     resize: int = Field(0, description="Planned: the number of workers changed, or the job was resumed.")
     process: int = Field(0, description="Training processes restarted in place.")
+    healed: int = Field(
+        0, description="Hangs among those above that the agents healed in place, without a new attempt."
+    )
+
+
+class SettledHang(StatusModel):
+    """A hang that the agents settled among themselves."""
+
+    generation: Annotated[int, Field(ge=1)] = Field(description="The generation that it happened in.")
+    round: Annotated[int, Field(ge=0)] = Field(description="The round that it ended.")
 
 
 class Exclusion(StatusModel):
@@ -202,6 +215,9 @@ class Status(StatusModel):
         None, description="The checkpoint that the present attempt started from."
     )
     restarts: Restarts = Field(default_factory=Restarts, description="Restarts, by who caused them.")
+    settled_hang: SettledHang | None = Field(
+        None, description="The newest hang that the agents have settled and that is counted here."
+    )
     total_restarts: int = Field(0, description="All restarts of workers, for the RESTARTS column.")
     fruitless_restarts: int = Field(
         0, description="Restarts in a row without a newer checkpoint; recovery.maxRestartsWithoutProgress is the limit."

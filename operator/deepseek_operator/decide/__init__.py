@@ -17,6 +17,7 @@
         ending      the work is done, or one says that it can't be done
         deadlines   the time is up
         recovery    a lost member or a hang: the next generation, or giving up
+        healing     hangs that the agents have healed: counted, and away from a node where they come again
         resizing    fewer workers are wanted, or more have come: the next generation
     shrinking   there is no room for some: the next generation has the others
     standby     the pods of those that an elastic job still lacks
@@ -47,6 +48,7 @@ from deepseek_operator.decide.ending import ending
 from deepseek_operator.decide.exclusion import exclusion
 from deepseek_operator.decide.hang import hang
 from deepseek_operator.decide.headway import headway
+from deepseek_operator.decide.healing import healing
 from deepseek_operator.decide.held import held
 from deepseek_operator.decide.invalid import invalid_status
 from deepseek_operator.decide.launch import launch
@@ -95,6 +97,7 @@ AT_WORK: tuple[Policy, ...] = (
     ending,
     deadlines,
     recovery,
+    healing,
     resizing,
     shrinking,
     standby,

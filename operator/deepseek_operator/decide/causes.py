@@ -54,6 +54,8 @@ class Evidence:
     behind: bool = False
     """It still took part in an older generation."""
     gpus: bool = False
+    hung: bool = False
+    """Its agent says that a training process made no steps."""
     helper: bool = False
     """It was an init container or a sidecar that ended: its exit statuses are not those of the contract."""
 
@@ -97,6 +99,7 @@ TABLE: tuple[Row, ...] = (
         "PreflightFailed",
     ),
     Row(Cause.APPLICATION, "an init container or a sidecar failed", lambda e: e.helper),
+    Row(Cause.HANG, "the agent found a hang, and has no restart in place left", lambda e: e.hung, "NoStep"),
     Row(Cause.APPLICATION, "words: CUDA or NCCL was misused", lambda e: e.says(USER_MISTAKES)),
     Row(
         Cause.OUT_OF_MEMORY,
@@ -163,6 +166,7 @@ def evidence_of(pod: Pod, *, generation: int, gpus: bool) -> Evidence:
         disrupted=pod.disrupted or pod.terminating,
         behind=report is not None and 0 < report.generation < generation,
         gpus=gpus,
+        hung=failure.get("kind") == "hang" and not pod.container,
         helper=bool(pod.container),
     )
 

@@ -6,6 +6,7 @@
 | recovery.nodeExclusion.failures attempts within the cooldown ended there by Accelerator, Communication or Hang | then |
 
 Rules
+- A hang that the agents healed in place counts as an attempt (`healing`).
 - Broken collectives are blamed on a node only when it was the only one that failed: else everybody's peer is dead, and
   nobody knows whose. For the same reason a preflight that names every node of a gang says nothing.
 - When a node becomes avoided, members that still run on it are replaced with the next generation.
@@ -63,13 +64,13 @@ def excluded_nodes(status: Status) -> tuple[str, ...]:
 
 
 def _failures_by_node(turn: Turn, cooldown_s: int) -> dict[str, int]:
-    """Attempts that ended by a fault of the node."""
+    """Attempts, and rounds that the agents made a new start of, that ended by a fault of the node."""
     window = timedelta(seconds=cooldown_s)
-    by_attempt: dict[int, list[FailureStatus]] = defaultdict(list)
+    by_attempt: dict[tuple[int, int | None], list[FailureStatus]] = defaultdict(list)
     for failure in turn.status.failures:
         moment = parse_time(failure.time)
         if moment is not None and turn.seen.now - moment < window and failure.reason != PREFLIGHT:
-            by_attempt[failure.attempt].append(failure)
+            by_attempt[failure.attempt, failure.round].append(failure)
     counts: dict[str, int] = defaultdict(int)
     for failures in by_attempt.values():
         for node in _blamed(failures):

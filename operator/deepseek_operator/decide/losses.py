@@ -59,6 +59,8 @@ class Loss:
     """The node that it happened on; None where no node stands out."""
     bad_nodes: tuple[str, ...] = ()
     """Nodes that a failed preflight names."""
+    round: int | None = None
+    """Of a hang that the agents healed: the round that it ended."""
     replaced: bool = True
     """False: the pod goes on with the next generation."""
     leaves: bool = False
@@ -72,6 +74,7 @@ class Loss:
             node=self.node,
             slot=self.member.slot,
             attempt=attempt,
+            round=self.round,
             rank=self.rank,
             exit_code=self.exit_code,
             signal=self.signal,
@@ -101,7 +104,7 @@ def gravest_first(losses: list[Loss]) -> list[Loss]:
 
 def recorded(status: Status) -> list[FailureStatus]:
     """The losses of the present attempt that the status has on record: their restart has not begun. First seen first."""
-    now = [failure for failure in reversed(status.failures) if failure.attempt == status.attempt]
+    now = [entry for entry in reversed(status.failures) if entry.attempt == status.attempt and entry.round is None]
     return sorted(now, key=lambda failure: (failure.time, GRAVITY.index(_cause_on_record(failure))))
 
 
@@ -174,7 +177,7 @@ def _ended(member: Member, pod: Pod, job: DeepSeekJob, status: Status) -> Loss:
         exit_code=pod.exit_code,
         signal=evidence.signal,
         rank=failure.get("rank"),
-        node=pod.node,
+        node=None if row.cause == Cause.HANG and failure.get("rank") is None else pod.node,
         bad_nodes=tuple(failure.get("nodes", ())) if failure.get("kind") == "preflight" else (),
     )
 

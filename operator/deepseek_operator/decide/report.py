@@ -16,7 +16,7 @@ from typing import Any
 
 from deepseek_operator.api.conditions import rfc3339
 from deepseek_operator.api.names import PROGRESS_MAX_BYTES
-from deepseek_operator.decide.types import Progress
+from deepseek_operator.decide.types import Progress, SettledHang
 
 INT_MAX = 2**53
 """Integers above are not exact in every JSON reader; no counter of ours gets there."""
@@ -25,6 +25,8 @@ TEXT_MAX = 1024
 PATH_MAX = 4096
 CHAIN_MAX = 128
 NODES_MAX = 16
+HANGS_MAX = 8
+HANG_REASONS = frozenset({"frozen", "silent", "behind"})
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 PHASES = frozenset({"starting", "preparing", "training", "evaluating", "checkpointing", "finished"})
 GOODPUT_KEYS = ("productive", "startup", "checkpoint", "recovery", "stalled", "waiting")
@@ -62,6 +64,7 @@ def report_from(found: Mapping[str, Any]) -> Progress:
         resumed_from=_text(found.get("resumedFrom"), PATH_MAX),
         process_restarts=_count(found.get("processRestarts")) or 0,
         goodput=_goodput(found.get("goodput")),
+        hangs=_hangs(found.get("hangs")),
         failure=_failure(found.get("failure")),
     )
 
@@ -120,6 +123,27 @@ def _goodput(value: Any) -> dict[str, float] | None:
     if not isinstance(value, dict):
         return None
     return {key: _number(value.get(key)) or 0.0 for key in GOODPUT_KEYS}
+
+
+def _hangs(value: Any) -> tuple[SettledHang, ...]:
+    """The newest ones, in their order, each once; what has no generation and round is none."""
+    found = {}
+    for entry in value[-HANGS_MAX:] if isinstance(value, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        generation, number, reason = _count(entry.get("generation")), _count(entry.get("round")), entry.get("reason")
+        if generation and number is not None:
+            found[generation, number] = SettledHang(
+                generation=generation,
+                round=number,
+                reason=reason if isinstance(reason, str) and reason in HANG_REASONS else None,
+                rank=_count(entry.get("rank")),
+                pod=_text(entry.get("pod"), 253) or "",
+                step=_count(entry.get("step")),
+                seconds=_number(entry.get("seconds")) or 0.0,
+                stacks=_text(entry.get("stacks"), 512) or "",
+            )
+    return tuple(found[key] for key in sorted(found))
 
 
 def _nodes(value: Any) -> list[str]:

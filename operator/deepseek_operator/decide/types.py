@@ -58,6 +58,21 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
+class SettledHang:
+    """A standstill that the agents settled among themselves; field names are those of `deepseek_trainer.contract.Hang`."""
+
+    generation: int
+    round: int
+    reason: str | None = None
+    """frozen, silent or behind; None: nobody stands out."""
+    rank: int | None = None
+    pod: str = ""
+    step: int | None = None
+    seconds: float = 0.0
+    stacks: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What the agent of a worker said at `/progress`, or last in its termination message; already validated.
 
@@ -83,6 +98,8 @@ class Progress:
     resumed_from: str | None = None
     process_restarts: int = 0
     goodput: dict[str, float] | None = None
+    hangs: tuple[SettledHang, ...] = ()
+    """Oldest first, each once."""
     failure: dict[str, Any] | None = None
 
 

@@ -312,6 +312,10 @@ def test_one_word(text: str, word: str) -> None:
     assert one_word(text, "X") == word
 
 
+def test_a_hang_without_another_restart_in_place_is_a_hang_whatever_its_words() -> None:
+    assert judged(saying("no step for 61 s: NCCL error in: x", kind="hang", exitCode=None)) == (Cause.HANG, "NoStep")
+
+
 # -- the table itself ---------------------------------------------------------------------------------------------
 
 
@@ -325,6 +329,7 @@ def test_every_row_can_be_reached() -> None:
             *[saying(words) for _, words in WORDS],
             *[saying("", **failure) for failure, _, _, _ in SIGNALS],
             saying("", generation=1),
+            saying("no step for 61 s", kind="hang", exitCode=None),
             failed(1, reason="OOMKilled"),
             failed(1, disrupted=True),
             failed(1, container="fetch"),

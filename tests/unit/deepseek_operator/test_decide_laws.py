@@ -124,6 +124,16 @@ def hangs(world: World) -> None:
     world.now += timedelta(minutes=2)
 
 
+def heals(slot: int) -> Fault:
+    """A rank stands still, and the agents start all processes anew."""
+
+    def fault(world: World) -> None:
+        if world.progress() is not None:
+            world.heal(slot)
+
+    return fault
+
+
 def second_operator(world: World) -> None:
     """Another replica, with an older view of the job, makes a pass."""
     world.reconcile_late()
@@ -175,6 +185,10 @@ SCENARIOS: dict[str, Fault] = {
     "crash": end(1, 139),
     "failed preflight": end(1, 71),
     "hang": hangs,
+    "hang that was healed": heals(1),
+    "hangs that were healed on one node": both(heals(1), heals(1)),
+    "hang that was healed beside a lost one": both(heals(1), heals(1), vanish(2)),
+    "hang that was healed beside a failed one": both(heals(1), heals(1), end(2, 1)),
     "frozen": answers_nothing(1),
     "lost with its node": lost_with_its_node(1),
     "second operator": second_operator,
@@ -252,6 +266,7 @@ faults = st.one_of(
     st.builds(ends_saying, slots, st.sampled_from(["NCCL error in: x", "CUDA error: uncorrectable ECC error"])),
     st.builds(lost_with_its_node, slots),
     st.builds(answers_nothing, slots),
+    st.builds(heals, slots),
     st.sampled_from([hangs, second_operator]),
     st.sampled_from([suspend, resume]),
     st.builds(scale, st.integers(1, 5)),

@@ -27,7 +27,7 @@ from deepseek_trainer.agent.network import free_port, own_address
 from deepseek_trainer.agent.patience import Patience
 from deepseek_trainer.agent.preflight import Preflight, PreflightAbandoned
 from deepseek_trainer.agent.rendezvous import BACKEND
-from deepseek_trainer.agent.rounds import Culprit, Entry, LocalFailure, Start
+from deepseek_trainer.agent.rounds import Culprit, Entry, Host, LocalFailure, Start
 from deepseek_trainer.agent.session import Session
 from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.agent.silence import Silence
@@ -55,6 +55,8 @@ class Joined:
     round: int
     culprit: Culprit | None
     """Whose failure ended the round before, if one did."""
+    host: Host | None = None
+    """Who serves the store."""
 
 
 class MembershipRendezvous(RendezvousHandler):
@@ -143,6 +145,11 @@ class MembershipRendezvous(RendezvousHandler):
         except StoreLost:
             session.reconnect()  # in the background: training goes on without its store
             return 0
+
+    @property
+    def session(self) -> Session | None:
+        """The present generation; None before the first rendezvous."""
+        return self._session
 
     def is_planned(self) -> bool:
         """Whether the file names a next generation that can wait until the training processes have saved."""
@@ -254,7 +261,7 @@ class MembershipRendezvous(RendezvousHandler):
         if start.preflight is not None:
             self._check_gang(session, start.preflight)
         self.local_failure = None
-        self.joined = Joined(membership, session.round, start.culprit)
+        self.joined = Joined(membership, session.round, start.culprit, start.host)
         bootstrap = RendezvousStoreInfo(master_addr=start.master_addr, master_port=start.master_port)
         return RendezvousInfo(session.torch_store(), membership.node_rank, membership.nodes, bootstrap)
 

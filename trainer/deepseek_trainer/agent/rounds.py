@@ -63,6 +63,14 @@ class Culprit(_Record):
     failure: Failure
 
 
+class Host(_Record):
+    """The member that hosts the generation's store."""
+
+    node_rank: int
+    pod: str
+    node: str
+
+
 class Start(_Record):
     """Node rank 0's answer to a complete set of entries."""
 
@@ -73,6 +81,8 @@ class Start(_Record):
     """The culprit's pod ends; the others wait for the next generation."""
     preflight: Plan | None = None
     """The gang is checked before the training processes start."""
+    host: Host | None = None
+    """Who serves the store: whom to name when the store doesn't answer."""
     error: str = ""
     """The entries do not fit together: every agent ends with CONFIG_ERROR."""
 
@@ -97,6 +107,7 @@ def start(
         master_port=entries[0].port,
         culprit=culprit,
         give_up=give_up,
+        host=next((Host(node_rank=n, pod=e.pod, node=e.node) for n, e in enumerate(entries) if e.host), None),
         preflight=None if preflight is None or give_up else _plan(preflight, entries),
     )
 

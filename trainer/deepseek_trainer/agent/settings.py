@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Never
 
+from deepseek_trainer.agent.watchdog import Limits
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.contract import AGENT_PORT, Env, Paths
 from deepseek_trainer.preflight.records import Plan
+
+PULSE_FLOOR_S = 60
+"""Least patience with ranks that have a pulse. A script that has none, and tells no phases either, can't be told from one
+that evaluates, so its floor is the timeout."""
 
 BUILT_IN = ("-m", "deepseek_trainer")
 
@@ -46,6 +51,10 @@ class Settings:
     """How long the agent waits for a generation and its peers before it gives up as UNAVAILABLE."""
     departure_grace_s: float
     """How long an agent whose processes succeeded waits for a new generation when its peers have vanished."""
+    hang: Limits
+    """When a rank that has a pulse hangs."""
+    report_hang: Limits
+    """When a script hangs whose rank 0 writes reports and nobody a pulse."""
     preflight: Plan | None
     """None: the gang is not checked before the first step."""
     command: tuple[str, ...]
@@ -96,6 +105,8 @@ def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
         termination_grace_s=_number(environ, Env.TERMINATION_GRACE, 25, low=0, high=86_400),
         rendezvous_timeout_s=options.rendezvous_timeout_s,
         departure_grace_s=options.departure_grace_s,
+        hang=_hang(environ, floor_s=PULSE_FLOOR_S),
+        report_hang=_hang(environ, floor_s=None),
         preflight=_preflight(environ),
         command=command,
     )
@@ -137,6 +148,14 @@ def _number(environ: Mapping[str, str], name: str, default: int, *, low: int, hi
     if not low <= value <= high:
         raise ConfigError(f"{name}={text}: set it to a whole number from {low} to {high}")
     return value
+
+
+def _hang(environ: Mapping[str, str], *, floor_s: int | None) -> Limits:
+    """Args: floor_s: where none is set; None: the timeout."""
+    timeout_s = _number(environ, Env.HANG_TIMEOUT, 1800, low=1, high=604_800)
+    floor = _number(environ, Env.HANG_FLOOR, timeout_s if floor_s is None else floor_s, low=1, high=604_800)
+    factor = _number(environ, Env.HANG_FACTOR, 20, low=2, high=1000)
+    return Limits(factor=factor, floor_s=floor, timeout_s=timeout_s)
 
 
 def _preflight(environ: Mapping[str, str]) -> Plan | None:

@@ -17,7 +17,16 @@ from pydantic import ValidationError
 from deepseek_trainer.agent.goodput import Bucket, GoodputClock
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.settings import Settings
-from deepseek_trainer.contract import PROGRESS_MAX_BYTES, Failure, Goodput, Membership, Progress, Report
+from deepseek_trainer.contract import (
+    HANGS_MAX,
+    PROGRESS_MAX_BYTES,
+    Failure,
+    Goodput,
+    Hang,
+    Membership,
+    Progress,
+    Report,
+)
 
 REPORT_MAX_BYTES = PROGRESS_MAX_BYTES // 2
 HEALTHY_S = 60.0
@@ -51,6 +60,7 @@ class Status:
         self._round = 0
         self._process_restarts = 0
         self._failure: Failure | None = None
+        self._hangs: tuple[Hang, ...] = ()
         self._report: Report | None = None
         self._report_file: Path | None = None
         self._complaint = ""
@@ -90,6 +100,16 @@ class Status:
             self._failure = failure
             self._membership = membership or self._membership
 
+    def hung(self, hang: Hang) -> None:
+        """Notes a standstill that was settled."""
+        with self._lock:
+            self._hangs = (*self._hangs, hang)[-HANGS_MAX:]
+
+    def report(self) -> Report | None:
+        """What rank 0 said last in this round, if it runs here and said something."""
+        with self._lock:
+            return self._report
+
     def tick(self) -> None:
         now = self._clock()
         with self._lock:
@@ -117,6 +137,7 @@ class Status:
                 "node_rank": self._membership.node_rank if self._membership else None,
                 "process_restarts": self._process_restarts,
                 "time": self._wall_clock().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "hangs": self._hangs,
                 "failure": self._failure,
                 "goodput": self._goodput.goodput(),
             }

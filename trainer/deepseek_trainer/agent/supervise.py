@@ -4,6 +4,7 @@
                     ├─ membership or round changed ──► kill them, rendezvous, start anew
                     ├─ one failed, status 65 or 78 ──► end: another try can't help
                     ├─ one failed otherwise ─────────► rendezvous; the agents decide together who gives up
+                    ├─ steps have stopped coming ────► the same, once all agents know whose fault it is
                     ├─ all succeeded ────────────────► depart, or go back when peers need another round
                     └─ SIGTERM ──────────────────────► forward it, wait until they have saved, end
 
@@ -32,6 +33,7 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import Subproc
 from deepseek_trainer.agent.departure import Outcome
 from deepseek_trainer.agent.failure import failure
 from deepseek_trainer.agent.handler import MembershipRendezvous, ProcessRestartsExhausted
+from deepseek_trainer.agent.hangs import Hangs
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.output import Output
 from deepseek_trainer.agent.prewarm import Prewarm
@@ -44,6 +46,8 @@ MONITOR_INTERVAL_S = 0.1
 KILL_TIMEOUT_S = 10
 IN_ORDER = (ExitCode.SUCCESS, ExitCode.PREEMPTED)
 """Exit statuses of a process that was asked to stop and did."""
+PER_START = ("report", "pulse", "stacks", "flight")
+"""Files in the run directory that belong to one start of the processes."""
 SETTLE_S = 1.0
 """How long a process that printed a traceback may take to end, so that its own exit status is known."""
 
@@ -83,6 +87,7 @@ class Supervisor(LocalElasticAgent):
         self._prewarm = prewarm
         self._pause = pause
         self._environment = environment
+        self._hangs = Hangs(settings, handler, status, log, pause=pause)
         self._saving_since = 0.0
         self.first_failure: Failure | None = None
         self.has_succeeded = False
@@ -167,11 +172,13 @@ class Supervisor(LocalElasticAgent):
         joined = self._handler.joined
         assert joined is not None  # noqa: S101 - set by the rendezvous that precedes every start
         self.first_failure, self.has_succeeded, self._saving_since = None, False, 0.0
-        for stale in (file for kind in ("report-*", "pulse-*") for file in self._settings.run_dir.glob(kind)):
+        for stale in (file for kind in PER_START for file in self._settings.run_dir.glob(f"{kind}-*")):
             stale.unlink(missing_ok=True)
         self._status.joined(joined.membership, joined.round, self._report_file())
         self._prewarm.start()
         started = super()._start_workers(worker_group)
+        ranks = (worker.global_rank for worker in worker_group.workers)
+        self._hangs.started(self._start, {i: (rank, int(started[i])) for i, rank in enumerate(ranks)})
         self._log.info(
             "training processes started",
             node_rank=worker_group.group_rank,
@@ -191,14 +198,11 @@ class Supervisor(LocalElasticAgent):
         worker_env[Env.GENERATION] = str(joined.membership.generation)
         worker_env[Env.ATTEMPT] = str(joined.membership.attempt)
         worker_env[Env.PROGRESS_FILE] = str(self._report_file())
-        worker_env[Env.PULSE_FILE] = str(self.pulse_file(local_rank))
+        known = os.environ | {name: value for name, value in worker_env.items() if value is not None}
+        worker_env.update(self._hangs.environment(self._start, local_rank, known))
 
     def _report_file(self) -> Path:
         return self._settings.run_dir / f"report-{self._start}.json"
-
-    def pulse_file(self, local_rank: int) -> Path:
-        """Where the process of that local rank writes its pulse, in the last start."""
-        return self._settings.run_dir / f"pulse-{self._start}-{local_rank}"
 
     @property
     def _start(self) -> str:
@@ -228,6 +232,11 @@ class Supervisor(LocalElasticAgent):
             return RunResult(
                 WorkerState.SUCCEEDED, return_values={worker.global_rank: None for worker in worker_group.workers}
             )
+        if (hang := self._hangs.found()) is not None:
+            if self._handler.local_failure is not None:
+                self.first_failure = hang
+            self._shutdown(signal.SIGKILL, KILL_TIMEOUT_S)
+            return RunResult(WorkerState.FAILED)
         return RunResult(WorkerState.HEALTHY)
 
     def _saving(self, codes: dict[int, int | None]) -> bool:

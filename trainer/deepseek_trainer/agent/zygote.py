@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deepseek_trainer import imports
+from deepseek_trainer.agent import stacks
 from deepseek_trainer.agent.exec import PR_SET_PDEATHSIG
 
 F_SETSIG = 10
@@ -151,6 +152,7 @@ def become(request: Request, fds: list[int]) -> None:
     os.environ.update(request.env)
     os.chdir(request.cwd)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    stacks.register(os.environ)
     _own_randomness()
     _own_threads()
 

@@ -1,0 +1,70 @@
+"""A rank that stands still is found by the agents, named, described on the volume, and healed in place."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.agents import DEADLINE_S, Pod, World, now, timed
+from support.eventually import eventually
+
+pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
+
+QUICK = {"DEEPSEEKJOB_HANG_FACTOR": "2", "DEEPSEEKJOB_HANG_FLOOR_S": "2", "DEEPSEEKJOB_HANG_TIMEOUT_S": "120"}
+
+
+def gang(world: World, **environ: str) -> list[Pod]:
+    """Two pods of a script whose rank 0 reports, with a checkpoint volume and little patience."""
+    told = QUICK | {"DEEPSEEKJOB_CHECKPOINT_DIR": str(world.shared / "checkpoints")} | environ
+    pods = [world.start(name, DEEPSEEKJOB_NODE_NAME=f"node-{name}", **told) for name in "ab"]
+    world.announce(1, *pods)
+    world.await_step(world=2, after=80)
+    return pods
+
+
+def healed(world: World, pods: list[Pod], what: str, began: float, round_number: int) -> dict[str, Any]:
+    """Waits for steps in that round of the same generation; the hang that the agents tell of."""
+
+    def told() -> list[dict[str, Any]]:
+        return [hang for hang in pods[0].progress()["hangs"] if hang["round"] == round_number - 1]
+
+    [hang] = eventually(told, deadline_s=DEADLINE_S, what="a hang", describe=world.describe)
+    step = world.log()[-1]["step"]
+    timed(what, began, world.await_step(after=step, world=2, generation=1), pods[0])
+    assert pods[0].progress()["round"] == round_number
+    assert [said for said in pods[1].progress()["hangs"] if said["round"] == round_number - 1] == [hang]
+    return hang
+
+
+def stacks(hang: dict[str, Any]) -> list[str]:
+    return [(Path(hang["stacks"]) / f"rank-{rank}.txt").read_text() for rank in range(2)]
+
+
+def test_a_stopped_rank_and_one_that_sleeps_for_ever(world: World) -> None:
+    pods = gang(world)
+    began = now()
+    os.kill(pods[1].children()[0], signal.SIGSTOP)
+    hang = healed(world, pods, "a rank of a script stopped", began, 1)
+    assert (hang["reason"], hang["rank"], hang["pod"], hang["node"]) == ("frozen", 1, "b", "node-b")
+    waits, stopped = stacks(hang)
+    assert "all_reduce" in waits
+    assert "State: T" in stopped
+    assert "no Python stacks" in stopped
+    assert hang["stacks"] == str(world.shared / "checkpoints" / "hangs" / "generation-1-round-0")
+
+    step = world.log()[-1]["step"]
+    world.await_step(world=2, after=step + 40)
+    began = now()
+    world.order("", "sleep-0")
+    hang = healed(world, pods, "a rank that sleeps for ever", began, 2)
+    assert (hang.get("reason"), hang.get("rank")) == (None, None), "without a pulse nobody stands out"
+    sleeps, waits = stacks(hang)
+    assert "fall_asleep_for_ever" in sleeps
+    assert "all_reduce" in waits
+    assert {folder.name for folder in Path(hang["stacks"]).parent.iterdir()} == {
+        "generation-1-round-0",
+        "generation-1-round-1",
+    }
