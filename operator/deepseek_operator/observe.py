@@ -19,8 +19,9 @@ from deepseek_operator.children import Children
 from deepseek_operator.cluster.client import KubeClient
 from deepseek_operator.cluster.errors import ApiError, Forbidden, NotFound
 from deepseek_operator.decide.effective import effective, needs_profile, take
+from deepseek_operator.decide.hang import accused_by
 from deepseek_operator.decide.topology import nodes_to_read
-from deepseek_operator.decide.types import Held, Observation, Pod, Progress
+from deepseek_operator.decide.types import Consulted, Held, Observation, Pod, Progress
 from deepseek_operator.kueue import Kueue
 from deepseek_operator.nodes import is_lost, marked, overdue_on
 from deepseek_operator.pods import own_pods
@@ -37,6 +38,12 @@ class Follow(Protocol[K_contra]):
     def __call__(self, key: K_contra, source: Source | None) -> Progress | None: ...
 
 
+class Consult(Protocol[K_contra]):
+    """`ProgressBook.consult`: reads from a second source, and answers its last report and whether it is silent."""
+
+    def __call__(self, key: K_contra, source: Source | None) -> tuple[Progress | None, bool]: ...
+
+
 class Observer(Generic[K]):
     """Makes Observations."""
 
@@ -49,14 +56,21 @@ class Observer(Generic[K]):
         now: Callable[[], datetime],
         *,
         is_silent: Callable[[K], bool] = lambda key: False,
+        consult: Consult[K] = lambda key, source: (None, False),
     ) -> None:
-        """Args: is_silent: whether the source that a job follows gave no report when it was last asked."""
+        """Makes Observations of these parts.
+
+        Args:
+            is_silent: whether the source that a job follows gave no report when it was last asked.
+            consult: asks a second one.
+        """
         self._client = client
         self._children = children
         self._kueue = kueue
         self._follow = follow
         self._now = now
         self._is_silent = is_silent
+        self._consult = consult
 
     async def observe(self, key: K, job: DeepSeekJob, *, newborn: bool = False) -> Observation:
         """The world of this job, now. newborn: the job as the watch announced its creation.
@@ -74,6 +88,7 @@ class Observer(Generic[K]):
         now = self._now()
         if suspects := overdue_on(pods, now):
             pods = marked(pods, frozenset([node for node in suspects if await self._is_lost(node)]), now)
+        progress = self._follow(key, progress_source(pods, job.status.generation))
         seen = Observation(
             now=now,
             job=whole.job,
@@ -81,13 +96,21 @@ class Observer(Generic[K]):
             service_exists=await self._children.service_exists(job),
             group_members=await self._children.group_members(whole.job),
             queue=await self._kueue.look(whole.job),
-            progress=self._follow(key, progress_source(pods, job.status.generation)),
+            progress=progress,
             unanswered=self._is_silent(key),
+            consulted=self._second_opinion(key, pods, job.status.generation, progress),
             profile=whole.profile,
             held=whole.held,
         )
         names = nodes_to_read(seen)
         return replace(seen, nodes=await self._topology_of(names, whole.job)) if names else seen
+
+    def _second_opinion(
+        self, key: K, pods: tuple[Pod, ...], generation: int, progress: Progress | None
+    ) -> Consulted | None:
+        pod = doubtful(pods, generation, progress, silent=self._is_silent(key))
+        report, silent = self._consult(key, None if pod is None else Source(pod.uid, pod.ip or ""))
+        return None if pod is None else Consulted(pod.name, report, silent)
 
     async def _is_lost(self, node: str) -> bool:
         """Only a clear answer is a proof; without one the pod is asked about again in the next pass."""
@@ -124,6 +147,18 @@ class Observer(Generic[K]):
                 "deepseekprofiles in the cluster (the chart's value rbac.readProfiles)"
             )
         return Held(Reason.PROFILE_NOT_FOUND, message)
+
+
+def doubtful(pods: tuple[Pod, ...], generation: int, progress: Progress | None, *, silent: bool) -> Pod | None:
+    """Whom to ask as well: the one that node rank 0 can't reach, or another member where node rank 0 is silent itself."""
+    told = [(read_announced(pod.membership), pod) for pod in pods if pod.phase == "Running" and pod.ip]
+    others = [
+        pair for pair in told if pair[0].generation == generation and pair[0].node_rank and not pair[1].terminating
+    ]
+    if silent:
+        return min(others, key=lambda pair: (not pair[1].ready, pair[0].node_rank), default=(None, None))[1]
+    accused = accused_by(progress)
+    return next((pod for _, pod in others if pod.name == accused), None)
 
 
 def progress_source(pods: tuple[Pod, ...], generation: int) -> Source | None:

@@ -1,4 +1,4 @@
-"""Progress of running jobs, pulled from node rank 0's agent. What comes back is untrusted.
+"""Progress of running jobs, pulled from node rank 0's agent, and from a second one where there is doubt. Untrusted.
 
 A pull has a time limit and a size limit, follows no redirect and unpacks nothing; what it got is parsed and
 checked by `decide.report`. Pulls run beside the passes, never inside one: an agent that hangs costs its job a
@@ -90,7 +90,7 @@ class _Follower:
 
 
 class ProgressBook(Generic[Key]):
-    """Follows one source for each running job and remembers its last report."""
+    """Follows one source for each running job, at times a second one, and remembers their last reports."""
 
     def __init__(
         self,
@@ -107,18 +107,19 @@ class ProgressBook(Generic[Key]):
         self._on_change = on_change
         self._on_bad = on_bad
         self._followers: dict[Key, _Follower] = {}
+        self._seconds: dict[Key, _Follower] = {}
 
     def follow(self, key: Key, source: Source | None) -> Progress | None:
         """Reads from this source from now on (None: from none). Returns its last report, if there is one."""
-        follower = self._followers.get(key)
-        if follower is not None and follower.source == source:
-            return follower.latest
-        if follower is not None:
-            self._followers.pop(key).task.cancel()
-        if source is not None:
-            task = asyncio.create_task(self._poll(key, source), name=f"progress of {key}")
-            self._followers[key] = _Follower(source, task)
-        return None
+        if source is None:
+            self.consult(key, None)
+        follower = self._follow(self._followers, key, source)
+        return None if follower is None else follower.latest
+
+    def consult(self, key: Key, source: Source | None) -> tuple[Progress | None, bool]:
+        """Reads from this source, too (None: from none). Its last report, and whether it was asked and gave none."""
+        follower = self._follow(self._seconds, key, source)
+        return (None, False) if follower is None else (follower.latest, follower.silent)
 
     def is_silent(self, key: Key) -> bool:
         """Whether the job's source was asked, and gave no report the last time."""
@@ -127,11 +128,24 @@ class ProgressBook(Generic[Key]):
 
     def close(self) -> None:
         """Stops all pulls."""
-        for follower in self._followers.values():
-            follower.task.cancel()
-        self._followers.clear()
+        for followers in (self._followers, self._seconds):
+            for follower in followers.values():
+                follower.task.cancel()
+            followers.clear()
 
-    async def _poll(self, key: Key, source: Source) -> None:
+    def _follow(self, followers: dict[Key, _Follower], key: Key, source: Source | None) -> _Follower | None:
+        """The follower of this source, where it is not a new one."""
+        follower = followers.get(key)
+        if follower is not None and follower.source == source:
+            return follower
+        if follower is not None:
+            followers.pop(key).task.cancel()
+        if source is not None:
+            task = asyncio.create_task(self._poll(followers, key, source), name=f"progress of {key}")
+            followers[key] = _Follower(source, task)
+        return None
+
+    async def _poll(self, followers: dict[Key, _Follower], key: Key, source: Source) -> None:
         loop = asyncio.get_running_loop()
         while True:
             begin = loop.time()
@@ -142,9 +156,9 @@ class ProgressBook(Generic[Key]):
                     self._on_bad(key, f"{source.url}: not a report")
             except (BadReport, ValueError) as error:
                 self._on_bad(key, str(error))
-            follower = self._followers[key]
-            follower.silent = report is None
-            if report != follower.latest:
-                follower.latest = report
+            follower = followers[key]
+            changed = (report, report is None) != (follower.latest, follower.silent)
+            follower.latest, follower.silent = report, report is None
+            if changed:
                 self._on_change(key)
             await asyncio.sleep(max(0.0, self._interval_s - (loop.time() - begin)))

@@ -98,7 +98,13 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Parts:
     children = Children(client)
     poll = WorkloadPoll(client, settings.namespaces, lambda namespace, name: queue.add(JobKey(namespace, name)))
     observer: Observer[JobKey] = Observer(
-        client, children, Kueue(client, poll.follow), book.follow, utc_now, is_silent=book.is_silent
+        client,
+        children,
+        Kueue(client, poll.follow),
+        book.follow,
+        utc_now,
+        is_silent=book.is_silent,
+        consult=book.consult,
     )
     applier = Applier(client, recorder, concurrency=settings.concurrent_requests, on_made=children.made)
     reconciler = Reconciler(

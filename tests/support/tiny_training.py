@@ -2,8 +2,7 @@
 
 usage: tiny_training.py FOLDER STEPS
 In FOLDER: `step` is the checkpoint, `log.jsonl` what happened, a line a step (`began`: the start of rank 0's process); `fail-<rank>` makes that rank raise the text in it
-(once), `exit-<rank>` makes it exit with the number in it, `sleep-<rank>` makes it sleep for ever
-(once).
+(once), `exit-<rank>` makes it exit with the number in it, `sleep-<rank>` makes it sleep for ever (once).
 """
 
 import json

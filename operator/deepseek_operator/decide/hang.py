@@ -2,8 +2,10 @@
 
     first step of a generation ── no step while the phase is training, for hangTimeoutSeconds ──► hang
                                └─ no answer from node rank 0,          for hangTimeoutSeconds ──► hang
+    its peers say that an agent is silent, and neither the kubelet nor the operator hears it ──► hang, at once
 
 Rules
+- What peers say of an agent is only a reason to ask it: without silence of its own it is believed to be alive.
 - A hang is answered by the next generation for all: the agents kill their training processes and start them anew.
   Members whose agents don't answer either are replaced, because they would not hear of it.
 - A user's script that reports no step can't be seen to hang. Phases without steps (preparing, evaluating,
@@ -37,6 +39,9 @@ def hang(turn: Turn) -> Turn:
 
 def hung(turn: Turn) -> list[Loss]:
     """What a hang is charged to, and who is replaced for it; empty when there is none."""
+    if accused := _accused(turn):
+        message = "its agent answers neither its peers nor the operator, and nobody can train without it"
+        return [Loss(m, Cause.HANG, "NoAnswer", message, node=m.pod.node if m.pod else None) for m in accused]
     left_s = left_until_hang_s(turn)
     if left_s is None or left_s > 0:
         return []
@@ -60,6 +65,32 @@ def left_until_hang_s(turn: Turn) -> float | None:
         return None
     timeout = timedelta(seconds=turn.seen.job.spec.recovery.hang_timeout_seconds)
     return (since + timeout - turn.seen.now).total_seconds()
+
+
+def accused_by(report: Progress | None) -> str:
+    """The pod whose agent the others wait for in vain, by one of them; empty when there is none."""
+    last = report.hangs[-1] if report is not None and report.hangs else None
+    if report is None or last is None or last.reason != "silent":
+        return ""
+    return last.pod if (last.generation, last.round) == (report.generation, report.round) else ""
+
+
+def _accused(turn: Turn) -> list[Member]:
+    """The member that its peers and the operator both find silent."""
+    consulted, status = turn.seen.consulted, turn.status
+    reports = [report for report in (turn.report, consulted.report if consulted else None) if report is not None]
+    named = {accused_by(report) for report in reports if report.generation == status.generation}
+    if turn.over or turn.next_generation or not named - {""}:
+        return []
+    mute = {consulted.pod} if consulted is not None and consulted.silent else set()
+    if turn.report is None and turn.seen.unanswered:
+        mute.add(rank_zero(turn.seen, status).name)
+    return [
+        member
+        for member in members(turn.seen, status)
+        if member.name in named and member.pod is not None and member.pod.phase == "Running"
+        if member.name in mute or not member.pod.ready
+    ]
 
 
 def _still_since(turn: Turn) -> str | None:

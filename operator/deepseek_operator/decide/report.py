@@ -48,6 +48,7 @@ def report_from(found: Mapping[str, Any]) -> Progress:
     return Progress(
         generation=_count(found.get("generation")) or 0,
         attempt=_count(found.get("attempt")) or 0,
+        round=_count(found.get("round")) or 0,
         phase=_phase(found.get("phase")),
         step=_count(found.get("step")),
         total_steps=_count(found.get("totalSteps")),

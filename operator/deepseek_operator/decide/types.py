@@ -81,6 +81,7 @@ class Progress:
 
     generation: int = 0
     attempt: int = 0
+    round: int = 0
     phase: str = ""
     step: int | None = None
     total_steps: int | None = None
@@ -149,6 +150,16 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Consulted:
+    """What a second agent said."""
+
+    pod: str
+    report: Progress | None = None
+    silent: bool = False
+    """It was asked, and the last time it gave no report."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Everything that decide() may know about one job at one moment."""
 
@@ -170,6 +181,8 @@ class Observation:
     """The newest report of node rank 0; None when it could not be had."""
     unanswered: bool = False
     """Node rank 0 was asked for its report, and the last time it gave none."""
+    consulted: Consulted | None = None
+    """A second agent that was asked, where node rank 0 doesn't answer or says that another one doesn't."""
     profile: AppliedProfile | None = None
     """The profile that the spec was resolved with."""
     held: Held | None = None

@@ -11,7 +11,8 @@ from deepseek_operator.api.conditions import rfc3339
 from deepseek_operator.api.v1alpha1 import Status
 from deepseek_operator.decide.hang import hang, hung, left_until_hang_s
 from deepseek_operator.decide.turn import Turn
-from deepseek_operator.decide.types import Progress
+from deepseek_operator.decide.types import Consulted, Progress, SettledHang
+from deepseek_operator.observe import doubtful
 from support.laws import Watcher, comes_to_rest, crash_everywhere, ends, tick
 from support.make import later, make_job, make_manifest, make_pod, make_progress, make_script_manifest, observe
 from support.world import World
@@ -129,6 +130,73 @@ def test_hang_names_the_node_only_of_a_gang_of_one() -> None:
     assert (alone.node, one_of_two.node) == ("node-0", None)
     assert one_of_two.message == "no step after step 40 for 1800 s"
     assert not one_of_two.replaced
+
+
+# -- a pod that neither its peers nor the operator hear -----------------------------------------------------------
+
+
+def waiting(pod: str = "demo-worker-1-0", *, reason: str = "silent", generation: int = 1, round: int = 0) -> Progress:
+    """The report of an agent that waits in round 0 of generation 1, after it settled that hang."""
+    return make_progress(hangs=(SettledHang(generation, round, reason, None, pod),))
+
+
+SILENT = Consulted("demo-worker-1-0", None, silent=True)
+HEARD = Consulted("demo-worker-1-0", make_progress())
+
+
+@pytest.mark.parametrize(
+    ("what", "report", "consulted", "ready", "expected"),
+    [
+        ("neither peers nor the operator hear it", waiting(), SILENT, True, True),
+        ("neither peers nor the kubelet hear it", waiting(), None, False, True),
+        ("it answers the operator", waiting(), HEARD, True, False),
+        ("it was not asked yet", waiting(), Consulted("demo-worker-1-0"), True, False),
+        ("nobody accuses it", make_progress(), SILENT, False, False),
+        ("it was frozen, and is healed", waiting(reason="frozen"), SILENT, False, False),
+        ("it came back, and the next round runs", replace(waiting(), round=1), SILENT, False, False),
+        ("that was in another generation", waiting(generation=2), SILENT, False, False),
+        ("somebody else's pod is accused", waiting("demo-worker-7-0"), SILENT, False, False),
+    ],
+)
+def test_an_accused_agent_is_lost_only_if_the_operator_finds_it_silent(
+    what: str, report: Progress, consulted: Consulted | None, ready: bool, expected: bool
+) -> None:
+    seen = turn(report, stepped_at=ago(5))
+    pods = tuple(replace(pod, ready=ready) if pod.slot == 1 else pod for pod in seen.seen.pods)
+    found = hung(replace(seen, seen=replace(seen.seen, pods=pods, consulted=consulted)))
+    assert [(loss.member.slot, loss.reason, loss.replaced) for loss in found] == (
+        [(1, "NoAnswer", True)] if expected else []
+    ), what
+
+
+@pytest.mark.parametrize(("unanswered", "expected"), [(True, [0]), (False, [])])
+def test_a_peer_accuses_node_rank_0(unanswered: bool, expected: list[int]) -> None:
+    seen = turn(None, unanswered=unanswered, stepped_at=ago(5), unheard_since=ago(4))
+    consulted = Consulted("demo-worker-1-0", waiting("demo-worker-0-0"))
+    found = hung(replace(seen, seen=replace(seen.seen, consulted=consulted)))
+    assert [loss.member.slot for loss in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("progress", "silent", "expected"),
+    [
+        (make_progress(), False, None),
+        (None, False, None),
+        (waiting(), False, "demo-worker-1-0"),
+        (waiting("demo-worker-0-0"), False, None),
+        (waiting("demo-worker-9-0"), False, None),
+        (None, True, "demo-worker-2-0"),
+    ],
+)
+def test_whom_the_operator_asks_as_well(progress: Progress | None, silent: bool, expected: str | None) -> None:
+    """Of several witnesses the first that is ready."""
+    pods = tuple(
+        make_pod(slot, ready=slot != 1, membership=f'{{"generation": 1, "nodeRank": {slot}, "nodes": 3}}')
+        for slot in range(3)
+    )
+    found = doubtful(pods, 1, progress, silent=silent)
+    assert (found and found.name) == expected
+    assert doubtful(pods, 2, progress, silent=silent) is None, "they are not in that generation"
 
 
 # -- in a world ---------------------------------------------------------------------------------------------------

@@ -139,6 +139,12 @@ async def test_a_changed_report_queues_the_job_and_a_lost_agent_takes_it_back(
     assert seen[-1].loss is None, "NaN is not a loss"
     assert len(bad) == 1
     assert book.follow("job", Source("another", "127.0.0.1")) is None, "another pod's report is not this one's"
+    assert book.consult("job", source) == (None, False)
+    async with asyncio.timeout(10):
+        while book.consult("job", source)[0] is None:
+            await changed.get()
+    assert book.consult("job", Source("another", "127.0.0.1")) == (None, False)
     assert book.follow("job", None) is None
+    assert book.consult("job", None) == (None, False)
     book.close()
     await runner.cleanup()
