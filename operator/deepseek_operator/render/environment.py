@@ -81,9 +81,9 @@ def _contract(job: DeepSeekJob) -> dict[str, str]:
         Env.AGENT_PORT: str(AGENT_PORT),
         Env.TERMINATION_LOG: Paths.TERMINATION_LOG,
         Env.TERMINATION_GRACE: str(saving_s(job)),
+        Env.HANG_TIMEOUT: str(spec.recovery.hang_timeout_seconds),
+        Env.HANG_FACTOR: str(spec.recovery.hang_factor),
     }
-    told[Env.HANG_TIMEOUT] = str(spec.recovery.hang_timeout_seconds)
-    told[Env.HANG_FACTOR] = str(spec.recovery.hang_factor)
     if spec.recovery.hang_floor_seconds is not None:
         told[Env.HANG_FLOOR] = str(spec.recovery.hang_floor_seconds)
     if spec.trainer is not None:
