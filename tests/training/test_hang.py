@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.agents import DEADLINE_S, Pod, World, now, timed
+from support.agents import DEADLINE_S, PLAIN, Pod, World, now, timed
 from support.eventually import eventually
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
@@ -17,9 +17,12 @@ QUICK = {"DEEPSEEKJOB_HANG_FACTOR": "2", "DEEPSEEKJOB_HANG_FLOOR_S": "2", "DEEPS
 
 
 def gang(world: World, **environ: str) -> list[Pod]:
-    """Two pods of a script whose rank 0 reports, with a checkpoint volume and little patience."""
+    """Two pods of a script whose rank 0 reports, with a checkpoint volume and little patience; rank 1 is not prewarmed."""
     told = QUICK | {"DEEPSEEKJOB_CHECKPOINT_DIR": str(world.shared / "checkpoints")} | environ
-    pods = [world.start(name, DEEPSEEKJOB_NODE_NAME=f"node-{name}", **told) for name in "ab"]
+    pods = [
+        world.start("a", DEEPSEEKJOB_NODE_NAME="node-a", **told),
+        world.start("b", DEEPSEEKJOB_NODE_NAME="node-b", **(told | PLAIN)),
+    ]
     world.announce(1, *pods)
     world.await_step(world=2, after=80)
     return pods

@@ -25,7 +25,11 @@ def run(
     config = run_config(
         checkpoints=world.folder / case, data_cache=data_cache, every_steps=5, steps=STEPS, globalBatchSize=16
     )
-    pods = [world.start_trainer(f"{case}-0", config, **environ), world.start_trainer(f"{case}-1", config, **environ)]
+    told = {"DEEPSEEKJOB_HANG_FLOOR_S": "5", "DEEPSEEKJOB_CHECKPOINT_DIR": str(world.folder / case)}
+    pods = [
+        world.start_trainer(f"{case}-0", config, **told),
+        world.start_trainer(f"{case}-1", config, **(told | environ)),
+    ]
     world.announce(1, *pods)
     disturb(pods)
     assert [pod.wait() for pod in pods] == [0, 0]
@@ -69,7 +73,6 @@ def test_a_killed_and_a_frozen_rank_change_nothing_in_the_curve(
         assert "_accumulate" in (Path(hang["stacks"]) / "rank-0.txt").read_text()
 
     undisturbed = run(world, "undisturbed", data_cache, lambda pods: None)
-    patience = {"DEEPSEEKJOB_HANG_FLOOR_S": "5", "DEEPSEEKJOB_CHECKPOINT_DIR": str(world.folder / "disturbed")}
-    disturbed = run(world, "disturbed", data_cache, disturb, DEEPSEEKJOB_PREWARM="1", **patience)
+    disturbed = run(world, "disturbed", data_cache, disturb, DEEPSEEKJOB_PREWARM="1")
     assert sorted(undisturbed) == list(range(1, STEPS + 1))
     assert disturbed == undisturbed
