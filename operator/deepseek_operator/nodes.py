@@ -42,6 +42,16 @@ def is_overdue(pod: Pod, now: datetime) -> bool:
     return pod.gone_by is not None and now > pod.gone_by + OVERDUE
 
 
-def marked(pods: Iterable[Pod], lost: frozenset[str], now: datetime) -> tuple[Pod, ...]:
-    """The pods, those among the overdue ones marked whose node is lost."""
-    return tuple(replace(pod, node_lost=True) if pod.node in lost and is_overdue(pod, now) else pod for pod in pods)
+def marked(pods: Iterable[Pod], proven: frozenset[str], silent: frozenset[str], now: datetime) -> tuple[Pod, ...]:
+    """The pods, those marked whose node is lost.
+
+    Args:
+        proven: nodes that the control plane says are lost: there, pods that are overdue may be deleted by force.
+        silent: nodes that don't answer any more: nothing is to be expected of their pods.
+    """
+    return tuple(
+        replace(pod, unreachable=True, node_lost=pod.node in proven and is_overdue(pod, now))
+        if pod.node in proven or pod.node in silent
+        else pod
+        for pod in pods
+    )

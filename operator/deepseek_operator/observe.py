@@ -20,6 +20,7 @@ from deepseek_operator.cluster.client import KubeClient
 from deepseek_operator.cluster.errors import ApiError, Forbidden, NotFound
 from deepseek_operator.decide.effective import effective, needs_profile, take
 from deepseek_operator.decide.hang import accused_by
+from deepseek_operator.decide.suspicion import Suspicion, suspicion
 from deepseek_operator.decide.topology import nodes_to_read
 from deepseek_operator.decide.types import Consulted, Held, Observation, Pod, Progress
 from deepseek_operator.kueue import Kueue
@@ -57,12 +58,14 @@ class Observer(Generic[K]):
         *,
         is_silent: Callable[[K], bool] = lambda key: False,
         consult: Consult[K] = lambda key, source: (None, False),
+        lost_nodes: Callable[[K, Suspicion], frozenset[str]] = lambda key, suspicion: frozenset(),
     ) -> None:
         """Makes Observations of these parts.
 
         Args:
             is_silent: whether the source that a job follows gave no report when it was last asked.
             consult: asks a second one.
+            lost_nodes: `NodeProbe.lost`: which of a job's suspected nodes were found to be lost.
         """
         self._client = client
         self._children = children
@@ -71,6 +74,7 @@ class Observer(Generic[K]):
         self._now = now
         self._is_silent = is_silent
         self._consult = consult
+        self._lost_nodes = lost_nodes
 
     async def observe(self, key: K, job: DeepSeekJob, *, newborn: bool = False) -> Observation:
         """The world of this job, now. newborn: the job as the watch announced its creation.
@@ -85,12 +89,9 @@ class Observer(Generic[K]):
             return Observation(now=self._now(), job=whole.job, queue=queue, profile=whole.profile, held=whole.held)
         meta = job.metadata
         pods = own_pods(await self._client.list_pods(meta.namespace, meta.uid), meta.uid)
-        now = self._now()
-        if suspects := overdue_on(pods, now):
-            pods = marked(pods, frozenset([node for node in suspects if await self._is_lost(node)]), now)
         progress = self._follow(key, progress_source(pods, job.status.generation))
         seen = Observation(
-            now=now,
+            now=self._now(),
             job=whole.job,
             pods=pods,
             service_exists=await self._children.service_exists(job),
@@ -102,6 +103,7 @@ class Observer(Generic[K]):
             profile=whole.profile,
             held=whole.held,
         )
+        seen = replace(seen, pods=await self._marked(key, seen))
         names = nodes_to_read(seen)
         return replace(seen, nodes=await self._topology_of(names, whole.job)) if names else seen
 
@@ -111,6 +113,13 @@ class Observer(Generic[K]):
         pod = doubtful(pods, generation, progress, silent=self._is_silent(key))
         report, silent = self._consult(key, None if pod is None else Source(pod.uid, pod.ip or ""))
         return None if pod is None else Consulted(pod.name, report, silent)
+
+    async def _marked(self, key: K, seen: Observation) -> tuple[Pod, ...]:
+        """The pods, those marked whose node is lost."""
+        doubt = suspicion(seen)
+        names = {*overdue_on(seen.pods, seen.now), *(suspect.node for suspect in doubt.suspects)}
+        proven = [node for node in sorted(names) if await self._is_lost(node)]
+        return marked(seen.pods, frozenset(proven), self._lost_nodes(key, doubt), seen.now)
 
     async def _is_lost(self, node: str) -> bool:
         """Only a clear answer is a proof; without one the pod is asked about again in the next pass."""

@@ -55,6 +55,7 @@ def strip(raw: Mapping[str, Any]) -> Pod | None:
         terminating="deletionTimestamp" in meta,
         ip=status.get("podIP"),
         node=spec.get("nodeName"),
+        host_ip=status.get("hostIP"),
         membership=meta.get("annotations", {}).get(ANNOTATION_MEMBERSHIP),
         exit_code=ending.exit_code,
         reason=ending.reason,

@@ -29,6 +29,7 @@ from deepseek_operator.cluster.transport import Transport
 from deepseek_operator.controller import Controller, build_registry, watch, watch_metadata
 from deepseek_operator.decide import decide
 from deepseek_operator.decide.report import parse_report
+from deepseek_operator.decide.suspicion import Suspicion
 from deepseek_operator.decide.types import Event
 from deepseek_operator.health import Health, build_app, measure_lag, serve
 from deepseek_operator.kueue import Kueue
@@ -36,6 +37,7 @@ from deepseek_operator.kueuewatch import WorkloadPoll
 from deepseek_operator.leader import Elector, LeaseSpec
 from deepseek_operator.metrics import Metrics
 from deepseek_operator.observe import Observer
+from deepseek_operator.probe import NodeProbe
 from deepseek_operator.progress import ProgressBook, open_progress_session
 from deepseek_operator.queue import WorkQueue
 from deepseek_operator.ratelimit import TokenBucket
@@ -94,6 +96,8 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Parts:
         on_bad=partial(_bad_report, metrics),
     )
     stack.callback(book.close)
+    probe: NodeProbe[JobKey] = NodeProbe(kubelet_port=settings.kubelet_port, on_change=queue.add)
+    stack.callback(probe.close)
     recorder = Recorder(client, settings.identity, utc_now, _event_not_written)
     children = Children(client)
     poll = WorkloadPoll(client, settings.namespaces, lambda namespace, name: queue.add(JobKey(namespace, name)))
@@ -105,10 +109,11 @@ async def assemble(settings: Settings, stack: AsyncExitStack) -> Parts:
         utc_now,
         is_silent=book.is_silent,
         consult=book.consult,
+        lost_nodes=probe.lost,
     )
     applier = Applier(client, recorder, concurrency=settings.concurrent_requests, on_made=children.made)
     reconciler = Reconciler(
-        client, observer, applier, recorder, decide, now=utc_now, on_gone=lambda key: _forget(book, poll, key)
+        client, observer, applier, recorder, decide, now=utc_now, on_gone=lambda key: _forget(book, probe, poll, key)
     )
     controller = Controller(client, queue, reconciler, metrics, health, settings, before_resync=children.forget)
     elector = Elector(
@@ -230,8 +235,9 @@ def _watch_login(token: BearerToken) -> kopf.AiohttpSession:
     )
 
 
-def _forget(book: ProgressBook[JobKey], poll: WorkloadPoll, key: JobKey) -> None:
+def _forget(book: ProgressBook[JobKey], probe: NodeProbe[JobKey], poll: WorkloadPoll, key: JobKey) -> None:
     book.follow(key, None)
+    probe.lost(key, Suspicion())
     poll.forget(key.namespace, key.name)
 
 

@@ -45,6 +45,11 @@ class Settings(BaseSettings):
     progress_interval_s: Annotated[float, Field(ge=0.2, le=3600)] = Field(
         5, description="Seconds between two reads of a running job's progress."
     )
+    kubelet_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        10250,
+        description="Port of the kubelets. A node is taken for lost when neither it nor the worker's agent there takes a "
+        "connection, while another node of the job does. 0: only when the control plane says so, after 40 s or more.",
+    )
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
         8080, description="Port of /healthz, /readyz and /metrics; 0 takes any free one."
     )

@@ -21,11 +21,15 @@ FULL = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "m
 class Kubelet:
     """A node for one namespace. As a context manager it works in a thread of its own."""
 
-    def __init__(self, api: Api, namespace: str, *, node: str = "node-0", ip: str | None = None) -> None:
+    def __init__(
+        self, api: Api, namespace: str, *, node: str = "node-0", ip: str | None = None, host_ip: str | None = None
+    ) -> None:
+        """Args: ip: of every pod; host_ip: of the node."""
         self._api = api
         self._path = PODS.format(ns=namespace)
         self._node = node
         self._ip = ip
+        self._host = {"hostIP": host_ip, "hostIPs": [{"ip": host_ip}]} if host_ip else {}
         self._ips = count(1)
         self._stop = threading.Event()
         self.room: int | None = None
@@ -83,6 +87,7 @@ class Kubelet:
                 "phase": "Running",
                 "podIP": address,
                 "podIPs": [{"ip": address}],
+                **self._host,
                 "conditions": [{"type": "Ready", "status": "True"}],
                 "containerStatuses": [_container(running, ready=True)],
             },

@@ -62,6 +62,8 @@ class World:
     """So many pods find a place at a time; the others are Unschedulable until there is room. None: all do."""
     lost: set[str] = field(default_factory=set)
     """Pods whose node is proven to be lost, as soon as they are long overdue."""
+    dead: set[str] = field(default_factory=set)
+    """Nodes that don't answer any more; nobody there trains or ends."""
     hangs: set[int] = field(default_factory=set)
     """Generations that make no steps any more."""
     healed: list[SettledHang] = field(default_factory=list)
@@ -105,7 +107,14 @@ class World:
         self._job = None
 
     def observe(self) -> Observation:
-        pods = tuple(replace(pod, node_lost=pod.terminating and pod.name in self.lost) for pod in self.pods.values())
+        pods = tuple(
+            replace(
+                pod,
+                node_lost=pod.terminating and pod.name in self.lost,
+                unreachable=pod.unreachable or pod.node in self.dead,
+            )
+            for pod in self.pods.values()
+        )
         whole = effective(self.job, self.profile)
         seen = Observation(
             self.now,
@@ -256,7 +265,8 @@ class World:
         return self._newest(lambda pod: not pod.terminating)
 
     def _newest(self, which: Callable[[Pod], bool]) -> list[Pod]:
-        told = [(announced(pod), pod) for pod in self.pods.values() if pod.phase == "Running" and which(pod)]
+        here = [pod for pod in self.pods.values() if pod.phase == "Running" and pod.node not in self.dead]
+        told = [(announced(pod), pod) for pod in here if which(pod)]
         newest = max((generation for generation, _ in told), default=0)
         return [pod for generation, pod in told if generation == newest > 0]
 

@@ -19,7 +19,7 @@ from deepseek_trainer.agent.membership import MembershipChanged, MembershipFile
 from deepseek_trainer.agent.rounds import LocalFailure
 from deepseek_trainer.agent.store import StoreLink, StoreLost
 from deepseek_trainer.config import ConfigError
-from deepseek_trainer.contract import Failure
+from deepseek_trainer.contract import Failure, Silence
 from support.agents import free_port
 from support.eventually import eventually
 from torch.distributed.elastic.rendezvous.api import RendezvousInfo, RendezvousParameters, RendezvousTimeoutError
@@ -51,7 +51,9 @@ class Agent:
             run_id="run",
             pause=self.pause,
             clock=self.clock,
+            on_silence=lambda silence: self.heard.append(silence.told()),
         )
+        self.heard: list[Silence] = []
         self._stop = stop
         self.waits = 0
 
@@ -383,3 +385,45 @@ def test_a_wait_for_an_answer_ends_when_the_membership_changes() -> None:
         link.check(["x"])
     assert link.is_open
     never.set()
+
+
+# silence
+
+
+def test_node_rank_0_hears_who_has_fallen_silent(agents: Agents) -> None:
+    first, second, third = agents.make(3)
+    agents.announce(1, first, second, third)
+    together([first, second, third])
+    for _ in range(12):
+        assert not first.must_restart()
+        assert not second.must_restart()
+    assert first.heard[0] == Silence(generation=1)
+    assert first.heard[-1] == Silence(generation=1, nodes=(2,))
+    assert second.heard == [], "one of them watches for all"
+    third.handler.farewell()
+    assert not first.must_restart()
+    assert first.heard[-1] == Silence(generation=1), "who leaves in good order says so"
+
+
+def test_node_rank_0_says_who_does_not_come_to_the_next_round(agents: Agents) -> None:
+    first, second = agents.make(2)
+    agents.announce(1, first, second)
+    together([first, second])
+    first.fail(1.0)
+    waiting = first.next_round()
+    eventually(lambda: Silence(generation=1, nodes=(1,)) in first.heard, deadline_s=30, what="node rank 1 is missed")
+    second.next_round().result(30)
+    waiting.result(30)
+
+
+def test_node_rank_0_says_that_the_stores_host_is_gone(agents: Agents) -> None:
+    first, second = agents.make(2)
+    agents.announce(1, first, second, host=1)
+    together([first, second])
+    second.handler.shutdown()
+    eventually(
+        lambda: not first.must_restart() and Silence(generation=1, store=True) in first.heard,
+        deadline_s=30,
+        what="the host of the store is missed",
+        describe=lambda: str(first.heard[-3:]),
+    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import urllib.request
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from deepseek_trainer.agent.metrics import exposition
 from deepseek_trainer.agent.rounds import Entry, LocalFailure, start
 from deepseek_trainer.agent.status import Status
 from deepseek_trainer.config import ConfigError
-from deepseek_trainer.contract import PROGRESS_MAX_BYTES, Failure, Membership, Progress, Report
+from deepseek_trainer.contract import PROGRESS_MAX_BYTES, Failure, Membership, Progress, Report, Silence
 from deepseek_trainer.report import Reporter
 
 
@@ -367,6 +370,39 @@ def test_health_is_that_the_loop_turns_once_torch_is_imported(clock: Clock) -> N
     assert not status.is_healthy()
     status.tick()
     assert status.is_healthy()
+
+
+def test_news_are_the_round_and_who_is_silent(clock: Clock, tmp_path: Path) -> None:
+    status = make_status(clock)
+    silence = Silence(generation=1, nodes=(3,))
+    news = [status.progress().news]
+    tells: list[Callable[[], None]] = [
+        lambda: status.heard(Silence(generation=1)),
+        lambda: status.joined(membership(), 0, tmp_path / "report"),
+        lambda: status.heard(silence),
+        lambda: status.heard(silence),
+    ]
+    for tell in tells:
+        tell()
+        news.append(status.progress().news)
+    assert news == [0, 0, 1, 2, 2]
+    assert status.progress().silence == silence
+    status.joined(membership(), 1, tmp_path / "next")
+    assert status.progress().silence is None
+
+
+def test_who_waits_for_news_is_answered_when_there_is_some(clock: Clock, tmp_path: Path) -> None:
+    status = make_status(clock)
+    agent = server.AgentServer("127.0.0.1", 0, status)
+    agent.start()
+    told = threading.Timer(0.2, lambda: status.joined(membership(), 0, tmp_path / "report"))
+    told.start()
+    for query in ("?wait=30&seen=0", "?wait=30&seen=7", "?wait=x&seen=1", "?wait=30", ""):
+        with urllib.request.urlopen(f"http://127.0.0.1:{agent.server_port}/progress{query}", timeout=20) as answer:
+            assert json.load(answer)["news"] == 1
+    told.join()
+    agent.shutdown()
+    agent.server_close()
 
 
 def test_metrics_name_the_job_and_leave_out_what_is_unknown() -> None:

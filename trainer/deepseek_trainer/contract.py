@@ -58,6 +58,7 @@ class Paths:
     """Corpora that the image carries, so that a pod without internet can train."""
 
 
+SILENT_MAX = 16
 AGENT_PORT = 8471
 MASTER_PORT = 29500
 TERMINATION_LOG_MAX_BYTES = 4096
@@ -200,6 +201,17 @@ class Report(_Message):
     goodput: Goodput | None = None
 
 
+class Silence(_Message):
+    """Who gives no sign of life: a hint to look closer, no verdict."""
+
+    generation: int
+    """That the node ranks are of; the agent may still wait for its first round in it."""
+    nodes: tuple[int, ...] = ()
+    """Node ranks, SILENT_MAX at most."""
+    store: bool = False
+    """The host of the generation's store can't be reached."""
+
+
 class Progress(Report):
     """The answer of the agent's `/progress`, and the last words in the termination log (then with `failure`)."""
 
@@ -216,4 +228,9 @@ class Progress(Report):
     time: str = ""
     hangs: tuple[Hang, ...] = ()
     """The last ones that this agent took part in, oldest first; HANGS_MAX at most."""
+    silence: Silence | None = None
+    """Of node rank 0: who of the gang gives no sign of life, if anybody."""
+    news: int = 0
+    """Counted up when the round or the silent ones change. `/progress?wait=S&seen=N` answers when it is not N any more, or
+    after S seconds."""
     failure: Failure | None = None

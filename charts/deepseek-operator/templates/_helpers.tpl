@@ -112,8 +112,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* What the operator may see of the cluster itself; without any of it there is no such role. */}}
 {{- define "deepseek-operator.clusterRules" -}}
 {{- if .Values.rbac.readNodes }}
-# One node by its name: where a gang's workers are (topology), and whether a node is lost whose pod doesn't finish
-# terminating (then it is deleted by force; without this right it stays).
+# One node by its name: where a gang's workers are (topology), and whether a node is lost whose pod gives no sign of life
+# (then it is replaced), or doesn't finish terminating (then it is deleted by force; without this right it stays).
 - apiGroups: [""]
   resources: [nodes]
   verbs: [get]

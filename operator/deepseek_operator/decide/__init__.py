@@ -20,6 +20,7 @@
         healing     hangs that the agents have healed: counted, and away from a node where they come again
         resizing    fewer workers are wanted, or more have come: the next generation
     shrinking   there is no room for some: the next generation has the others
+    replanting  room on nodes that may be used again: new pods for those that could not go there
     standby     the pods of those that an elastic job still lacks
         topology    node ranks in the order of the nodes
         readiness   which pods are ready, and what the others wait for
@@ -55,6 +56,7 @@ from deepseek_operator.decide.launch import launch
 from deepseek_operator.decide.quota import quota_change
 from deepseek_operator.decide.readiness import readiness
 from deepseek_operator.decide.recovery import recovery
+from deepseek_operator.decide.replanting import replanting
 from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.requeue import requeue_after_s
 from deepseek_operator.decide.resizing import resizing
@@ -100,6 +102,7 @@ AT_WORK: tuple[Policy, ...] = (
     healing,
     resizing,
     shrinking,
+    replanting,
     standby,
     topology,
     readiness,

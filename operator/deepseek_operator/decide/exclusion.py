@@ -3,6 +3,7 @@
 | evidence | the node is avoided |
 | --- | --- |
 | a failed preflight names it, and a member is on it | at once |
+| a member is lost with it: the scheduler takes 40 s to notice | at once, for `LOST_S` |
 | recovery.nodeExclusion.failures attempts within the cooldown ended there by Accelerator, Communication or Hang | then |
 
 Rules
@@ -10,6 +11,8 @@ Rules
 - Broken collectives are blamed on a node only when it was the only one that failed: else everybody's peer is dead, and
   nobody knows whose. For the same reason a preflight that names every node of a gang says nothing.
 - When a node becomes avoided, members that still run on it are replaced with the next generation.
+- What a pod keeps away from is fixed when it is made. So an exclusion whose time is over is only dropped when nobody waits
+  for room on account of it, or together with making those pods anew (`replanting`).
 """
 
 from __future__ import annotations
@@ -21,41 +24,63 @@ from datetime import timedelta
 from deepseek_operator.api.conditions import parse_time, rfc3339
 from deepseek_operator.api.names import Cause, Reason
 from deepseek_operator.api.v1alpha1 import Exclusion, FailureStatus, Status
-from deepseek_operator.decide.gang import members
-from deepseek_operator.decide.losses import Loss
+from deepseek_operator.decide.gang import Member, candidates, members
+from deepseek_operator.decide.losses import NODE_LOST, Loss
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Event
 
 EXCLUDED_MAX = 64
+LOST_S = 90
+"""By then the control plane has marked a node that is lost."""
 PREFLIGHT = "PreflightFailed"
+NO_ROOM = ("Unschedulable", "SchedulerError")
+"""Reasons of a pod that no node was found for."""
 _OF_ONE_NODE = (Cause.COMMUNICATION, Cause.HANG)
 
 
 def exclusion(turn: Turn) -> Turn:
-    """Drops the exclusions whose time is over."""
-    now = turn.seen.now
-    kept = [entry for entry in turn.status.excluded_nodes if (until := parse_time(entry.until)) and until > now]
-    return turn if len(kept) == len(turn.status.excluded_nodes) else turn.changed(excluded_nodes=kept)
+    """Drops the exclusions whose time is over, if nobody waits for them."""
+    kept = lasting(turn)
+    if len(kept) == len(turn.status.excluded_nodes) or (not turn.over and without_room(turn)):
+        return turn
+    return turn.changed(excluded_nodes=kept)
+
+
+def lasting(turn: Turn) -> list[Exclusion]:
+    """The exclusions whose time is not over."""
+    return [e for e in turn.status.excluded_nodes if (until := parse_time(e.until)) and until > turn.seen.now]
+
+
+def without_room(turn: Turn) -> list[Member]:
+    """Members and candidates that no node was found for."""
+    everybody = (*members(turn.seen, turn.status), *candidates(turn.seen, turn.status))
+    return [m for m in everybody if m.pod and m.pod.phase == "Pending" and not m.pod.node and m.pod.reason in NO_ROOM]
 
 
 def excluding(turn: Turn, losses: list[Loss]) -> Turn:
     """Adds the nodes that these losses, and those on record (status.failures has both), speak against."""
     recovery = turn.seen.job.spec.recovery.node_exclusion
-    until = rfc3339(turn.seen.now + timedelta(seconds=recovery.cooldown_seconds))
+    lost = {loss.node: "it doesn't answer" for loss in losses if loss.reason == NODE_LOST and loss.node}
     reasons = {
         node: f"{count} failures within {recovery.cooldown_seconds} s"
         for node, count in _failures_by_node(turn, recovery.cooldown_seconds).items()
         if count >= recovery.failures
     } | {node: "named by the preflight check" for node in _named_by_preflight(turn, losses)}
+    fresh = [(node, reason, recovery.cooldown_seconds) for node, reason in sorted(reasons.items())]
+    fresh += [(node, reason, LOST_S) for node, reason in sorted(lost.items()) if node not in reasons]
     before = {entry.node: entry for entry in turn.status.excluded_nodes}
-    fresh = {node: Exclusion(node=node, until=until, reason=reason) for node, reason in sorted(reasons.items())}
-    news = sorted(fresh.keys() - before.keys())
+    new = {node: _until(turn, seconds, node, reason) for node, reason, seconds in fresh}
+    news = [new[node] for node in new if node not in before]
     if not news:
         return turn
-    entries = sorted((before | fresh).values(), key=lambda entry: (entry.until, entry.node))[-EXCLUDED_MAX:]
-    told = ", ".join(f"{node} ({reasons[node]})" for node in news)
-    message = f"new pods keep away from {told} until {until}"
+    entries = sorted((before | new).values(), key=lambda entry: (entry.until, entry.node))[-EXCLUDED_MAX:]
+    told = ", ".join(f"{entry.node} ({entry.reason}) until {entry.until}" for entry in news)
+    message = f"new pods keep away from {told}"
     return turn.changed(excluded_nodes=entries).announcing(Event("Warning", Reason.NODE_EXCLUDED, message))
+
+
+def _until(turn: Turn, seconds: int, node: str, reason: str) -> Exclusion:
+    return Exclusion(node=node, until=rfc3339(turn.seen.now + timedelta(seconds=seconds)), reason=reason)
 
 
 def excluded_nodes(status: Status) -> tuple[str, ...]:

@@ -10,14 +10,13 @@ from deepseek_operator.api.conditions import Fact
 from deepseek_operator.api.names import ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import Nodes
 from deepseek_operator.decide.causes import one_word
-from deepseek_operator.decide.exclusion import excluded_nodes
+from deepseek_operator.decide.exclusion import NO_ROOM, excluded_nodes
 from deepseek_operator.decide.gang import Member, candidates, is_present, members
 from deepseek_operator.decide.report import TEXT_MAX, clean
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Pod
 
 _IMAGE = frozenset({"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"})
-_UNSCHEDULABLE = ("Unschedulable", "SchedulerError")
 _VOLUME = (
     "unbound immediate persistentvolumeclaims",
     "didn't find available persistent volumes",
@@ -77,7 +76,7 @@ def obstacle(pod: Pod) -> str:
         return ""
     if pod.reason in _IMAGE:
         return Reason.IMAGE_PULL
-    if pod.reason in _UNSCHEDULABLE:
+    if pod.reason in NO_ROOM:
         words = pod.message.lower()
         return Reason.VOLUME_NOT_BOUND if any(marker in words for marker in _VOLUME) else Reason.UNSCHEDULABLE
     return one_word(pod.reason, Reason.WAITING_FOR_PODS)

@@ -16,7 +16,7 @@ from typing import Any
 
 from deepseek_operator.api.conditions import rfc3339
 from deepseek_operator.api.names import PROGRESS_MAX_BYTES
-from deepseek_operator.decide.types import Progress, SettledHang
+from deepseek_operator.decide.types import Progress, SettledHang, Silence
 
 INT_MAX = 2**53
 """Integers above are not exact in every JSON reader; no counter of ours gets there."""
@@ -27,6 +27,7 @@ CHAIN_MAX = 128
 NODES_MAX = 16
 HANGS_MAX = 8
 HANG_REASONS = frozenset({"frozen", "silent", "behind"})
+SILENT_MAX = 16
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 PHASES = frozenset({"starting", "preparing", "training", "evaluating", "checkpointing", "finished"})
 GOODPUT_KEYS = ("productive", "startup", "checkpoint", "recovery", "stalled", "waiting")
@@ -66,6 +67,8 @@ def report_from(found: Mapping[str, Any]) -> Progress:
         process_restarts=_count(found.get("processRestarts")) or 0,
         goodput=_goodput(found.get("goodput")),
         hangs=_hangs(found.get("hangs")),
+        silence=_silence(found.get("silence")),
+        news=_count(found.get("news")) or 0,
         failure=_failure(found.get("failure")),
     )
 
@@ -145,6 +148,15 @@ def _hangs(value: Any) -> tuple[SettledHang, ...]:
                 stacks=_text(entry.get("stacks"), 512) or "",
             )
     return tuple(found[key] for key in sorted(found))
+
+
+def _silence(value: Any) -> Silence | None:
+    """What is said of no generation is said of none."""
+    if not isinstance(value, dict) or not (generation := _count(value.get("generation"))):
+        return None
+    nodes = value.get("nodes")
+    ranks = [_count(rank) for rank in nodes[:SILENT_MAX]] if isinstance(nodes, list) else []
+    return Silence(generation, tuple(rank for rank in ranks if rank is not None), store=value.get("store") is True)
 
 
 def _nodes(value: Any) -> list[str]:

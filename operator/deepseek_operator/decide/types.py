@@ -37,6 +37,8 @@ class Pod:
     terminating: bool = False
     ip: str | None = None
     node: str | None = None
+    host_ip: str | None = None
+    """Address of its node."""
     membership: str | None = None
     """The membership annotation as it is, raw JSON."""
     exit_code: int | None = None
@@ -73,6 +75,15 @@ class SettledHang:
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """Who of a gang gives no sign of life, as node rank 0 hears it; field names are those of the contract."""
+
+    generation: int
+    nodes: tuple[int, ...] = ()
+    store: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What the agent of a worker said at `/progress`, or last in its termination message; already validated.
 
@@ -101,6 +112,8 @@ class Progress:
     goodput: dict[str, float] | None = None
     hangs: tuple[SettledHang, ...] = ()
     """Oldest first, each once."""
+    silence: Silence | None = None
+    news: int = 0
     failure: dict[str, Any] | None = None
 
 

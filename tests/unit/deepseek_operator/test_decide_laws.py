@@ -118,6 +118,16 @@ def lost_with_its_node(slot: int) -> Fault:
     return fault
 
 
+def node_silent(slot: int) -> Fault:
+    """The node with the pod of that slot doesn't answer any more, and Kubernetes still takes it for ready."""
+
+    def fault(world: World) -> None:
+        if (pod := world.pods.get(live_name(world, slot))) and pod.node:
+            world.dead.add(pod.node)
+
+    return fault
+
+
 def hangs(world: World) -> None:
     """No step any more in this generation, for longer than is waited."""
     world.hangs.add(world.trained_generation)
@@ -191,6 +201,9 @@ SCENARIOS: dict[str, Fault] = {
     "hang that was healed beside a failed one": both(heals(1), heals(1), end(2, 1)),
     "frozen": answers_nothing(1),
     "lost with its node": lost_with_its_node(1),
+    "node silent": node_silent(1),
+    "node silent, and one evicted": both(node_silent(0), disrupt(1)),
+    "node silent, and no other has room": both(room_for(2), node_silent(1)),
     "second operator": second_operator,
     "suspended": suspend,
     "suspended and resumed at once": both(suspend, resume),
@@ -265,6 +278,7 @@ faults = st.one_of(
     st.builds(killed_for_memory, slots),
     st.builds(ends_saying, slots, st.sampled_from(["NCCL error in: x", "CUDA error: uncorrectable ECC error"])),
     st.builds(lost_with_its_node, slots),
+    st.builds(node_silent, slots),
     st.builds(answers_nothing, slots),
     st.builds(heals, slots),
     st.sampled_from([hangs, second_operator]),

@@ -131,4 +131,4 @@ def test_nodes_are_asked_for_only_when_a_pod_is_long_overdue(late_s: float, aske
         make_pod(2, gone_by=now - timedelta(days=1), terminating=True, node=None),
     )
     assert overdue_on(pods, now) == (("n0",) if asked else ())
-    assert [pod.node_lost for pod in marked(pods, frozenset({"n0", "n1"}), now)] == [asked, False, False]
+    assert [pod.node_lost for pod in marked(pods, frozenset({"n0", "n1"}), frozenset(), now)] == [asked, False, False]

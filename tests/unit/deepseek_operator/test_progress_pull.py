@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from deepseek_operator.decide.report import parse_report
-from deepseek_operator.decide.types import Progress
+from deepseek_operator.decide.types import Progress, Silence
 from deepseek_operator.progress import BadReport, ProgressBook, Source, open_progress_session, pull
 
 SENT: Counter[str] = Counter()
@@ -146,5 +146,47 @@ async def test_a_changed_report_queues_the_job_and_a_lost_agent_takes_it_back(
     assert book.consult("job", Source("another", "127.0.0.1")) == (None, False)
     assert book.follow("job", None) is None
     assert book.consult("job", None) == (None, False)
+    book.close()
+    await runner.cleanup()
+
+
+async def test_an_agent_with_news_is_asked_to_wait_for_other_news(session: aiohttp.ClientSession) -> None:
+    """The report is there as soon as there is news, though the interval is a minute."""
+    asked: list[str] = []
+    news = asyncio.Event()
+    changed: asyncio.Queue[str] = asyncio.Queue()
+
+    async def progress(request: web.Request) -> web.Response:
+        asked.append(request.query_string)
+        if request.query_string:
+            await news.wait()
+        silence = {"generation": 1, "nodes": [1]} if news.is_set() else None
+        return web.json_response({"generation": 1, "news": 2 if news.is_set() else 1, "silence": silence})
+
+    app = web.Application()
+    app.router.add_get("/progress", progress)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+
+    class At(Source):
+        @property
+        def url(self) -> str:
+            return f"http://127.0.0.1:{port}/progress"
+
+    book = ProgressBook(session, parse_report, interval_s=60, on_change=changed.put_nowait, on_bad=lambda *_: None)
+    source = At("uid", "127.0.0.1")
+    book.follow("job", source)
+    async with asyncio.timeout(20):
+        await changed.get()
+        first = book.follow("job", source)
+        news.set()
+        await changed.get()
+    second = book.follow("job", source)
+    assert first is not None
+    assert second is not None
+    assert (first.silence, second.silence) == (None, Silence(1, (1,)))
+    assert asked[:2] == ["", "wait=60&seen=1"]
     book.close()
     await runner.cleanup()

@@ -72,11 +72,13 @@ class MembershipRendezvous(RendezvousHandler):
         environment: Callable[[], Mapping[str, str]] = dict,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        on_silence: Callable[[Silence], None] = lambda silence: None,
     ) -> None:
         """The handler of one pod.
 
         Args:
             environment: variables for check processes, beside the agent's own; asked for before each check.
+            on_silence: told, on node rank 0, who of the gang gives no sign of life, again and again.
             pause: waits that many seconds; it may raise to end a wait, for example at SIGTERM.
         """
         self._settings = settings
@@ -86,6 +88,8 @@ class MembershipRendezvous(RendezvousHandler):
         self._environment = environment
         self._pause = pause
         self._clock = clock
+        self._on_silence = on_silence
+        self._silence: Silence | None = None
         self._token = uuid.uuid4().hex
         self._servers = StoreServers(settings.pod_ip)
         self._session: Session | None = None
@@ -125,6 +129,7 @@ class MembershipRendezvous(RendezvousHandler):
                 continue
             except StoreLost as error:
                 reason = str(error)
+                self._listen(session, lambda silence: silence.lose_store())
                 patience.wait(POLL_S, lambda: f"the store at {membership.master}:{membership.port}: {reason}")  # noqa: B023
                 session.reconnect()
 
@@ -139,12 +144,15 @@ class MembershipRendezvous(RendezvousHandler):
         self._polled_at = now
         try:
             session.beat()
-            return int(session.is_over())
+            if session.is_over():
+                return 1
+            self._listen(session, lambda silence: silence.look())
         except MembershipChanged:
             return 1
         except StoreLost:
             session.reconnect()  # in the background: training goes on without its store
-            return 0
+            self._listen(session, lambda silence: silence.lose_store())
+        return 0
 
     @property
     def session(self) -> Session | None:
@@ -243,6 +251,7 @@ class MembershipRendezvous(RendezvousHandler):
             session.beat()
             if start := session.try_start(self._settings.max_process_restarts, self._settings.preflight):
                 return start
+            self._listen(session, lambda silence: silence.wait_for_entries())
             patience.wait(POLL_S, session.describe_missing)
 
     def _begin(self, session: Session, start: Start) -> RendezvousInfo:
@@ -285,6 +294,15 @@ class MembershipRendezvous(RendezvousHandler):
         finally:
             self._preflight = None
         self._checked = True
+
+    def _listen(self, session: Session, listen: Callable[[Silence], None]) -> None:
+        """Node rank 0 keeps watch over the others."""
+        if session.membership.node_rank != 0:
+            return
+        if self._silence is None or not self._silence.is_about(session):
+            self._silence = Silence(session, self._clock)
+        listen(self._silence)
+        self._on_silence(self._silence)
 
     def _entry(self, membership: Membership) -> Entry:
         return Entry(

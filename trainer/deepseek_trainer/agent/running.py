@@ -58,6 +58,7 @@ def supervise(
         run_id=settings.run_id,
         environment=lambda: environment | prewarm.environment(),
         pause=pause,
+        on_silence=lambda silence: status.heard(silence.told()),
     )
     supervisor = Supervisor(settings, handler, output, status, log, prewarm, pause=pause, environment=environment)
     try:

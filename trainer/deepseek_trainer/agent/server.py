@@ -8,12 +8,14 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
 from socketserver import TCPServer
+from urllib.parse import parse_qsl
 
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.metrics import exposition
 from deepseek_trainer.agent.status import Status
 from deepseek_trainer.contract import PROGRESS_MAX_BYTES, Progress, Report
 
+WAIT_MAX_S = 30
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -56,15 +58,22 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
         if path == "/healthz":
             self._healthz()
         elif path == "/progress":
+            self._wait(dict(parse_qsl(query)))
             self._answer(HTTPStatus.OK, "application/json", body(self.server.status.progress()))
         elif path == "/metrics":
             self._answer(HTTPStatus.OK, _TEXT, self.server.metrics())
         else:
             self._answer(HTTPStatus.NOT_FOUND, _TEXT, b"try /healthz, /progress or /metrics\n")
+
+    def _wait(self, wanted: dict[str, str]) -> None:
+        """The answer may be put off until there is news; a wish that can't be read is none."""
+        wait, seen = wanted.get("wait", ""), wanted.get("seen", "")
+        if wait.isdecimal() and seen.isdecimal():
+            self.server.status.await_news(int(seen), min(int(wait), WAIT_MAX_S))
 
     def log_message(self, format: str, *args: object) -> None:
         """Requests are not events: a probe each second would bury the rest."""

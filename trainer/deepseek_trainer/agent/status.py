@@ -26,6 +26,7 @@ from deepseek_trainer.contract import (
     Membership,
     Progress,
     Report,
+    Silence,
 )
 
 REPORT_MAX_BYTES = PROGRESS_MAX_BYTES // 2
@@ -52,6 +53,9 @@ class Status:
         self._wall_clock = wall_clock
         self._log = EventLog(self.context)
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._news = 0
+        self._silence: Silence | None = None
         self._goodput = GoodputClock(clock())
         self._ticked_at = clock()
         self._has_ticked = False
@@ -85,6 +89,8 @@ class Status:
             self._membership, self._round = membership, round_number
             self._report, self._report_file, self._is_running = None, report_file, True
             self._goodput.restarted()
+            self._silence = None
+            self._tell_news()
 
     def stopped(self, *, fault: bool) -> None:
         """The training processes do not run; with fault, what follows until the next step is recovery."""
@@ -109,6 +115,23 @@ class Status:
         """What rank 0 said last in this round, if it runs here and said something."""
         with self._lock:
             return self._report
+
+    def heard(self, silence: Silence) -> None:
+        """Who gives no sign of life, as node rank 0 hears it; if nobody, that is no news after no news."""
+        heard = silence if silence.nodes or silence.store else None
+        with self._lock:
+            if heard != self._silence:
+                self._silence = heard
+                self._tell_news()
+
+    def await_news(self, seen: int, timeout_s: float) -> None:
+        """Returns when there is other news than these, or after the time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._news != seen, timeout_s)
+
+    def _tell_news(self) -> None:
+        self._news += 1
+        self._changed.notify_all()
 
     def tick(self) -> None:
         now = self._clock()
@@ -138,6 +161,8 @@ class Status:
                 "process_restarts": self._process_restarts,
                 "time": self._wall_clock().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 "hangs": self._hangs,
+                "silence": self._silence,
+                "news": self._news,
                 "failure": self._failure,
                 "goodput": self._goodput.goodput(),
             }

@@ -1,0 +1,108 @@
+"""Nodes that are lost before the control plane notices, and drains, with a real API server."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from support.api import Jobs
+from support.eventually import eventually
+from support.kubelet import Kubelet
+from support.operators import OperatorProcess
+
+pytestmark = pytest.mark.cluster
+Start = Callable[..., OperatorProcess]
+MEMBERSHIP = "training.deepseekjob.dev/membership"
+AGENT_PORT = 8471
+
+
+class Agent(ThreadingHTTPServer):
+    """Node rank 0's, which hears of its peers."""
+
+    daemon_threads = True
+
+    def __init__(self, ip: str) -> None:
+        self.silent: list[int] = []
+        super().__init__((ip, AGENT_PORT), _Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Agent
+
+    def do_GET(self) -> None:
+        silence = {"generation": 1, "nodes": self.server.silent}
+        report = {"version": 1, "generation": 1, "attempt": 1, "phase": "training", "step": 7, "silence": silence}
+        body = json.dumps(report).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@contextmanager
+def listening(address: str) -> Iterator[int]:
+    """A kubelet, as far as it takes connections."""
+    with socket.create_server((address, 0)) as server:
+        yield server.getsockname()[1]
+
+
+def told(jobs: Jobs, pod: str) -> dict[str, Any]:
+    annotations = jobs.api.get(f"{jobs.pods_path}/{pod}")["metadata"]["annotations"]
+    return dict(json.loads(annotations[MEMBERSHIP]))
+
+
+def reaches(jobs: Jobs, name: str, **wanted: object) -> dict[str, Any]:
+    """The status, once it has these values."""
+    eventually(
+        lambda: wanted.items() <= jobs.status(name).items(),
+        deadline_s=40,
+        what=f"{name} has {wanted}",
+        describe=lambda: jobs.describe(name),
+    )
+    return jobs.status(name)
+
+
+def test_a_worker_moves_away_from_a_lost_node_and_then_from_a_drained_one(jobs: Jobs, start_operator: Start) -> None:
+    agent = Agent("127.7.0.1")
+    with listening("127.7.1.1") as kubelet_port:
+        start_operator(kubelet_port=kubelet_port, progress_interval_s=0.2)
+        jobs.submit("away", replicas=3)
+        eventually(lambda: len(jobs.pods("away")) == 3, deadline_s=40, what="three pods")
+        here = Kubelet(jobs.api, jobs.namespace, node="here", ip="127.7.0.1", host_ip="127.7.1.1")
+        there = Kubelet(jobs.api, jobs.namespace, node="there", ip="127.7.0.2", host_ip="127.7.1.2")
+        for pod, node in zip(jobs.pods("away"), (here, there, here), strict=True):
+            node.run(pod)
+        reaches(jobs, "away", readyNodes="3/3", state="Running")
+
+        agent.silent = [1]
+        status = reaches(jobs, "away", generation=2)
+        assert [(f["reason"], f["node"], f["cause"]) for f in status["failures"]] == [
+            ("NodeLost", "there", "Infrastructure")
+        ]
+        assert [entry["node"] for entry in status["excludedNodes"]] == ["there"]
+        assert not status["planned"]
+        eventually(lambda: "away-worker-1-1" in jobs.live("away"), deadline_s=20, what="the replacement")
+        [replacement] = [pod for pod in jobs.pods("away") if pod["metadata"]["name"] == "away-worker-1-1"]
+        assert "there" in json.dumps(replacement["spec"]["affinity"])
+        here.run(replacement)
+        reaches(jobs, "away", readyNodes="3/3", launchedGeneration=2)
+
+        name = "away-worker-2-0"
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+        jobs.api.create(f"{jobs.pods_path}/{name}/eviction", eviction)
+        status = reaches(jobs, "away", generation=3, planned=True)
+        assert status["failures"][0]["cause"] == "Preempted"
+        eventually(lambda: told(jobs, "away-worker-0-0")["generation"] == 3, deadline_s=20, what="it is announced")
+        assert told(jobs, "away-worker-0-0")["planned"]
+        assert told(jobs, name)["generation"] == 2, "who leaves stays in its generation until it has saved"
+    agent.shutdown()
+    agent.server_close()
