@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
-from support.agents import DEADLINE_S, World, now, thaw, timed
+from deepseek_trainer.checkpoint import layout
+from deepseek_trainer.checkpoint.layout import read_manifest
+from support.agents import DEADLINE_S, SCRIPT, World, now, thaw, timed
 from support.eventually import eventually
+from support.runs import losses, run_config
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
@@ -57,9 +61,19 @@ def test_training_goes_on_after_each_fault(world: World) -> None:
     assert c.get("/healthz") == b"ok\n"
 
 
-def test_a_frozen_member_wakes_in_an_old_generation_and_does_no_harm(world: World) -> None:
+def test_a_frozen_member_wakes_in_an_old_generation_does_no_harm_and_ends(world: World) -> None:
     world.steps = 60
-    a, b, old = (world.start(name) for name in ("a", "b", "old"))
+    a, b, old = (
+        world.start(
+            name,
+            "--fence-grace-s=1",
+            str(SCRIPT),
+            str(world.shared),
+            str(world.steps),
+            DEEPSEEKJOB_CHECKPOINT_DIR=str(world.shared),
+        )
+        for name in ("a", "b", "old")
+    )
     world.announce(1, a, b, old, host=2)
     world.await_step(world=3)
     frozen = old.freeze()
@@ -67,14 +81,33 @@ def test_a_frozen_member_wakes_in_an_old_generation_and_does_no_harm(world: Worl
     world.announce(2, a, b, host=0)
     timed("the host of the store frozen, shrunk to 2", began, world.await_step(generation=2, world=2), a)
     thaw(frozen)
+    assert old.wait() == 69, "it must find out by itself that the world has gone on"
+    assert "it is not wanted any more" in old.last_words()["failure"]["message"]
     assert (a.wait(), b.wait()) == (0, 0), world.describe()
     log = world.log()
     assert [line["step"] for line in log][-1] == 60
     first = next(index for index, line in enumerate(log) if line["generation"] == 2)
     assert {(line["generation"], line["world"]) for line in log[first:]} == {(2, 2)}
-    assert old.process.poll() is None
-    assert old.progress()["generation"] == 1
     assert "leaving without" not in a.log() + b.log()
     assert a.last_words()["step"] == 60
-    old.signal(signal.SIGTERM)
-    assert old.wait() != 0
+
+
+def test_a_gang_of_one_that_wakes_beside_its_successor_neither_saves_nor_stays(
+    world: World, store_folder: Path, data_cache: Path
+) -> None:
+    """It lacks no peer, so that nothing but the fence of its checkpoints stops it."""
+    checkpoints = world.folder / "checkpoints"
+    config = run_config(checkpoints=checkpoints, data_cache=data_cache, every_steps=20, steps=100)
+    old = world.start_trainer("old", config)
+    world.announce(1, old)
+    eventually(lambda: old.step() > 20, deadline_s=DEADLINE_S, what="a checkpoint", describe=world.describe)
+    frozen = old.freeze()
+    successor = world.start_trainer("new", config)
+    world.announce(2, successor)
+    eventually(lambda: successor.step() > 40, deadline_s=DEADLINE_S, what="newer ones", describe=world.describe)
+    thaw(frozen)
+    assert old.wait() == 69
+    assert successor.wait() == 0
+    by = {read_manifest(folder).generation for _, folder in layout.checkpoints(checkpoints)}
+    assert by == {2}
+    assert list(losses(successor.log())) == list(range(int(successor.last_words()["resumedStep"]) + 1, 101))

@@ -21,6 +21,7 @@ from torch.distributed.elastic.rendezvous.api import RendezvousHandler, Rendezvo
 
 from deepseek_trainer.agent import checkers
 from deepseek_trainer.agent.departure import Departure
+from deepseek_trainer.agent.fence import Fence
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.membership import MembershipChanged, MembershipFile
 from deepseek_trainer.agent.network import free_port, own_address
@@ -90,6 +91,7 @@ class MembershipRendezvous(RendezvousHandler):
         self._clock = clock
         self._on_silence = on_silence
         self._silence: Silence | None = None
+        self._fence = Fence(settings.checkpoint_dir, settings.run_id, log, clock, fenced_s=settings.fence_grace_s)
         self._token = uuid.uuid4().hex
         self._servers = StoreServers(settings.pod_ip)
         self._session: Session | None = None
@@ -119,6 +121,10 @@ class MembershipRendezvous(RendezvousHandler):
             if membership is None or membership.generation <= self._abandoned_generation:
                 patience.wait(POLL_S, self._describe_absence)
                 continue
+            if self._fence.is_over(membership.generation):
+                self._fence.bear(membership.generation)
+                patience.wait(POLL_S, self._describe_absence)
+                continue
             if membership.planned and self._is_saved():
                 self.local_failure = None  # they ended because a peer's processes did, to move
             session = self._session_of(membership)
@@ -137,6 +143,8 @@ class MembershipRendezvous(RendezvousHandler):
         """1 when the workers must stop for another round or generation, else 0. Never blocks for long."""
         session = self._session
         if session is None or self._file.read() != session.membership:
+            return 1
+        if self._fence.is_over(session.membership.generation):
             return 1
         now = self._clock()
         if now - self._polled_at < _poll_interval_s(session.membership.nodes):
@@ -270,6 +278,8 @@ class MembershipRendezvous(RendezvousHandler):
         if start.preflight is not None:
             self._check_gang(session, start.preflight)
         self.local_failure = None
+        if membership.node_rank == 0:
+            self._fence.begin(membership.generation)
         self.joined = Joined(membership, session.round, start.culprit, start.host)
         bootstrap = RendezvousStoreInfo(master_addr=start.master_addr, master_port=start.master_port)
         return RendezvousInfo(session.torch_store(), membership.node_rank, membership.nodes, bootstrap)
@@ -329,7 +339,7 @@ class MembershipRendezvous(RendezvousHandler):
             raise StoreLost("no answer in time for the preflight")
 
     def _check_file(self, membership: Membership) -> None:
-        if self._file.read() != membership:
+        if self._file.read() != membership or self._fence.is_over(membership.generation):
             raise MembershipChanged
 
     def _describe_absence(self) -> str:

@@ -55,6 +55,8 @@ class Settings:
     """When a rank that has a pulse hangs."""
     report_hang: Limits
     """When a script hangs whose rank 0 writes reports and nobody a pulse."""
+    fence_grace_s: float
+    """How long an agent whose generation is over waits to be told a newer one, before it ends as UNAVAILABLE."""
     preflight: Plan | None
     """None: the gang is not checked before the first step."""
     command: tuple[str, ...]
@@ -107,6 +109,7 @@ def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
         departure_grace_s=options.departure_grace_s,
         hang=_hang(environ, floor_s=PULSE_FLOOR_S),
         report_hang=_hang(environ, floor_s=None),
+        fence_grace_s=options.fence_grace_s,
         preflight=_preflight(environ),
         command=command,
     )
@@ -131,6 +134,13 @@ def _parser() -> _Parser:
         default=30.0,
         metavar="SECONDS",
         help="how long to wait for a new generation when this pod succeeded but its peers vanished (default 30)",
+    )
+    parser.add_argument(
+        "--fence-grace-s",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long to wait to be told a newer generation when this pod's is over (default 120)",
     )
     parser.add_argument(
         "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="module to run, then its arguments"
