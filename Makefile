@@ -93,6 +93,10 @@ test-demo: setup ## make demo, and look at what it leaves
 test-e2e: setup ## helm install and real pods on two nodes
 	$(PYTEST) tests/e2e --ignore=tests/e2e/test_demo.py
 
+.PHONY: soak
+soak: setup ## an hour of jobs under up to 200 random faults, their data exactly once; five minutes of it are in test-cluster
+	DEEPSEEKJOB_SOAK_S=3600 $(PYTEST) -s tests/cluster/test_soak.py
+
 # ---- numbers ----------------------------------------------------------------------------------
 .PHONY: bench bench-control-plane bench-recovery
 bench: bench-control-plane bench-recovery ## all of the bench-… verbs; each ends with `ahead …` or `behind in …`

@@ -144,9 +144,7 @@ class Pod(AgentProcess):
 
     def freeze(self) -> list[int]:
         """Stops all processes of the pod; answers their PIDs, for `thaw`."""
-        children = _children(self.process.pid)
-        forks = [fork for child in children if (fork := fork_of(child)) is not None]
-        pids = [self.process.pid, *children, *forks]
+        pids = family(self.process.pid)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         return pids
@@ -158,10 +156,15 @@ def _children(pid: int) -> list[int]:
 
 
 def training_processes(agent: int) -> list[int]:
-    """PIDs of the processes that train under an agent: forks of its zygote, or its own children."""
+    """PIDs of the processes that train under an agent: forks of its own or another zygote, or its children."""
     children = _children(agent)
     forks = [fork for pid in children if _is_zygote(pid) for fork in _children(pid)]
-    return forks or [pid for pid in children if not _is_zygote(pid)]
+    return forks or [fork_of(pid) or pid for pid in children if not _is_zygote(pid)]
+
+
+def family(agent: int) -> list[int]:
+    """PIDs of an agent and of all that it has started."""
+    return list(dict.fromkeys([agent, *_children(agent), *training_processes(agent)]))
 
 
 def _is_zygote(pid: int) -> bool:
