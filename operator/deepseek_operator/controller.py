@@ -114,6 +114,10 @@ class Controller:
         """The states of all known jobs."""
         return [memory.state for memory in self._reconciler.memory.values() if memory.state]
 
+    def straggling(self) -> int:
+        """How many of them have a rank that is slower than the others."""
+        return sum(memory.straggling for memory in self._reconciler.memory.values())
+
     async def _list_all(self) -> None:
         self._before_resync()
         seen: set[JobKey] = set()

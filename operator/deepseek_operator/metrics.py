@@ -46,6 +46,9 @@ class Metrics:
         )
         self.leader = Gauge(f"{PREFIX}_leader", "1 where this replica leads, 0 where it waits.", registry=registry)
         self.jobs = Gauge(f"{PREFIX}_jobs", "DeepSeekJobs by state.", ["state"], registry=registry)
+        self.straggling = Gauge(
+            f"{PREFIX}_straggling_jobs", "DeepSeekJobs with a rank that is slower than the others.", registry=registry
+        )
         self.last_resync = Gauge(
             f"{PREFIX}_last_resync_timestamp_seconds", "When all jobs were last listed.", registry=registry
         )
@@ -58,8 +61,14 @@ class Metrics:
         self.api_requests.labels(verb, str(status)).inc()
         self.api_request_seconds.labels(verb).observe(seconds)
 
-    def count_jobs(self, states: Iterable[str]) -> None:
-        """Sets the gauge of jobs by state from the states of all jobs."""
+    def count_jobs(self, states: Iterable[str], straggling: int) -> None:
+        """Sets the gauges of jobs.
+
+        Args:
+            states: of all jobs.
+            straggling: how many of them have a slow rank.
+        """
         self.jobs.clear()
         for state in states:
             self.jobs.labels(state).inc()
+        self.straggling.set(straggling)

@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 import structlog
 from pydantic import ValidationError
 
-from deepseek_operator.api.names import MANAGED_BY_US, MAX_JOB_NAME, Reason
+from deepseek_operator.api.conditions import is_true
+from deepseek_operator.api.names import MANAGED_BY_US, MAX_JOB_NAME, ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, ObjectMeta
 from deepseek_operator.apply import Applied, Applier
 from deepseek_operator.cluster.client import KubeClient
@@ -61,6 +62,7 @@ class JobMemory:
 
     uid: str
     state: str = ""
+    straggling: bool = False
     version: str = ""
     """resourceVersion that our last status write made: the event that it causes is no news."""
     refusal: str | None = None
@@ -134,6 +136,7 @@ class Reconciler:
             plan = _with_refusal(plan, memory.refusal, observation)
         applied = await self._applier.apply(raw, job, plan, memory.note_version)
         memory.state = plan.status.state
+        memory.straggling = is_true(plan.status.conditions, ConditionType.STRAGGLING)
         memory.settled = ended(plan.status) and not plan.has_effects
         _log_pass(key, job, plan, applied)
         if memory.settled:

@@ -141,7 +141,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     stop = stop or asyncio.Event()
     async with AsyncExitStack() as stack:
         parts = await assemble(settings, stack)
-        app = build_app(parts.health, parts.metrics, lambda: parts.metrics.count_jobs(parts.controller.states()))
+        app = build_app(parts.health, parts.metrics, lambda: _count_jobs(parts))
         runner, port = await serve(app, settings.bind, settings.port)
         stack.push_async_callback(runner.cleanup)
         _on_signals(stop)
@@ -184,6 +184,10 @@ async def _lead(parts: Parts, stop: asyncio.Event) -> None:
             group.create_task(watch(registry, settings, partial(_on_signals, stop)), name="watch")
     finally:
         parts.metrics.leader.set(0)
+
+
+def _count_jobs(parts: Parts) -> None:
+    parts.metrics.count_jobs(parts.controller.states(), parts.controller.straggling())
 
 
 async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import get_args
 
+from deepseek_operator.api import names
 from deepseek_operator.decide.report import HANG_REASONS, HANGS_MAX, parse_report
 from deepseek_operator.decide.types import Progress, SettledHang
 from deepseek_trainer import contract
@@ -51,6 +52,12 @@ FULL = contract.Progress(
     failure=contract.Failure(
         kind="preflight", nodes=("gpu-1", "gpu-2"), rank=1, exit_code=1, signal="SIGKILL", message="RuntimeError: no"
     ),
+    stragglers=(
+        contract.Straggler(
+            rank=3, pod="demo-worker-3-0", node="gpu-3", busy_seconds=0.9, median_seconds=0.6, step_seconds=1.25
+        ),
+        contract.Straggler(rank=4, pod="demo-worker-4-0", busy_seconds=0.8, median_seconds=0.6, step_seconds=1.25),
+    ),
 )
 
 
@@ -62,13 +69,14 @@ def test_every_field_arrives() -> None:
     seen = parse_report(_wire(FULL))
     assert seen is not None
     said = FULL.model_dump(by_alias=False)
-    nested = {"checkpoint", "goodput", "failure", "hangs"}
+    nested = {"checkpoint", "goodput", "failure", "hangs", "stragglers"}
     for field in dataclasses.fields(Progress):
         if field.name not in nested:
             assert getattr(seen, field.name) == said[field.name], field.name
     assert seen.checkpoint == CHECKPOINT.model_dump(by_alias=True)
     assert seen.goodput == said["goodput"]
     assert seen.hangs == (SettledHang(**HANG.model_dump(exclude={"node"})),)
+    assert [dataclasses.asdict(slow) for slow in seen.stragglers or ()] == list(said["stragglers"])
     assert seen.failure == {
         "kind": "preflight",
         "nodes": ["gpu-1", "gpu-2"],
@@ -98,6 +106,11 @@ def test_nulls_are_no_values() -> None:
     assert parse_report(contract.Progress().model_dump_json(by_alias=True)) == Progress(phase="starting")
 
 
+def test_both_sides_bound_the_slow_ranks_alike() -> None:
+    assert contract.STRAGGLERS_MAX == names.STRAGGLERS_MAX
+
+
 def test_a_full_report_fits_the_termination_log() -> None:
-    longest = FULL.model_copy(update={"failure": contract.Failure(rank=1, exit_code=1, message="x" * 1024)})
+    said = FULL.model_copy(update={"stragglers": None})  # which last words leave out
+    longest = said.model_copy(update={"failure": contract.Failure(rank=1, exit_code=1, message="x" * 1024)})
     assert len(_wire(longest)) < contract.TERMINATION_LOG_MAX_BYTES

@@ -35,10 +35,29 @@ def test_a_step_has_its_number_its_end_and_its_seconds(file: Path) -> None:
     assert all(math.isnan(value) for value in (begun.moment, begun.step_s, begun.busy_s))
     pulse.enter("training")
     pulse.tick()
-    pulse.stepped(7, busy_s=0.5)
-    assert seen(file) == Pulse(7, "training", 3, 103.0, 103.0, 2.0, 0.5)
+    pulse.stepped(7)
+    assert seen(file)[:6] == (7, "training", 3, 103.0, 103.0, 2.0)
+    assert math.isnan(seen(file).busy_s)
     pulse.stepped(8)
     assert seen(file)[:6] == (8, "training", 4, 104.0, 104.0, 1.0)
+
+
+def test_what_is_left_of_a_step_besides_waiting_is_the_ranks_own_work(file: Path) -> None:
+    pulse = writer(file)
+    pulse.enter("training")  # at 101
+    with pulse.waiting():
+        pulse.tick()  # a wait of two seconds
+    with pytest.raises(OSError, match="lost"), pulse.waiting():
+        raise OSError("a peer was lost")  # after one
+    pulse.stepped(1)
+    assert seen(file)[-2:] == (6.0, 3.0)
+    pulse.stepped(2)
+    assert math.isnan(seen(file).busy_s), "a wait of the step before counts no more"
+    with pulse.waiting():
+        pulse.enter("evaluating")
+    pulse.enter("training")
+    pulse.stepped(3)
+    assert math.isnan(seen(file).busy_s), "a wait outside of steps counts for none"
 
 
 def test_an_evaluation_is_no_part_of_a_step(file: Path) -> None:
@@ -58,9 +77,13 @@ def test_an_evaluation_is_no_part_of_a_step(file: Path) -> None:
 @pytest.mark.parametrize("cut", [1, 8, 40, 60, 67])
 def test_a_record_that_was_torn_leaves_the_one_before(file: Path, cut: int) -> None:
     pulse = writer(file)
-    pulse.stepped(1, busy_s=0.5)
+    with pulse.waiting():
+        pulse.stepped(0)
+    with pulse.waiting():
+        pass
+    pulse.stepped(1)
     before, whole = seen(file), file.read_bytes()
-    pulse.stepped(2, busy_s=0.5)
+    pulse.stepped(2)
     after = file.read_bytes()
     (slot,) = [start for start in (0, 128) if whole[start : start + 128] != after[start : start + 128]]
     file.write_bytes(after[: slot + cut] + whole[slot + cut :])

@@ -63,6 +63,8 @@ AGENT_PORT = 8471
 MASTER_PORT = 29500
 TERMINATION_LOG_MAX_BYTES = 4096
 PROGRESS_MAX_BYTES = 65536
+STRAGGLERS_MAX = 16
+"""Slow ranks in a report."""
 
 
 class ExitCode(IntEnum):
@@ -212,6 +214,21 @@ class Silence(_Message):
     """The host of the generation's store can't be reached."""
 
 
+class Straggler(_Message):
+    """A rank for which the others wait: its own work in a step is persistently above the median of all ranks."""
+
+    rank: int
+    pod: str
+    node: str = ""
+    """Kubernetes' name of its node; empty where it is not known."""
+    busy_seconds: float
+    """Its own work in a step."""
+    median_seconds: float
+    """The median rank's; the others wait for the difference."""
+    step_seconds: float
+    """Wall seconds of a step."""
+
+
 class Progress(Report):
     """The answer of the agent's `/progress`, and the last words in the termination log (then with `failure`)."""
 
@@ -234,3 +251,5 @@ class Progress(Report):
     """Counted up when the round or the silent ones change. `/progress?wait=S&seen=N` answers when it is not N any more, or
     after S seconds."""
     failure: Failure | None = None
+    stragglers: tuple[Straggler, ...] | None = None
+    """Of node rank 0: the ranks that are slower than the others, the costliest `STRAGGLERS_MAX`; None: not known."""

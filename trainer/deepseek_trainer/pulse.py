@@ -12,7 +12,13 @@ a user's script may use it, in every rank:
         for batch in batches:
             ...
             pulse.tick()  # a part of a step, between collectives: tells the rank that is behind from those that wait
+        with pulse.waiting():  # around every collective: what is left of the step is this rank's own work
+            dist.all_reduce(...)
         pulse.stepped(step + 1)
+
+A rank that is slow makes all others wait for it, and its own step takes as long as theirs: only the own work tells it
+from them. Let the host wait for the collective inside of `waiting` (on a GPU synchronise before and after it, in some
+steps), or the wait is counted as work.
 """
 
 from __future__ import annotations
@@ -23,7 +29,8 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
@@ -67,6 +74,7 @@ class PulseWriter:
         self._map = None if path is None else _map(path)
         self._serial = 0
         self._began = clock()
+        self._waited_s: float | None = None
         self._pulse = Pulse(-1, "starting", 0, math.nan, self._began, math.nan, math.nan)
         self._write()
 
@@ -79,18 +87,29 @@ class PulseWriter:
     def enter(self, phase: Phase) -> None:
         """This rank is in that phase from now on; the next step begins now. Nothing when it is in it already."""
         if phase != self._pulse.phase:
-            self._began = self._clock()
+            self._began, self._waited_s = self._clock(), None
             self._touch(self._began, phase=phase)
 
     def tick(self) -> None:
         """A part of a step is done."""
         self._touch(self._clock())
 
-    def stepped(self, step: int, *, busy_s: float = math.nan) -> None:
-        """An optimizer step has ended, and the next one begins."""
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done in here is waiting for other ranks, and no work of this one's own."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._waited_s = (self._waited_s or 0.0) + self._clock() - began
+
+    def stepped(self, step: int) -> None:
+        """An optimizer step has ended, and the next one begins. Its own work is known if it waited anywhere."""
         now = self._clock()
-        self._touch(now, step=step, moment=now, step_s=now - self._began, busy_s=busy_s)
-        self._began = now
+        step_s = now - self._began
+        busy_s = math.nan if self._waited_s is None else step_s - self._waited_s
+        self._touch(now, step=step, moment=now, step_s=step_s, busy_s=busy_s)
+        self._began, self._waited_s = now, None
 
     def _touch(self, now: float, **changes: object) -> None:
         self._pulse = self._pulse._replace(ticks=self._pulse.ticks + 1, touched=now, **changes)  # type: ignore[arg-type]

@@ -28,6 +28,7 @@ from deepseek_trainer.data.ledger import Batch, Ledger
 from deepseek_trainer.data.prepare import prepare
 from deepseek_trainer.data.sequences import Sequences
 from deepseek_trainer.distributed import sharding
+from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import DataError, PreemptedError, TrainerError
 from deepseek_trainer.evaluate import validation_loss
@@ -52,6 +53,7 @@ class Run:
     data: Sequences
     model: Any
     optimizer: torch.optim.Optimizer
+    waits: Waits
     checkpoints: Writer | None
     """None: nothing is saved."""
 
@@ -77,17 +79,21 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     while ledger.step < training.steps:
         rate = schedule.learning_rate(config.trainer.optimizer, step=ledger.step, total_steps=training.steps)
         adamw.set_learning_rate(run.optimizer, rate)
+        run.waits.begin(ledger.step)
         batch = ledger.batch()
         loss = _accumulate(run, batch, tokens_per_step)
-        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.trainer.optimizer.gradient_clip)
+        with run.waits.collective():
+            norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.trainer.optimizer.gradient_clip)
         run.optimizer.step()
         run.optimizer.zero_grad()
         ledger = ledger.advance(batch)
 
         # The ranks agree on the loss, and on whether to stop after this step.
-        loss, stopping = world.total(loss, float(stop.requested))
+        with run.waits.collective():
+            loss, stopping = world.total(loss, float(stop.requested))
+            grad_norm = sharding.global_norm(norm)
         speed = progress.stepped(ledger.step, tokens_per_step)
-        _tell(run, ledger, loss=loss, lr=rate, grad_norm=sharding.global_norm(norm), tokens_per_second=speed)
+        _tell(run, ledger, loss=loss, lr=rate, grad_norm=grad_norm, tokens_per_second=speed)
 
         last = ledger.step == training.steps
         if last or (not stopping and _due(ledger.step, config.trainer.evaluation.every_steps)):
@@ -122,7 +128,8 @@ def _set_up(
     found = None if checkpoints is None else _find(checkpoints, ledger, world)
     model = _make(source, world) if found is None else source.bare()
     parameters = build.parameter_count(model)
-    sharding.shard(model, world, training.precision)
+    waits = Waits(progress.pulse, world.device)
+    sharding.shard(model, world, training.precision, waits)
     log.info(
         "set up %s",
         fields(
@@ -139,7 +146,7 @@ def _set_up(
         ),
     )
     progress.update(unigram_entropy=info.unigram_entropy)
-    run = Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), checkpoints)
+    run = Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), waits, checkpoints)
     return run, ledger, found
 
 

@@ -39,6 +39,8 @@ MASTER_PORT = 29500
 MAX_JOB_NAME = 45
 """`<job>-worker-<slot>-<incarnation>` must stay within 63 characters."""
 PROGRESS_MAX_BYTES = 65536
+STRAGGLERS_MAX = 16
+"""Slow ranks in a report."""
 
 
 class Env:
@@ -136,6 +138,8 @@ class ConditionType(StrEnum):
     """At least one committed checkpoint exists to resume from."""
     RESTARTING = "Restarting"
     """The job is on its way back to a checkpoint."""
+    STRAGGLING = "Straggling"
+    """Ranks are persistently slower than the others, who wait for them in each step. Nothing follows from it."""
     COMPLETE = "Complete"
     """Terminal: every worker ended with exit status 0, or the one that lifecycle.successPolicy asks for."""
     FAILED = "Failed"
@@ -187,5 +191,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     REFUSED = "Refused"
     """The API server refuses what the job needs: a quota, a policy, RBAC, or a name that is taken."""
+    SLOW_RANKS = "SlowRanks"
+    NOT_MEASURED = "NotMeasured"
     FINISHED = "Finished"
     AS_EXPECTED = "AsExpected"

@@ -25,10 +25,11 @@
         topology    node ranks in the order of the nodes
         readiness   which pods are ready, and what the others wait for
         running     whether training makes steps
+        straggling  which ranks the others wait for
         accounted   an ended job's active time
 
     at rest
-        training, headway, deadlines, resting, accounted
+        training, headway, deadlines, resting, straggling, accounted
 
     settle      conditions and state; whether any of it is worth a write
 
@@ -65,6 +66,7 @@ from deepseek_operator.decide.running import running
 from deepseek_operator.decide.settle import settle
 from deepseek_operator.decide.snapshot import snapshot
 from deepseek_operator.decide.standby import standby
+from deepseek_operator.decide.straggling import straggling
 from deepseek_operator.decide.suspension import resumption, suspension
 from deepseek_operator.decide.topology import topology
 from deepseek_operator.decide.training import training
@@ -107,9 +109,10 @@ AT_WORK: tuple[Policy, ...] = (
     topology,
     readiness,
     running,
+    straggling,
     accounted,
 )
-AT_REST: tuple[Policy, ...] = (training, headway, deadlines, resting, accounted)
+AT_REST: tuple[Policy, ...] = (training, headway, deadlines, resting, straggling, accounted)
 
 
 def decide(seen: Observation) -> Plan:

@@ -30,6 +30,7 @@ def invalid_status(status: Status, message: str, generation: int, now: datetime)
         Fact(ConditionType.RUNNING, "False", reason),
         Fact(ConditionType.CHECKPOINTED, "False", reason) if status.checkpoint is None else None,
         Fact(ConditionType.RESTARTING, "False", reason),
+        Fact(ConditionType.STRAGGLING, "False", reason),
         Fact(ConditionType.COMPLETE, "False", reason),
         Fact(ConditionType.FAILED, "True", reason, message),
         Fact(ConditionType.RECONCILING, "False", reason),

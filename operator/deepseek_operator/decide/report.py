@@ -15,8 +15,8 @@ from datetime import datetime
 from typing import Any
 
 from deepseek_operator.api.conditions import rfc3339
-from deepseek_operator.api.names import PROGRESS_MAX_BYTES
-from deepseek_operator.decide.types import Progress, SettledHang, Silence
+from deepseek_operator.api.names import PROGRESS_MAX_BYTES, STRAGGLERS_MAX
+from deepseek_operator.decide.types import Progress, SettledHang, Silence, Straggler
 
 INT_MAX = 2**53
 """Integers above are not exact in every JSON reader; no counter of ours gets there."""
@@ -70,6 +70,7 @@ def report_from(found: Mapping[str, Any]) -> Progress:
         silence=_silence(found.get("silence")),
         news=_count(found.get("news")) or 0,
         failure=_failure(found.get("failure")),
+        stragglers=_stragglers(found.get("stragglers")),
     )
 
 
@@ -160,9 +161,25 @@ def _silence(value: Any) -> Silence | None:
 
 
 def _nodes(value: Any) -> list[str]:
-    """Names of nodes: whatever else is in the list is left out."""
+    """Names of nodes, or of pods: whatever else is in the list is left out."""
     names = value if isinstance(value, list) else []
     return [name for name in names if isinstance(name, str) and _NODE_NAME.fullmatch(name)][:NODES_MAX]
+
+
+def _stragglers(value: Any) -> tuple[Straggler, ...] | None:
+    """The slow ranks, each whole; half of one names nobody."""
+    if not isinstance(value, list):
+        return None
+    found = (_straggler(part) for part in value[:STRAGGLERS_MAX] if isinstance(part, dict))
+    return tuple(straggler for straggler in found if straggler is not None)
+
+
+def _straggler(value: Mapping[str, Any]) -> Straggler | None:
+    rank, pod, node = _count(value.get("rank")), _nodes([value.get("pod")]), _nodes([value.get("node")])
+    busy_s, median_s, step_s = (_number(value.get(f"{kind}Seconds")) for kind in ("busy", "median", "step"))
+    if rank is None or not pod or busy_s is None or median_s is None or step_s is None:
+        return None
+    return Straggler(rank, pod[0], node[0] if node else "", busy_s, median_s, step_s)
 
 
 def _failure(value: Any) -> dict[str, Any] | None:

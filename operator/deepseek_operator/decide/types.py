@@ -84,6 +84,21 @@ class Silence:
 
 
 @dataclass(frozen=True, slots=True)
+class Straggler:
+    """A rank that is persistently slower than the others, as node rank 0's agent finds. Seconds are those of a step."""
+
+    rank: int
+    pod: str
+    node: str
+    """Empty where it is not known."""
+    busy_seconds: float
+    """Its own work."""
+    median_seconds: float
+    """The median rank's own work: the others wait for the difference."""
+    step_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What the agent of a worker said at `/progress`, or last in its termination message; already validated.
 
@@ -115,6 +130,8 @@ class Progress:
     silence: Silence | None = None
     news: int = 0
     failure: dict[str, Any] | None = None
+    stragglers: tuple[Straggler, ...] | None = None
+    """Ranks that are slower than the others; None: that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

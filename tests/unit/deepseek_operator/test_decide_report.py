@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from deepseek_operator.api.names import STRAGGLERS_MAX
 from deepseek_operator.api.v1alpha1 import Status
 from deepseek_operator.decide.report import parse_report, report_from
 from deepseek_operator.decide.training import progress_fields
-from deepseek_operator.decide.types import Progress
+from deepseek_operator.decide.types import Progress, Straggler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.make import make_checkpoint
@@ -44,6 +45,22 @@ WHOLE: dict[str, Any] = {
         "signal": "SIGKILL",
         "message": "killed",
     },
+    "stragglers": [
+        {
+            "rank": 3,
+            "pod": "demo-worker-3-0",
+            "node": "gpu-3",
+            "busySeconds": 0.9,
+            "medianSeconds": 0.6,
+            "stepSeconds": 1,
+        },
+        {"rank": 4, "pod": "demo-worker-4-0", "busySeconds": 0.9, "medianSeconds": 0.6, "stepSeconds": 1, "more": 7},
+        {"rank": -5, "pod": "demo-worker-5-0", "busySeconds": 0.9, "medianSeconds": 0.6, "stepSeconds": 1},
+        {"rank": 6, "pod": "two\nlines", "busySeconds": 0.9, "medianSeconds": 0.6, "stepSeconds": 1},
+        {"rank": 7, "pod": "demo-worker-7-0", "busySeconds": float("inf"), "medianSeconds": 0.6, "stepSeconds": 1},
+        {"rank": 8, "pod": "demo-worker-8-0", "medianSeconds": 0.6, "stepSeconds": 1},
+        "rank 9",
+    ],
     "fieldOfTomorrow": [1, 2],
 }
 
@@ -76,7 +93,18 @@ def test_whole_report_is_read() -> None:
             "signal": "SIGKILL",
             "message": "killed",
         },
+        stragglers=(
+            Straggler(3, "demo-worker-3-0", "gpu-3", 0.9, 0.6, 1.0),
+            Straggler(4, "demo-worker-4-0", "", 0.9, 0.6, 1.0),
+        ),
     )
+
+
+def test_of_slow_ranks_a_bounded_number_is_read() -> None:
+    many = [{**WHOLE["stragglers"][0], "rank": rank} for rank in range(5000)]
+    assert len(report_from({"stragglers": many}).stragglers or ()) == STRAGGLERS_MAX
+    assert report_from({"stragglers": []}).stragglers == ()
+    assert report_from({"stragglers": "all"}).stragglers is None
 
 
 @pytest.mark.parametrize(

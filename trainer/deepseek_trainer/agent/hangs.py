@@ -88,6 +88,10 @@ class Hangs:
         for watchdog in (*self._watchdogs.values(), self._report_watchdog):
             watchdog.restarted()
 
+    def pulse_files(self) -> dict[int, Path]:
+        """The file of each rank's pulse, by global rank."""
+        return {rank.rank: rank.pulse for rank in self._ranks}
+
     def found(self) -> Failure | None:
         """Settles a hang, if there is one, and answers the failure that stands for it; None: there is none.
 

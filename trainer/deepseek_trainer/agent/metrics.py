@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from deepseek_trainer.contract import Goodput, Progress
+from deepseek_trainer.pulse import Pulse
 
 GAUGES = {
     "step": "Optimizer steps done.",
@@ -25,13 +27,19 @@ GAUGES = {
     "node_rank": "Rank of this pod.",
 }
 LABELS = ("job", "pod")
+RANK_GAUGES = {
+    "step": "Optimizer steps done by a rank of this pod.",
+    "step_seconds": "Wall seconds of its last step.",
+    "own_work_seconds": "Seconds of it in which the rank worked and did not wait for others, where that is measured.",
+}
 
 
 class ProgressCollector(Collector):
-    """One sample for each field of the progress that has a value."""
+    """One sample for each field of the progress that has a value, and for each rank of the pod that makes steps."""
 
-    def __init__(self, progress: Callable[[], Progress]) -> None:
+    def __init__(self, progress: Callable[[], Progress], pulses: Callable[[], Mapping[int, Pulse]]) -> None:
         self._progress = progress
+        self._pulses = pulses
 
     def collect(self) -> Iterator[Metric]:
         progress = self._progress()
@@ -54,10 +62,23 @@ class ProgressCollector(Collector):
         for kind, spent in (progress.goodput or Goodput()).model_dump().items():
             seconds.add_metric((*labels, kind), spent)
         yield seconds
+        yield from self._ranks(labels)
+
+    def _ranks(self, labels: tuple[str, str]) -> Iterator[Metric]:
+        pulses = self._pulses()
+        for name, text in RANK_GAUGES.items():
+            family = GaugeMetricFamily(f"deepseekjob_rank_{name}", text, labels=(*LABELS, "rank"))
+            for rank, pulse in pulses.items():
+                value = {"step": pulse.step, "step_seconds": pulse.step_s, "own_work_seconds": pulse.busy_s}[name]
+                if math.isfinite(value):
+                    family.add_metric((*labels, str(rank)), value)
+            yield family
 
 
-def exposition(progress: Callable[[], Progress]) -> Callable[[], bytes]:
+def exposition(
+    progress: Callable[[], Progress], pulses: Callable[[], Mapping[int, Pulse]] = dict
+) -> Callable[[], bytes]:
     """The text of /metrics, with a registry of its own."""
     registry = CollectorRegistry()
-    registry.register(ProgressCollector(progress))
+    registry.register(ProgressCollector(progress, pulses))
     return lambda: generate_latest(registry)

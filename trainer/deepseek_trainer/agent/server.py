@@ -34,7 +34,7 @@ class AgentServer(ThreadingHTTPServer):
         self.address_family = AF_INET6 if address and ":" in address else AF_INET
         super().__init__((address or "", port), _Handler)
         self.status = status
-        self.metrics = exposition(status.progress)
+        self.metrics = exposition(status.progress, status.pulses)
 
     def server_bind(self) -> None:
         """As a plain TCP server: the HTTP server's own version waits for a reverse look-up of the address."""

@@ -92,6 +92,21 @@ class Session:
         """Everyone's entry, by node rank; only once the round has started."""
         return [Entry.model_validate_json(text) for text in self._link.get(self._all("entry"))]
 
+    def entry(self, node_rank: int) -> Entry:
+        """One node's entry; only once the round has started."""
+        return Entry.model_validate_json(self._link.get([self._key("entry", node_rank)])[0])
+
+    def say(self, what: str, text: str) -> None:
+        """Says something as this node, in place of what it said before."""
+        self._link.set(self._key(what, self.membership.node_rank), text)
+
+    def said(self, what: str, ranks: list[int]) -> dict[int, str]:
+        """What each of these nodes said last; none for a silent one. Two calls, or one more a node if any is silent."""
+        keys = {rank: self._key(what, rank) for rank in ranks}
+        if not self._link.check(list(keys.values())):
+            keys = {rank: key for rank, key in keys.items() if self._link.check([key])}
+        return dict(zip(keys, self._link.get(list(keys.values())), strict=True)) if keys else {}
+
     def tell(self, what: str, text: str) -> None:
         """Says something as this node, once in the round."""
         self._link.claim(self._key(what, self.membership.node_rank), text)
@@ -144,8 +159,7 @@ class Session:
 
     def beats_of(self, ranks: list[int]) -> dict[int, str]:
         """The last beat of each of these nodes; none for a node that never beat."""
-        seen = [rank for rank in ranks if self._link.check([self._key("beat", rank)])]
-        return dict(zip(seen, self._link.get([self._key("beat", rank) for rank in seen]), strict=True)) if seen else {}
+        return self.said("beat", ranks) if ranks else {}
 
     def finish(self) -> None:
         self._link.claim(self._key("finished"), "1")

@@ -17,6 +17,8 @@ from deepseek_trainer.preflight.records import Plan
 PULSE_FLOOR_S = 60
 """Least patience with ranks that have a pulse. A script that has none, and tells no phases either, can't be told from one
 that evaluates, so its floor is the timeout."""
+STRAGGLER_WINDOW_S = "DEEPSEEKJOB_STRAGGLER_WINDOW_S"
+"""Seconds of steps that are judged together to find a slow rank; three such windows in a row name one."""
 
 BUILT_IN = ("-m", "deepseek_trainer")
 
@@ -57,6 +59,8 @@ class Settings:
     """When a script hangs whose rank 0 writes reports and nobody a pulse."""
     fence_grace_s: float
     """How long an agent whose generation is over waits to be told a newer one, before it ends as UNAVAILABLE."""
+    straggler_window_s: float
+    """Over how long a rank's steps are judged together; longer in a large world."""
     preflight: Plan | None
     """None: the gang is not checked before the first step."""
     command: tuple[str, ...]
@@ -110,6 +114,7 @@ def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
         hang=_hang(environ, floor_s=PULSE_FLOOR_S),
         report_hang=_hang(environ, floor_s=None),
         fence_grace_s=options.fence_grace_s,
+        straggler_window_s=_number(environ, STRAGGLER_WINDOW_S, 10, low=1, high=86_400),
         preflight=_preflight(environ),
         command=command,
     )

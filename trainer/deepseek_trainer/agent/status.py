@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +27,9 @@ from deepseek_trainer.contract import (
     Progress,
     Report,
     Silence,
+    Straggler,
 )
+from deepseek_trainer.pulse import Pulse
 
 REPORT_MAX_BYTES = PROGRESS_MAX_BYTES // 2
 HEALTHY_S = 60.0
@@ -69,6 +71,8 @@ class Status:
         self._report_file: Path | None = None
         self._complaint = ""
         self._is_running = False
+        self._pulses: Mapping[int, Pulse] = {}
+        self._stragglers: tuple[Straggler, ...] | None = None
         self._faulted = False
         self._has_reported = False
 
@@ -88,6 +92,7 @@ class Status:
                 self._process_restarts += 1
             self._membership, self._round = membership, round_number
             self._report, self._report_file, self._is_running = None, report_file, True
+            self._pulses, self._stragglers = {}, None
             self._goodput.restarted()
             self._silence = None
             self._tell_news()
@@ -98,6 +103,7 @@ class Status:
             self._advance()
             self._read_report()
             self._is_running = False
+            self._pulses, self._stragglers = {}, None
             self._faulted = self._faulted or fault
 
     def failed(self, failure: Failure, membership: Membership | None = None) -> None:
@@ -142,6 +148,21 @@ class Status:
                 self._read_at = now
                 self._read_report()
 
+    def paced(self, pulses: Mapping[int, Pulse]) -> None:
+        """The last step of each rank of this pod."""
+        with self._lock:
+            self._pulses = pulses
+
+    def judged(self, stragglers: tuple[Straggler, ...]) -> None:
+        """Which ranks of the job are slower than the others, as node rank 0 finds."""
+        with self._lock:
+            self._stragglers = stragglers
+
+    def pulses(self) -> Mapping[int, Pulse]:
+        """The last step of each rank of this pod that has made one since the processes started."""
+        with self._lock:
+            return self._pulses
+
     def goodput(self) -> Goodput:
         with self._lock:
             return self._goodput.goodput()
@@ -164,6 +185,7 @@ class Status:
                 "silence": self._silence,
                 "news": self._news,
                 "failure": self._failure,
+                "stragglers": self._stragglers,
                 "goodput": self._goodput.goodput(),
             }
             return Progress.model_validate(fields)

@@ -36,6 +36,7 @@ from deepseek_trainer.agent.handler import MembershipRendezvous, ProcessRestarts
 from deepseek_trainer.agent.hangs import Hangs
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.output import Output
+from deepseek_trainer.agent.pace import Pace
 from deepseek_trainer.agent.prewarm import Prewarm
 from deepseek_trainer.agent.rounds import FATAL, RETRYABLE_ELSEWHERE, LocalFailure
 from deepseek_trainer.agent.settings import Settings
@@ -85,6 +86,7 @@ class Supervisor(LocalElasticAgent):
         self._status = status
         self._log = log
         self._prewarm = prewarm
+        self._pace = Pace(settings, status, log)
         self._pause = pause
         self._environment = environment
         self._hangs = Hangs(settings, handler, status, log, pause=pause)
@@ -121,6 +123,7 @@ class Supervisor(LocalElasticAgent):
                     self._let_save()
                 self._restart(group, fault=not planned)
                 continue
+            self._pace.turn(self._handler.session)
             result = self._monitor_workers(group)
             group.state = result.state
             if result.state == WorkerState.SUCCEEDED and self._depart():
@@ -179,6 +182,7 @@ class Supervisor(LocalElasticAgent):
         started = super()._start_workers(worker_group)
         ranks = (worker.global_rank for worker in worker_group.workers)
         self._hangs.started(self._start, {i: (rank, int(started[i])) for i, rank in enumerate(ranks)})
+        self._pace.begin(self._hangs.pulse_files())
         self._log.info(
             "training processes started",
             node_rank=worker_group.group_rank,

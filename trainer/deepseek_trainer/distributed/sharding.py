@@ -9,18 +9,21 @@ mixed-precision policy. The plan here is its plan for DeepSeek-V3: each decoder 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 
 
-def shard(model: Any, world: World, precision: Literal["fp32", "bf16"]) -> FSDPModule:
-    """Shards a CPU model in place over all ranks and moves it to the world's device.
+def shard(model: Any, world: World, precision: Literal["fp32", "bf16"], waits: Waits) -> FSDPModule:
+    """Shards a CPU model in place over all ranks and moves it to the world's device. Its collectives tell `waits`.
 
     In bf16 the forward and backward pass are in bf16; weights, the gradients' sum and the optimizer stay in fp32.
     The router too: its bias moves in steps that bf16 would round away.
@@ -35,7 +38,46 @@ def shard(model: Any, world: World, precision: Literal["fp32", "bf16"]) -> FSDPM
             fully_shard(layer.mlp.gate, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.float32))
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     sharded: FSDPModule = fully_shard(model, mesh=mesh, mp_policy=policy)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_custom_all_gather(_AllGather(waits))  # type: ignore[arg-type]  # its base class is private
+            module.set_custom_reduce_scatter(_ReduceScatter(waits))  # type: ignore[arg-type]  # likewise
     return sharded
+
+
+class _Collective:
+    """What FSDP2 calls in place of its own collectives: the same ones, in the same memory, measured."""
+
+    def __init__(self, waits: Waits) -> None:
+        self._waits = waits
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+
+class _AllGather(_Collective):
+    def __call__(
+        self,
+        output_tensor: torch.Tensor,
+        input_tensor: torch.Tensor,
+        group: dist.ProcessGroup,
+        async_op: bool = False,
+    ) -> dist.Work | None:
+        with self._waits.collective():
+            return dist.all_gather_single(output_tensor, input_tensor, group=group, async_op=async_op)
+
+
+class _ReduceScatter(_Collective):
+    def __call__(
+        self,
+        output_tensor: torch.Tensor,
+        input_tensor: torch.Tensor,
+        group: dist.ProcessGroup,
+        op: dist.ReduceOp,
+        async_op: bool = False,
+    ) -> dist.Work | None:
+        with self._waits.collective():
+            return dist.reduce_scatter_single(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
 
 
 def sync_on_last(model: FSDPModule, *, last: bool) -> None:

@@ -1,0 +1,103 @@
+"""One of two ranks is slowed down: node rank 0 names it, with its pod; and nobody as long as both are alike."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deepseek_trainer.agent.settings import STRAGGLER_WINDOW_S
+from support.agents import DEADLINE_S, Pod, World
+from support.eventually import eventually
+from support.runs import run_config
+
+pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
+
+PERIOD_S = 0.05
+_OWN_WORK = re.compile(r'^deepseekjob_rank_own_work_seconds\{.*rank="(\d+)"\} (\S+)$', re.MULTILINE)
+
+
+@contextlib.contextmanager
+def half_stopped(pid: int) -> Iterator[None]:
+    """The process gets half of the time: as one does whose core is another's as well."""
+    over = threading.Event()
+
+    def slow_down() -> None:
+        for number in (signal.SIGSTOP, signal.SIGCONT) * 10_000:
+            os.kill(pid, number)
+            if over.wait(PERIOD_S):
+                break
+        os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=slow_down)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def own_work_s(pod: Pod) -> dict[int, float]:
+    """Seconds of the last step, by rank, as the pod's metrics have them."""
+    return {int(rank): float(seconds) for rank, seconds in _OWN_WORK.findall(pod.get("/metrics").decode())}
+
+
+def test_a_slow_rank_is_named_until_it_is_fast_again(world: World, store_folder: Path, data_cache: Path) -> None:
+    config = run_config(
+        checkpoints=world.folder / "checkpoints",
+        data_cache=data_cache,
+        every_steps=0,
+        steps=100_000,
+        globalBatchSize=8,
+        microBatchSize=4,
+        sequenceLength=128,
+    )
+    config["checkpoint"] = None
+    pods = [world.start_trainer(f"pod-{rank}", config, **{STRAGGLER_WINDOW_S: "1"}) for rank in range(2)]
+    world.announce(1, *pods)
+
+    def stragglers() -> list[dict[str, Any]] | None:
+        said: list[dict[str, Any]] | None = pods[0].progress().get("stragglers")
+        return said
+
+    def await_stragglers(wanted: list[int]) -> float:
+        began = time.monotonic()
+        eventually(
+            lambda: (said := stragglers()) is not None and [slow["rank"] for slow in said] == wanted,
+            deadline_s=DEADLINE_S,
+            what=f"{wanted} named",
+            describe=lambda: f"{stragglers()} {own_work_s(pods[0])} {own_work_s(pods[1])} {world.describe()}",
+        )
+        return time.monotonic() - began
+
+    await_stragglers([])
+    print(f"own work in a step, both alike: {own_work_s(pods[0]) | own_work_s(pods[1])}")
+    assert own_work_s(pods[0]).keys() == {0}, "a pod tells of its own ranks"
+    assert "stragglers" not in pods[1].progress(), "node rank 0 judges"
+
+    (pid,) = _trainers(pods[1])
+    with half_stopped(pid):
+        named_s = await_stragglers([1])
+        (slow,) = stragglers() or [{}]
+        print(f"half stopped: rank 1 named after {named_s:.1f} s, {slow}")
+        assert slow["pod"] == pods[1].name
+        assert slow["busySeconds"] > slow["medianSeconds"]
+    print(f"no more named {await_stragglers([]):.1f} s after it runs freely")
+    assert all(pod.process.poll() is None for pod in pods), "nothing is restarted for it"
+
+
+def _trainers(pod: Pod) -> list[int]:
+    """PIDs of the training processes themselves, which a prewarmed pod forks from its zygote."""
+    return [
+        int(pid)
+        for zygote in pod.zygotes()
+        for pid in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
+    ]
