@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -10,10 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from deepseek_trainer.agent.settings import STRAGGLER_WINDOW_S
+from deepseek_trainer.distributed.waits import MEASURED_EVERY, Waits
+from deepseek_trainer.pulse import PulseWriter, read
 from support.agents import DEADLINE_S, Pod, World
 from support.eventually import eventually
 from support.runs import run_config
@@ -101,3 +106,24 @@ def _trainers(pod: Pod) -> list[int]:
         for zygote in pod.zygotes()
         for pid in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
     ]
+
+
+def test_where_a_collective_does_not_block_the_host_few_steps_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, waited_for_device = 0, list[int]()
+    fake = SimpleNamespace(synchronize=lambda: waited_for_device.append(step))
+    monkeypatch.setattr(torch, "get_device_module", lambda device: fake)
+    pulse = PulseWriter(tmp_path / "pulse")
+    waits = Waits(pulse, torch.device("cuda", 0))
+    measured = []
+    for step in range(2 * MEASURED_EVERY + 1):
+        waits.begin(step)
+        with waits.collective():
+            pass
+        pulse.stepped(step)
+        seen = read(tmp_path / "pulse")
+        if seen is not None and math.isfinite(seen.busy_s):
+            measured.append(step)
+    assert measured == [0, MEASURED_EVERY, 2 * MEASURED_EVERY]
+    assert waited_for_device == sorted(2 * measured), "before and after the collective, and in no other step"
