@@ -22,6 +22,7 @@ from deepseek_trainer.pulse import PulseWriter, read
 from support.agents import DEADLINE_S, Pod, World
 from support.eventually import eventually
 from support.runs import run_config
+from support.zygote import fork_of
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
@@ -88,8 +89,8 @@ def test_a_slow_rank_is_named_until_it_is_fast_again(world: World, store_folder:
     assert own_work_s(pods[0]).keys() == {0}, "a pod tells of its own ranks"
     assert "stragglers" not in pods[1].progress(), "node rank 0 judges"
 
-    (pid,) = _trainers(pods[1])
-    with half_stopped(pid):
+    (stand_in,) = pods[1].children()
+    with half_stopped(fork_of(stand_in) or stand_in):
         named_s = await_stragglers([1])
         (slow,) = stragglers() or [{}]
         print(f"half stopped: rank 1 named after {named_s:.1f} s, {slow}")
@@ -97,15 +98,6 @@ def test_a_slow_rank_is_named_until_it_is_fast_again(world: World, store_folder:
         assert slow["busySeconds"] > slow["medianSeconds"]
     print(f"no more named {await_stragglers([]):.1f} s after it runs freely")
     assert all(pod.process.poll() is None for pod in pods), "nothing is restarted for it"
-
-
-def _trainers(pod: Pod) -> list[int]:
-    """PIDs of the training processes themselves, which a prewarmed pod forks from its zygote."""
-    return [
-        int(pid)
-        for zygote in pod.zygotes()
-        for pid in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
-    ]
 
 
 def test_where_a_collective_does_not_block_the_host_few_steps_are_measured(
