@@ -120,9 +120,9 @@ class Pod(AgentProcess):
         staged.write_text(text)
         staged.replace(self.membership)
 
-    def forks(self) -> list[int]:
-        """PIDs of prewarmed training processes themselves."""
-        return [pid for zygote in self.zygotes() for pid in _children(zygote)]
+    def trainers(self) -> list[int]:
+        """PIDs of the training processes themselves, forked or not."""
+        return [fork_of(pid) or pid for pid in self.children()]
 
     def zygotes(self) -> list[int]:
         """PIDs of the processes from which training processes are forked."""

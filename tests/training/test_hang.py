@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.agents import DEADLINE_S, PLAIN, Pod, World, now, timed
+from support.agents import DEADLINE_S, PLAIN, Pod, World, now, thaw, timed
 from support.eventually import eventually
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
-QUICK = {"DEEPSEEKJOB_HANG_FACTOR": "2", "DEEPSEEKJOB_HANG_FLOOR_S": "2", "DEEPSEEKJOB_HANG_TIMEOUT_S": "120"}
+QUICK = {
+    "DEEPSEEKJOB_HANG_FACTOR": "2",
+    "DEEPSEEKJOB_HANG_FLOOR_S": "2",
+    "DEEPSEEKJOB_HANG_TIMEOUT_S": "120",
+    "DEEPSEEKJOB_MAX_PROCESS_RESTARTS": "9",
+}
 
 
 def gang(world: World, **environ: str) -> list[Pod]:
@@ -46,10 +51,11 @@ def stacks(hang: dict[str, Any]) -> list[str]:
     return [(Path(hang["stacks"]) / f"rank-{rank}.txt").read_text() for rank in range(2)]
 
 
-def test_a_stopped_rank_and_one_that_sleeps_for_ever(world: World) -> None:
+def test_ranks_and_pods_that_stand_still(world: World) -> None:
+    """One world, one after the other: a stopped rank, one that sleeps for ever, and a pod as a whole."""
     pods = gang(world)
     began = now()
-    os.kill(pods[1].children()[0], signal.SIGSTOP)
+    os.kill(pods[1].trainers()[0], signal.SIGSTOP)
     hang = healed(world, pods, "a rank of a script stopped", began, 1)
     assert (hang["reason"], hang["rank"], hang["pod"], hang["node"]) == ("frozen", 1, "b", "node-b")
     waits, stopped = stacks(hang)
@@ -71,3 +77,30 @@ def test_a_stopped_rank_and_one_that_sleeps_for_ever(world: World) -> None:
         "generation-1-round-0",
         "generation-1-round-1",
     }
+
+    is_accused(world, frozen=pods[1], witness=pods[0])
+
+
+def is_accused(world: World, *, frozen: Pod, witness: Pod) -> None:
+    """Freezes a pod as a whole: the others say so, wait for it, and go on with it when it is back."""
+    step = world.log()[-1]["step"]
+    world.await_step(world=2, after=step + 40)
+    began, number = now(), witness.progress()["round"]
+    pids = frozen.freeze()
+
+    def accused() -> bool:
+        said = witness.progress()
+        last = said["hangs"][-1]
+        return (said["round"], last["round"], last.get("reason"), last["pod"]) == (
+            number,
+            number,
+            "silent",
+            frozen.name,
+        )
+
+    eventually(accused, deadline_s=DEADLINE_S, what=f"{frozen.name} accused", describe=world.describe)
+    print(f"pod {frozen.name} frozen: accused after {now() - began:.1f} s")
+    eventually(lambda: not witness.children(), deadline_s=30, what="a witness that waits", describe=world.describe)
+    thaw(pids)
+    step = world.log()[-1]["step"]
+    world.await_step(after=step + 1, world=2, generation=1)

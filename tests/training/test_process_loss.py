@@ -60,7 +60,7 @@ def test_a_killed_and_a_frozen_rank_change_nothing_in_the_curve(
     def freeze_rank_1(pods: list[Pod]) -> None:
         eventually(lambda: pods[0].step() > 16, deadline_s=DEADLINE_S, what="step 17", describe=world.describe)
         began = time.monotonic()
-        os.kill(pods[1].forks()[0], signal.SIGSTOP)
+        os.kill(pods[1].trainers()[0], signal.SIGSTOP)
 
         def goes_on() -> bool:
             said = pods[0].progress()
@@ -70,7 +70,7 @@ def test_a_killed_and_a_frozen_rank_change_nothing_in_the_curve(
         print(f"a rank of the built-in trainer frozen: {time.monotonic() - began:.1f} s to the next step")
         [hang] = pods[1].progress()["hangs"]
         assert (hang["reason"], hang["rank"], hang["pod"], hang["round"]) == ("frozen", 1, pods[1].name, 1)
-        assert "_accumulate" in (Path(hang["stacks"]) / "rank-0.txt").read_text()
+        assert "train.py" in (Path(hang["stacks"]) / "rank-0.txt").read_text()
 
     undisturbed = run(world, "undisturbed", data_cache, lambda pods: None)
     disturbed = run(world, "disturbed", data_cache, disturb, DEEPSEEKJOB_PREWARM="1")

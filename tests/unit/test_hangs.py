@@ -88,6 +88,16 @@ def test_parts_of_a_step_are_life_before_the_first_step_and_no_step_afterwards()
     assert stepping.still_s(50) == 50
 
 
+def test_a_stopped_process_hangs_whatever_it_did() -> None:
+    watchdog = watched(*steps(0.1), (0, Sign("checkpointing", 49)))
+    for now, state in ((1, "T"), (2, "S"), (10, "T"), (70, "T")):
+        watchdog.see_process(now, state)
+    assert not watchdog.is_overdue(70)
+    assert watchdog.is_overdue(71)
+    watchdog.see_process(71, "t")  # somebody debugs it
+    assert not watchdog.is_overdue(200)
+
+
 def said(*ranks: tuple[int, str, int | None, int], pod: str = "pod", still_s: float = 61.0) -> Statement:
     states = tuple(RankState(rank=rank, state=state, step=step, ticks=ticks) for rank, state, step, ticks in ranks)
     return Statement(pod=pod, node=f"node-of-{pod}", ranks=states, still_s=still_s)

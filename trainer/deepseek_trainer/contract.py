@@ -248,7 +248,7 @@ class Progress(Report):
     silence: Silence | None = None
     """Of node rank 0: who of the gang gives no sign of life, if anybody."""
     news: int = 0
-    """Counted up when the round or the silent ones change. `/progress?wait=S&seen=N` answers when it is not N any more, or
+    """Counted up when the round, the silent ones or the hangs change. `/progress?wait=S&seen=N` answers when it is not N any more, or
     after S seconds."""
     failure: Failure | None = None
     stragglers: tuple[Straggler, ...] | None = None

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from deepseek_trainer import pulse
-from deepseek_trainer.agent import flight, stacks
+from deepseek_trainer.agent import flight, process, stacks
 from deepseek_trainer.agent.autopsy import Autopsy, Rank
 from deepseek_trainer.agent.handler import MembershipRendezvous
 from deepseek_trainer.agent.log import EventLog
@@ -116,7 +116,8 @@ class Hangs:
             return False
         self._looked_at = now
         pulses = [pulse.read(rank.pulse) for rank in self._ranks]
-        for watchdog, found in zip(self._watchdogs.values(), pulses, strict=True):
+        for rank, watchdog, found in zip(self._ranks, self._watchdogs.values(), pulses, strict=True):
+            watchdog.see_process(now, process.state(rank.pid))
             if found is not None:
                 watchdog.see(now, Sign(found.phase, found.step, found.ticks, found.step_s))
         if not any(pulses) and (report := self._status.report()) is not None:
@@ -160,12 +161,13 @@ class Hangs:
 
     def _agree(self, session: Session, statement: Statement) -> Verdict:
         session.tell(STATEMENT, statement.model_dump_json())
-        end = self._clock() + SILENT_S
-        while self._clock() < end and session.settled(VERDICT) is None and not session.everyone(STATEMENT):
-            self._pause(0.1)
-        end = self._clock() + (0.0 if session.membership.node_rank == 0 else JUDGE_S)
+        membership = session.membership
+        is_judge = membership.node_rank == 0
+        end = self._clock() + SILENT_S + (0.0 if is_judge else JUDGE_S)
         while (settled := session.settled(VERDICT)) is None and self._clock() < end:
-            self._pause(0.1)
+            if is_judge and session.everyone(STATEMENT):
+                break
+            self._pause(max(0.1, membership.nodes / 1000))
         settled = settled or session.settle(VERDICT, self._judge(session).model_dump_json())
         return Verdict.model_validate_json(settled)
 

@@ -116,6 +116,7 @@ class Status:
         """Notes a standstill that was settled."""
         with self._lock:
             self._hangs = (*self._hangs, hang)[-HANGS_MAX:]
+            self._tell_news()
 
     def report(self) -> Report | None:
         """What rank 0 said last in this round, if it runs here and said something."""

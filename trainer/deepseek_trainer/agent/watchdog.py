@@ -6,6 +6,7 @@
 | starts, or is on its first steps | timeout |
 | prepares, evaluates, saves | STEPLESS x timeout without any sign of life |
 | has finished, or has never said anything | never |
+| is a process that somebody has stopped (SIGSTOP), whatever it did | the floor |
 
 The first step of a start compiles and warms up: it is no measure of the others. Times of steps are kept over restarts.
 """
@@ -59,7 +60,7 @@ class Watchdog:
     def restarted(self) -> None:
         """The processes start anew."""
         self._sign: Sign | None = None
-        self._since = math.inf
+        self._since = self._stopped_since = math.inf
         self._steps = 0
 
     def see(self, now: float, sign: Sign) -> None:
@@ -74,13 +75,18 @@ class Watchdog:
         elif sign.ticks != before.ticks and not self._counts_steps(sign):
             self._since = now
 
+    def see_process(self, now: float, state: str) -> None:
+        """The process is in this state, by Linux' letter."""
+        self._stopped_since = min(now, self._stopped_since) if state == "T" else math.inf
+
     def still_s(self, now: float) -> float:
-        """Seconds without a step, or in a phase without steps without a sign of life."""
-        return max(0.0, now - self._since)
+        """Seconds without a step, or in a phase without steps without a sign of life; or as a stopped process."""
+        return max(0.0, now - self._since, now - self._stopped_since)
 
     def is_overdue(self, now: float) -> bool:
         limit_s = self.limit_s()
-        return limit_s is not None and self.still_s(now) > limit_s
+        is_still = limit_s is not None and now - self._since > limit_s
+        return is_still or now - self._stopped_since > self._limits.floor_s
 
     def limit_s(self) -> float | None:
         """Seconds of standstill that are taken for a hang; None: none is."""
