@@ -17,7 +17,7 @@ from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob, Status
 from deepseek_operator.decide import decide
 from deepseek_operator.decide.effective import effective
 from deepseek_operator.decide.topology import nodes_to_read
-from deepseek_operator.decide.types import Event, Held, Observation, Plan, Pod, Progress, SettledHang
+from deepseek_operator.decide.types import Event, Held, Observation, Plan, Pod, Progress, SettledHang, Straggler
 from deepseek_operator.render.gang import POD_GROUP
 from deepseek_operator.render.kueue import WORKLOAD
 from deepseek_operator.render.membership import read_announced
@@ -68,6 +68,8 @@ class World:
     """Generations that make no steps any more."""
     healed: list[SettledHang] = field(default_factory=list)
     """What the agents healed among themselves."""
+    stragglers: tuple[Straggler, ...] | None = None
+    """Who is slow, as node rank 0 finds."""
     mute: bool = False
     """Nobody answers when asked for the progress."""
     places: dict[int, str] = field(default_factory=dict)
@@ -318,6 +320,7 @@ class World:
             total_steps=100,
             checkpoint=saved,
             hangs=tuple(self.healed[-8:]),
+            stragglers=self.stragglers,
         )
 
     def thaw(self) -> None:

@@ -18,7 +18,8 @@ a user's script may use it, in every rank:
 
 A rank that is slow makes all others wait for it, and its own step takes as long as theirs: only the own work tells it
 from them. Let the host wait for the collective inside of `waiting` (on a GPU synchronise before and after it, in some
-steps), or the wait is counted as work.
+steps), or the wait is counted as work. DDP waits inside of `backward`, after its last bucket: let a communication hook
+note the time of each bucket, and after `backward` call `waited` with what has passed since the last one.
 """
 
 from __future__ import annotations
@@ -101,7 +102,11 @@ class PulseWriter:
         try:
             yield
         finally:
-            self._waited_s = (self._waited_s or 0.0) + self._clock() - began
+            self.waited(self._clock() - began)
+
+    def waited(self, seconds: float) -> None:
+        """Of the present step, so long was waiting for other ranks."""
+        self._waited_s = (self._waited_s or 0.0) + seconds
 
     def stepped(self, step: int) -> None:
         """An optimizer step has ended, and the next one begins. Its own work is known if it waited anywhere."""

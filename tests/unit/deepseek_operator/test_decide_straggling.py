@@ -12,7 +12,9 @@ from deepseek_operator.decide import decide
 from deepseek_operator.decide.straggling import sentence, straggling
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Observation, Plan, Straggler
-from support.make import make_job, make_pod, make_progress, observe
+from support.laws import comes_to_rest, crash_everywhere
+from support.make import make_job, make_manifest, make_pod, make_progress, observe
+from support.world import World
 
 SLOW = Straggler(1, "demo-worker-1-0", "node-1", 0.9, 0.61, 1.234)
 Slow = tuple[Straggler, ...] | None
@@ -113,6 +115,23 @@ def test_a_new_generation_a_rest_and_an_end_know_of_no_slow_rank() -> None:
         shaped = straggling(other)
         assert shaped.facts[-1] == Fact(ConditionType.STRAGGLING, "False", Reason.NOT_MEASURED)
         assert shaped.events == ()
+
+
+def test_stop_between_any_two_writes_is_harmless_and_costs_nothing() -> None:
+    world = World(make_manifest())
+    for _ in range(5):
+        world.tick()
+    world.stragglers = (SLOW,)
+    crash_everywhere(world)
+    world.tick()
+    assert world.status.state == State.RUNNING
+    assert [event.reason for event in world.events].count(Reason.SLOW_RANKS) == 1
+    comes_to_rest(world)
+    world.run(lambda w: w.status.state == State.SUCCEEDED)
+    assert (world.status.total_restarts, world.status.generation) == (0, 1), "nothing is restarted for it"
+    condition = fact_of(world.status.conditions, ConditionType.STRAGGLING)
+    assert condition is not None
+    assert condition.status == "False", "an ended job waits for nobody"
 
 
 def test_it_is_not_what_kstatus_or_the_state_go_by() -> None:
