@@ -137,11 +137,13 @@ KINDS: dict[str, Kind] = {
     "kill_pod": Kind(4, _trains, _pod("kill_pod")),
     "delete_pod": Kind(3, _trains, _pod("delete_pod")),
     "freeze_process": Kind(2, _trains_without("freeze_process", "freeze_pod"), _rank("freeze_process", 2, 8)),
-    "freeze_pod": Kind(2, _trains_without("freeze_process", "freeze_pod"), _pod("freeze_pod", 2, 8)),
+    "freeze_pod": Kind(2, _trains_without("freeze_process", "freeze_pod"), _pod("freeze_pod", 2, 20)),
+    "hang_process": Kind(1, _trains_without("freeze_process", "freeze_pod", "operator_away"), _rank("hang_process")),
     "scale": Kind(3, lambda view: _trains(view) and view.least < view.most, _scale),
     "operator_restart": Kind(2, _trains_without("operator_away"), _plain("operator_restart")),
     "operator_away": Kind(2, _trains_without("operator_away", "kill_node"), _plain("operator_away", 5, 15)),
     "kill_node": Kind(1, _may_kill_node, _kill_node),
     "suspend": Kind(1, lambda view: _trains(view) and not view.under_way, _plain("suspend", 2, 6)),
 }
-"""What a cluster does to a job. The weights are about how often it does, beside each other."""
+"""What a cluster does to a job. The weights are about how often it does, beside each other. A process that hangs is stopped
+for ever: somebody has to find it."""

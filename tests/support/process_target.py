@@ -31,7 +31,7 @@ def job_spec(steps: int) -> dict[str, Any]:
         "checkpoint": {"volume": {"claimName": CLAIM}, "interval": {"steps": 10}, "keep": 3},
         "elastic": {"minReplicas": LEAST, "maxReplicas": MOST, "shrinkAfterSeconds": 30},
         "recovery": {
-            "hangTimeoutSeconds": 60,
+            "hangTimeoutSeconds": 20,
             "maxProcessRestarts": 1000,
             "maxRestartsWithoutProgress": 1000,
             "backoff": {"initialSeconds": 0, "maxSeconds": 1},

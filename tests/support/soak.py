@@ -176,7 +176,7 @@ class Soak:
         match fault.kind:
             case "kill_process" | "kill_pod" | "delete_pod" | "scale":
                 getattr(target, fault.kind)(**what)
-            case "freeze_process" | "freeze_pod":
+            case "freeze_process" | "freeze_pod" | "hang_process":
                 target.freeze(what["pod"], what.get("rank"))
             case "operator_restart":
                 target.operator_kill()

@@ -13,7 +13,8 @@ from support.soak import PATIENCE_S, Soak, table
 PODS = (PodView("a", "node-0"), PodView("b", "node-1", ranks=2))
 TRAINS = View("Running", 7, PODS, workers=2, least=1, most=3, nodes=("node-0", "node-1"))
 EVERY = set(KINDS)
-PLACED = {"kill_process", "kill_pod", "delete_pod", "freeze_process", "freeze_pod"}
+HANG_S = 25.0
+PLACED = {"kill_process", "kill_pod", "delete_pod", "freeze_process", "freeze_pod", "hang_process"}
 
 
 def drawn(view: View, seeds: int = 300) -> Counter[str]:
@@ -34,10 +35,13 @@ def drawn(view: View, seeds: int = 300) -> Counter[str]:
         (replace(TRAINS, under_way=frozenset({"suspend"})), set()),
         (
             replace(TRAINS, under_way=frozenset({"operator_away"})),
-            EVERY - {"operator_restart", "operator_away", "kill_node", "suspend"},
+            EVERY - {"operator_restart", "operator_away", "kill_node", "suspend", "hang_process"},
         ),
         (replace(TRAINS, under_way=frozenset({"kill_node"})), EVERY - {"operator_away", "kill_node", "suspend"}),
-        (replace(TRAINS, under_way=frozenset({"freeze_pod"})), EVERY - {"freeze_process", "freeze_pod", "suspend"}),
+        (
+            replace(TRAINS, under_way=frozenset({"freeze_pod"})),
+            EVERY - {"freeze_process", "freeze_pod", "hang_process", "suspend"},
+        ),
     ],
 )
 def test_only_what_makes_sense_is_drawn(view: View, kinds: set[str]) -> None:
@@ -74,7 +78,7 @@ def test_only_the_kinds_that_are_asked_for() -> None:
 
 @dataclass
 class Imagined:
-    """A job that makes a step a second unless something stands in its way; every call is kept."""
+    """A job that makes a step each time somebody waits, unless something is in its way; hangs are found. Keeps every call."""
 
     length: int = 40
     now: float = 0.0
@@ -83,9 +87,12 @@ class Imagined:
     stopped: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     stuck_after: str = ""
+    frozen_at: float = 0.0
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+        if self.now > self.frozen_at + HANG_S:
+            self.stopped -= {"freeze a", "freeze b"}
         if not self.stopped:
             self.step = min(self.length, self.step + 1)
 
@@ -118,6 +125,7 @@ class Imagined:
         self._done(f"delete_pod {pod}")
 
     def freeze(self, pod: str, rank: int | None) -> None:
+        self.frozen_at = self.now
         self.stopped.add(f"freeze {pod}")
         self._done(f"freeze {pod} {rank}")
 
@@ -169,6 +177,7 @@ def test_job_after_job_until_there_were_enough_faults() -> None:
         ("delete_pod", "delete_pod", ""),
         ("freeze_process", "freeze", "thaw"),
         ("freeze_pod", "freeze", "thaw"),
+        ("hang_process", "freeze", ""),
         ("scale", "scale", ""),
         ("operator_restart", "operator_kill", "operator_start"),
         ("operator_away", "operator_kill", "operator_start"),
