@@ -96,6 +96,7 @@ class Observer(Generic[K]):
             pods=pods,
             service_exists=await self._children.service_exists(job),
             group_members=await self._children.group_members(whole.job),
+            max_unavailable=await self._children.max_unavailable(whole.job),
             queue=await self._kueue.look(whole.job),
             progress=progress,
             unanswered=self._is_silent(key),

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from support.api import Jobs
+from support.api import ApiFailure, Jobs
 from support.eventually import eventually
 from support.kubelet import Kubelet
 from support.operators import OperatorProcess
@@ -60,6 +60,12 @@ def told(jobs: Jobs, pod: str) -> dict[str, Any]:
     return dict(json.loads(annotations[MEMBERSHIP]))
 
 
+def evict(jobs: Jobs, pod: str) -> None:
+    """As kubectl drain does."""
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+    jobs.api.create(f"{jobs.pods_path}/{pod}/eviction", eviction)
+
+
 def reaches(jobs: Jobs, name: str, **wanted: object) -> dict[str, Any]:
     """The status, once it has these values."""
     eventually(
@@ -97,8 +103,7 @@ def test_a_worker_moves_away_from_a_lost_node_and_then_from_a_drained_one(jobs: 
         reaches(jobs, "away", readyNodes="3/3", launchedGeneration=2)
 
         name = "away-worker-2-0"
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
-        jobs.api.create(f"{jobs.pods_path}/{name}/eviction", eviction)
+        evict(jobs, name)
         status = reaches(jobs, "away", generation=3, planned=True)
         assert status["failures"][0]["cause"] == "Preempted"
         eventually(lambda: told(jobs, "away-worker-0-0")["generation"] == 3, deadline_s=20, what="it is announced")
@@ -106,3 +111,25 @@ def test_a_worker_moves_away_from_a_lost_node_and_then_from_a_drained_one(jobs: 
         assert told(jobs, name)["generation"] == 2, "who leaves stays in its generation until it has saved"
     agent.shutdown()
     agent.server_close()
+
+
+def test_a_budget_holds_drains_back_with_the_rights_of_the_chart(
+    jobs: Jobs, operator_of_the_chart: Start, kubelet: Kubelet
+) -> None:
+    operator = operator_of_the_chart()
+    jobs.submit("kept", replicas=2, lifecycle={"maxUnavailable": 1})
+    reaches(jobs, "kept", readyNodes="2/2")
+    path = f"/apis/policy/v1/namespaces/{jobs.namespace}/poddisruptionbudgets/kept"
+    budget = jobs.api.get(path)
+    assert (budget["spec"]["maxUnavailable"], budget["metadata"]["ownerReferences"][0]["name"]) == (1, "kept")
+    # Nobody counts pods here, which the controller manager does: so as yet no eviction is allowed.
+    with pytest.raises(ApiFailure, match="The disruption budget kept is still being processed"):
+        evict(jobs, "kept-worker-1-0")
+    jobs.api.merge(f"{jobs.path}/kept", {"spec": {"lifecycle": {"maxUnavailable": None}}})
+    eventually(
+        lambda: jobs.api.get(path)["spec"]["maxUnavailable"] == "100%",
+        deadline_s=20,
+        what="a budget that allows everything",
+        describe=lambda: jobs.describe("kept"),
+    )
+    assert operator.complaints() == []

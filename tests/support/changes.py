@@ -58,6 +58,7 @@ _WORKERS: Change = {
     "labels": {"team": "vision"},
     "annotations": {"example.com/owner": "Bo"},
     "sharedMemory": "16Gi",
+    "terminationGracePeriodSeconds": 300,
     "volumes": [*full_job.VOLUMES, {"name": "more", "mountPath": "/more", "emptyDir": {}}],
     "initContainers": [{"name": "fetch", "image": "example.com/fetch:2"}],
     "sidecars": [{"name": "uploader", "image": "example.com/uploader:2"}],
@@ -93,6 +94,7 @@ ALWAYS: dict[str, Change] = {
     "recovery.budgets": {"recovery/budgets/application": 9},
     "recovery removed": {"recovery": GONE},
     "lifecycle.activeDeadlineSeconds": {"lifecycle/activeDeadlineSeconds": 3600},
+    "lifecycle.maxUnavailable": {"lifecycle/maxUnavailable": 2},
     "lifecycle removed": {"lifecycle": GONE},
     # The order of a list that is told apart by names means nothing.
     "workers.env in another order": {"workers/env": full_job.WORKERS["env"][::-1]},

@@ -212,6 +212,7 @@ def trainer_job() -> Manifest:
                 "ttlSecondsAfterFinished": 600,
                 "cleanPodPolicy": "All",
                 "successPolicy": "RankZero",
+                "maxUnavailable": 1,
             },
             "preflight": {"timeoutSeconds": 60, "minBandwidthMbps": 5000},
             "suspend": True,

@@ -18,6 +18,7 @@ from deepseek_operator.decide import decide
 from deepseek_operator.decide.effective import effective
 from deepseek_operator.decide.topology import nodes_to_read
 from deepseek_operator.decide.types import Event, Held, Observation, Plan, Pod, Progress, SettledHang, Straggler
+from deepseek_operator.render.disruptions import BUDGET
 from deepseek_operator.render.gang import POD_GROUP
 from deepseek_operator.render.kueue import WORKLOAD
 from deepseek_operator.render.membership import read_announced
@@ -46,6 +47,8 @@ class World:
     service: bool = False
     group: int | None = None
     """minMember of the PodGroup."""
+    max_unavailable: int | str | None = None
+    """Of the PodDisruptionBudget."""
     kueue: FakeKueue = field(default_factory=FakeKueue)
     events: list[Event] = field(default_factory=list)
     status_writes: int = 0
@@ -124,6 +127,7 @@ class World:
             pods,
             self.service,
             group_members=self.group,
+            max_unavailable=self.max_unavailable,
             queue=self.kueue.look() if self.job.spec.scheduling.gang == "Kueue" else None,
             progress=None if self.mute else self.progress(),
             unanswered=self.mute,
@@ -190,6 +194,9 @@ class World:
     def _create(self, manifest: dict[str, Any]) -> None:
         if manifest["kind"] == "Service":
             self.service = True
+            return
+        if manifest["kind"] == BUDGET:
+            self.max_unavailable = manifest["spec"]["maxUnavailable"]
             return
         if manifest["kind"] == WORKLOAD:
             self.kueue.make(manifest)

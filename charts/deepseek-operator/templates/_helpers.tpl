@@ -76,6 +76,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [""]
   resources: [services]
   verbs: [get, create, patch]
+# The PodDisruptionBudget of a job with lifecycle.maxUnavailable. Deleted with its job, never by the operator.
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, create, patch]
 {{- if .Values.rbac.kueue }}
 # The Workload of a job with scheduling.gang Kueue: ask for quota, notice what comes of it, give the place up.
 - apiGroups: [kueue.x-k8s.io]

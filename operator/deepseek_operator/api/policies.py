@@ -143,6 +143,12 @@ class Lifecycle(Model):
         description="Pods that are deleted when the job ends: Running (the others stay for their logs) or All. Default: "
         "the profile's, else Running.",
     )
+    max_unavailable: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None,
+        description="Workers that drains may take at a time: a PodDisruptionBudget. Default: none, for a drain costs no step, "
+        "and one that takes all workers of a node at once interrupts the job only once. Set 1 where saves are slow or nodes "
+        "for replacements scarce. It doesn't hold back deletions or what happens to nodes.",
+    )
     success_policy: Literal["AllWorkers", "RankZero"] = Field(
         "AllWorkers",
         description="Who must end with exit status 0: all workers, or node rank 0 (the others are then stopped).",

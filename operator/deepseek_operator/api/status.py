@@ -204,6 +204,9 @@ class Status(StatusModel):
         description="The present generation was planned, and everybody was there: its members save before they join it, and so "
         "do those who leave.",
     )
+    disruption_budget: bool = Field(
+        False, description="The job has, or had, a lifecycle.maxUnavailable, and so it has a PodDisruptionBudget."
+    )
     master: Master | None = Field(
         None, description="The worker that hosts the present generation's store, chosen before it is announced."
     )

@@ -32,8 +32,14 @@ CORE = "/api/v1"
 EVENTS = "/apis/events.k8s.io/v1"
 LEASES = "/apis/coordination.k8s.io/v1"
 KUEUE = f"/apis/{kueue.API_VERSION}"
-_PLURALS = {"Pod": "pods", "Service": "services", "PodGroup": "podgroups", "Workload": "workloads"}
-CHANGEABLE = ("Service", "PodGroup")
+_PLURALS = {
+    "Pod": "pods",
+    "Service": "services",
+    "PodGroup": "podgroups",
+    "PodDisruptionBudget": "poddisruptionbudgets",
+    "Workload": "workloads",
+}
+CHANGEABLE = ("Service", "PodGroup", "PodDisruptionBudget")
 """Kinds of children that are put right where they exist; of the others nothing that matters can change."""
 PAGE = 500
 

@@ -10,6 +10,7 @@
         launch      the first generation; when a generation's pods were all seen
     assembly    when its members were all ready
         snapshot    what the profile said when the job started
+        disruptions whether there is a budget for drains
         training    what the workers report
         headway     a newer checkpoint: restarts bring something
         hang        when the step last grew
@@ -45,6 +46,7 @@ from deepseek_operator.decide.activity import accounted
 from deepseek_operator.decide.admission import admission
 from deepseek_operator.decide.assembly import assembly, shrinking
 from deepseek_operator.decide.deadlines import deadlines
+from deepseek_operator.decide.disruptions import disruptions
 from deepseek_operator.decide.effects import creations, deletions, patches
 from deepseek_operator.decide.ending import ending
 from deepseek_operator.decide.exclusion import exclusion
@@ -94,6 +96,7 @@ AT_WORK: tuple[Policy, ...] = (
     launch,
     assembly,
     snapshot,
+    disruptions,
     training,
     headway,
     hang,

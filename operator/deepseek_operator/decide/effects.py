@@ -24,7 +24,14 @@ from deepseek_operator.decide.gang import (
 from deepseek_operator.decide.quota import quota_wanted
 from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import DeletePod, Manifest, Observation, PatchPod, Pod
-from deepseek_operator.render import away_from, headless_service, membership_json, pod_group, worker_pod
+from deepseek_operator.render import (
+    away_from,
+    disruption_budget,
+    headless_service,
+    membership_json,
+    pod_group,
+    worker_pod,
+)
 from deepseek_operator.render.kueue import Placement, placed
 
 LOGS_KEPT = 5
@@ -37,7 +44,8 @@ def may_have_pods(status: Status) -> bool:
 
 
 def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
-    """What asks for quota; else the Service, the PodGroup, and the pods of the present generation that are missing.
+    """What asks for quota; else the Service, the PodGroup, the PodDisruptionBudget, and the pods of the present generation
+    that are missing.
 
     No pod is created before its PodGroup was seen: its scheduler would not know what it belongs to; and none of a job with
     a queue while it can't be seen where its quota is.
@@ -50,6 +58,9 @@ def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
     if group is not None and seen.group_members is None:
         return (*service, group)
     groups = [group] if group is not None and group["spec"]["minMember"] != seen.group_members else []
+    budget = disruption_budget(seen.job, status)
+    if budget is not None and budget["spec"]["maxUnavailable"] != seen.max_unavailable:
+        groups.append(budget)
     place = _placement(seen)
     if place is None:
         return (*service, *groups)

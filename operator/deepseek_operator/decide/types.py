@@ -202,6 +202,8 @@ class Observation:
     service_exists: bool = False
     group_members: int | None = None
     """minMember of the job's PodGroup; None: there is none."""
+    max_unavailable: int | str | None = None
+    """Of the job's PodDisruptionBudget; None: there is none."""
     queue: Queue | None = None
     """Kueue's side of it; None: the job asks for no queue, or there is none (local mode)."""
     nodes: Mapping[str, str | None] = field(default_factory=dict)

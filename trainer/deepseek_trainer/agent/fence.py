@@ -28,6 +28,10 @@ FILE = "generation.json"
 LOOK_EVERY_S = 2.0
 
 
+class GenerationOverError(RendezvousTimeoutError):
+    """This pod was not told of the generation that has begun."""
+
+
 class _Mark(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -78,12 +82,12 @@ class Fence:
         """Called while this agent waits to be told a newer generation.
 
         Raises:
-            RendezvousTimeoutError: it has waited long enough.
+            GenerationOverError: it has waited long enough.
         """
         if self.is_over(generation) and self._fenced_at is not None:
             waited_s = self._clock() - self._fenced_at
             if waited_s >= self._fenced_s:
-                raise RendezvousTimeoutError(
+                raise GenerationOverError(
                     f"generation {self._newest} has begun, and this pod, which is in generation {generation}, was not told "
                     f"of it for {waited_s:.0f} s: it is not wanted any more"
                 )

@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.rendezvous.api import RendezvousTimeoutError
 
 from deepseek_trainer.agent.failure import MESSAGE_MAX_BYTES, shorten
+from deepseek_trainer.agent.fence import GenerationOverError
 from deepseek_trainer.agent.handler import MembershipRendezvous
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.membership import MembershipFile
@@ -86,6 +87,8 @@ def _ending(supervisor: Supervisor, status: Status, log: EventLog) -> int:
         return code
     except RendezvousTimeoutError as error:
         log.error("rendezvous timed out", reason=error)
+        if isinstance(error, GenerationOverError):
+            supervisor.first_failure = None  # its processes lost their peers, who had gone on
         status.failed(Failure(exit_code=ExitCode.UNAVAILABLE, message=str(error)))
         return ExitCode.UNAVAILABLE
     except PreflightFailed as error:
