@@ -124,19 +124,30 @@ def shared() -> Zygote:
 
 
 def fork_of(pid: int) -> int | None:
-    """The fork for which this process stands; None where it runs its command itself, or has no fork yet."""
+    """The fork for which this process stands; None where it runs its command itself, or has no fork yet.
+
+    The two share a pipe, its lifeline. So does the zygote for a moment, but that is older than who asks it.
+    """
     mine = _pipes(pid)
     both_ends = {pipe for pipe in mine if mine.count(pipe) == 2}
+    if not both_ends:
+        return None
     others = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal() and path.name != str(pid))
-    return next((other for other in others if both_ends & set(_pipes(other))), None) if both_ends else None
+    return next((other for other in others if both_ends & set(_pipes(other)) and _began(other) >= _began(pid)), None)
+
+
+def _began(pid: int) -> int:
+    """When the process was started, in clock ticks; -1: it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
 
 
 def _pipes(pid: int) -> list[str]:
     """The pipes that a process has open, one entry for each descriptor."""
-    found = []
     try:
-        for path in Path(f"/proc/{pid}/fd").iterdir():
-            found.append(os.readlink(path))
+        found = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
     except (FileNotFoundError, PermissionError, ProcessLookupError):  # it has ended, or is another user's
         return []
     return [link for link in found if link.startswith("pipe:")]

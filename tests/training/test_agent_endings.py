@@ -6,7 +6,7 @@ import json
 import signal
 
 import pytest
-from support.agents import DEADLINE_S, SCRIPT, Pod, World
+from support.agents import DEADLINE_S, PLAIN, SCRIPT, Pod, World
 from support.eventually import eventually
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
@@ -38,9 +38,9 @@ def running(world: World, pod: Pod) -> None:
 
 
 def test_endings_of_single_pods(world: World) -> None:
-    """Started side by side, because most of the time is torch's import."""
+    """Side by side, because they wait. One of them is no fork: the command line as the container has it."""
     plain = script(world, "import os, sys\nprint('env', os.environ['RANK'], os.environ['WORLD_SIZE'], sys.argv[1:])")
-    done = world.start("done", plain, "--flag", "-m", "x", DEEPSEEKJOB_PROC_PER_NODE="2")
+    done = world.start("done", plain, "--flag", "-m", "x", DEEPSEEKJOB_PROC_PER_NODE="2", **PLAIN)
     config = world.start(
         "config",
         script(

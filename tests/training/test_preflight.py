@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.agents import DEADLINE_S, Pod, World, thaw
+from deepseek_trainer.agent import exec
+from support import zygote
+from support.agents import DEADLINE_S, Pod, World
 from support.eventually import eventually
+from support.zygote import Zygote, fork_of
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
@@ -32,11 +38,22 @@ def checking(world: World, pod: Pod) -> int:
     return eventually(probe, deadline_s=DEADLINE_S, what=f"{pod.name} checks", describe=world.describe)[0]
 
 
-def all_checking(world: World, *pods: Pod) -> dict[str, int]:
-    """The check processes by pod, once every agent knows that the round has started: from then on it is the check's."""
+def all_checking(world: World, *pods: Pod) -> None:
+    """Waits until every agent knows that the round has started, and has a check process: from then on it is the check's."""
     for pod in pods:
         said(world, pod, "preflight started")
-    return {pod.name: checking(world, pod) for pod in pods}
+        checking(world, pod)
+
+
+def fork(world: World, pid: int) -> int:
+    """The fork that a process stands for."""
+    return eventually(lambda: fork_of(pid) or 0, deadline_s=DEADLINE_S, what="a fork", describe=world.describe)
+
+
+def _told(pid: int, name: str) -> str:
+    """A variable of the environment that the process was started with."""
+    entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)[name]
 
 
 def _command(pid: int) -> bytes:
@@ -84,10 +101,25 @@ def test_a_healthy_gang_is_measured_and_trains_and_only_new_members_are_checked_
     assert [len(passed(pod)) for pod in (a, d, c)] == [2, 1, 2], "d was never checked"
 
 
+@pytest.fixture(scope="module")
+def late() -> Iterator[Zygote]:
+    """Has what a check process imports. Held, it keeps the gangs of its pods from going on until it is released."""
+    made = Zygote("deepseek_trainer.preflight.groups")
+    made.start(
+        [sys.executable, "-m", "deepseek_trainer.preflight.task"], environ=os.environ, log=Path(os.devnull)
+    ).wait()
+    yield made
+    made.close()
+
+
 def test_a_node_whose_check_crashes_ends_and_the_others_go_on_with_another(world: World) -> None:
-    a, b, c = start(world, "a", "b", "c")
+    a, b, c = (*start(world, "a"), *start(world, "b", DEEPSEEKJOB_PREWARM="1"), *start(world, "c"))
+    (own,) = eventually(b.zygotes, deadline_s=DEADLINE_S, what="b has a zygote", describe=world.describe)
+    os.kill(fork(world, own), signal.SIGSTOP)  # so that b's check waits, and the others' for it
     world.announce(1, a, b, c)
-    os.kill(checking(world, b), signal.SIGKILL)
+    check = checking(world, b)
+    assert _told(check, exec.ZYGOTE) in _command(own).decode().split("\0"), "the pod's own zygote is to be used"
+    os.kill(check, signal.SIGKILL)
     words = verdict(b)
     assert words | {"kind": "preflight", "nodes": ["node-b"], "exitCode": 71} == words
     assert "node node-b (node rank 1): its check process died of SIGKILL" in words["message"]
@@ -100,49 +132,76 @@ def test_a_node_whose_check_crashes_ends_and_the_others_go_on_with_another(world
     assert world.log()[0]["generation"] == 2, "nothing was trained before"
 
 
-def test_a_frozen_node_is_named_by_another(world: World) -> None:
-    a, b, c = start(world, "a", "b", "c")
-    world.announce(1, a, b, c, host=2)
-    all_checking(world, a, b, c)
-    frozen = b.freeze()
-    words = verdict(a)
-    assert words["nodes"] == ["node-b"]
-    assert "node node-b (node rank 1): did not answer" in words["message"]
-    assert (b.process.poll(), c.process.poll()) == (None, None), "one speaker is enough"
-    (d,) = start(world, "d")
-    world.announce(2, d, c, host=1)
-    assert world.await_step(world=2)["generation"] == 2
-    thaw(frozen)
+@dataclass(frozen=True)
+class Gang:
+    """Three pods in a preflight."""
+
+    world: World
+    a: Pod
+    b: Pod
+    c: Pod
 
 
-def test_a_frozen_host_of_the_store_is_named_too(world: World) -> None:
-    a, b, c = start(world, "a", "b", "c")
-    world.announce(1, a, b, c, host=0)
-    all_checking(world, a, b, c)
-    frozen = a.freeze()
-    words = verdict(b)
-    assert words["nodes"] == ["node-a"]
-    assert "the store that it hosts stopped answering" in words["message"]
-    assert c.process.poll() is None
-    thaw(frozen)
-
-
-def test_a_check_that_stops_while_it_measures_is_named_in_time(world: World) -> None:
-    a, b, c = start(world, "a", "b", "c")
-    world.announce(1, a, b, c)
-    pids = all_checking(world, a, b, c)
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory, late: Zygote) -> Iterator[dict[str, Gang]]:
+    """Gangs in which something stops answering. What is found out by waiting is waited for side by side."""
+    late.hold()
+    gangs = {
+        name: _gang(World(tmp_path_factory.mktemp(name), zygote=zygote.shared()), whose, late, host)
+        for name, whose, host in (("frozen-node", "b", 2), ("frozen-host", "a", 0), ("stopped-check", "b", 0))
+    }
+    for gang in gangs.values():
+        all_checking(gang.world, gang.a, gang.b, gang.c)
+    gangs["frozen-node"].b.freeze()
+    gangs["frozen-host"].a.freeze()
+    stopped = gangs["stopped-check"]
+    check = fork(stopped.world, checking(stopped.world, stopped.c))
+    late.release()
     eventually(
-        lambda: _connected(pids["c"]),
+        lambda: _connected(check),
         interval_s=0.01,
         deadline_s=DEADLINE_S,
         what="c measures",
-        describe=world.describe,
+        describe=stopped.world.describe,
     )
-    os.kill(pids["c"], signal.SIGSTOP)
-    words = verdict(c)
+    os.kill(check, signal.SIGSTOP)
+    yield gangs
+    for gang in gangs.values():
+        gang.world.close()
+
+
+def _gang(world: World, whose: str, late: Zygote, host: int) -> Gang:
+    """One whose check can't begin, because that of a pod is late."""
+    a, b, c = (pod for name in "abc" for pod in start(world, name, **(late.environ if name == whose else {})))
+    world.announce(1, a, b, c, host=host)
+    return Gang(world, a, b, c)
+
+
+def test_a_frozen_node_is_named_by_another(troubled: dict[str, Gang]) -> None:
+    gang = troubled["frozen-node"]
+    words = verdict(gang.a)
+    assert words["nodes"] == ["node-b"]
+    assert "node node-b (node rank 1): did not answer" in words["message"]
+    assert (gang.b.process.poll(), gang.c.process.poll()) == (None, None), "one speaker is enough"
+    (d,) = start(gang.world, "d")
+    gang.world.announce(2, d, gang.c, host=1)
+    assert gang.world.await_step(world=2)["generation"] == 2
+
+
+def test_a_frozen_host_of_the_store_is_named_too(troubled: dict[str, Gang]) -> None:
+    gang = troubled["frozen-host"]
+    words = verdict(gang.b)
+    assert words["nodes"] == ["node-a"]
+    assert "the store that it hosts stopped answering" in words["message"]
+    assert gang.c.process.poll() is None
+
+
+def test_a_check_that_stops_while_it_measures_is_named_in_time(troubled: dict[str, Gang]) -> None:
+    gang = troubled["stopped-check"]
+    words = verdict(gang.c)
     assert words["nodes"] == ["node-c"]
     assert "stopped answering" in words["message"]
-    assert (a.process.poll(), b.process.poll()) == (None, None)
+    assert (gang.a.process.poll(), gang.b.process.poll()) == (None, None)
 
 
 def _connected(pid: int) -> bool:
