@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 from deepseek_trainer.agent import dumps, flight, process, stacks
+from deepseek_trainer.agent.autopsy import Rank
 from deepseek_trainer.agent.verdict import RankState, Statement, Verdict, judge
+from deepseek_trainer.agent.watch import Watch
 from deepseek_trainer.agent.watchdog import STEPLESS, Limits, Sign, Watchdog
+from deepseek_trainer.contract import Report
+from deepseek_trainer.pulse import PulseWriter
 from support.eventually import eventually
 
 LIMITS = Limits(factor=20, floor_s=60, timeout_s=1800)
@@ -96,6 +100,25 @@ def test_a_stopped_process_hangs_whatever_it_did() -> None:
     assert watchdog.is_overdue(71)
     watchdog.see_process(71, "t")  # somebody debugs it
     assert not watchdog.is_overdue(200)
+
+
+def test_a_rank_that_has_ended_well_is_no_standstill(tmp_path: Path) -> None:
+    now = [0.0]
+    said = Report(phase="training", step=3)
+    for what, report in (("a pulse", None), ("a report", said)):
+        watch = Watch(Limits(20, 60, 100), Limits(20, 60, 100), lambda report=report: report, lambda: now[0])  # type: ignore[misc]
+        file = tmp_path / what
+        with subprocess.Popen(["sleep", "100"]) as started:
+            watch.started([Rank(0, started.pid, "g1-r0", pulse=file, stacks=tmp_path / "none")])
+            if report is None:
+                PulseWriter(file).enter("training")
+            assert not watch.is_overdue(), what
+            now[0] += 101
+            assert watch.is_overdue(), what
+            assert watch.still_s() == 101, what
+            started.kill()
+        now[0] += 101
+        assert not watch.is_overdue(), what
 
 
 def said(*ranks: tuple[int, str, int | None, int], pod: str = "pod", still_s: float = 61.0) -> Statement:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from deepseek_trainer import pulse
-from deepseek_trainer.agent import flight, process, stacks
+from deepseek_trainer.agent import flight, stacks
 from deepseek_trainer.agent.autopsy import Autopsy, Rank
 from deepseek_trainer.agent.handler import MembershipRendezvous
 from deepseek_trainer.agent.log import EventLog
@@ -29,10 +29,9 @@ from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.agent.status import Status
 from deepseek_trainer.agent.store import StoreLost
 from deepseek_trainer.agent.verdict import RankState, Statement, Verdict, judge
-from deepseek_trainer.agent.watchdog import Sign, Watchdog
+from deepseek_trainer.agent.watch import Watch
 from deepseek_trainer.contract import Env, Failure, Hang
 
-LOOK_EVERY_S = 0.5
 ASK_EVERY_S = 1.0
 SILENT_S = 8.0
 """An agent that has said nothing so long after this one is silent."""
@@ -61,9 +60,8 @@ class Hangs:
         self._pause = pause
         self._clock = clock
         self._ranks: list[Rank] = []
-        self._watchdogs = {local_rank: Watchdog(settings.hang) for local_rank in range(settings.proc_per_node)}
-        self._report_watchdog = Watchdog(settings.report_hang)
-        self._looked_at = self._asked_at = -math.inf
+        self._watch = Watch(settings.hang, settings.report_hang, status.report, clock)
+        self._asked_at = -math.inf
 
     def environment(self, start: str, local_rank: int, environ: Mapping[str, str]) -> dict[str, str]:
         """Variables of one training process of that start; `environ` is what it has otherwise."""
@@ -85,8 +83,7 @@ class Hangs:
             )
             for local_rank, (rank, pid) in sorted(processes.items())
         ]
-        for watchdog in (*self._watchdogs.values(), self._report_watchdog):
-            watchdog.restarted()
+        self._watch.started(self._ranks)
 
     def pulse_files(self) -> dict[int, Path]:
         """The file of each rank's pulse, by global rank."""
@@ -98,7 +95,7 @@ class Hangs:
         The handler is told of the failure if it is this pod's. Returns when every agent has written what it knows.
         """
         session = self._handler.session
-        if session is None or not (self._is_overdue() or self._is_called(session)):
+        if session is None or not (self._watch.is_overdue() or self._is_called(session)):
             return None
         try:
             verdict, folder = self._settle(session)
@@ -108,21 +105,6 @@ class Hangs:
 
     def _file(self, kind: str, start: str, local_rank: int) -> Path:
         return self._settings.run_dir / f"{kind}-{start}-{local_rank}"
-
-    def _is_overdue(self) -> bool:
-        """Whether one of this pod's watchdogs barks; looks twice a second."""
-        now = self._clock()
-        if now - self._looked_at < LOOK_EVERY_S:
-            return False
-        self._looked_at = now
-        pulses = [pulse.read(rank.pulse) for rank in self._ranks]
-        for rank, watchdog, found in zip(self._ranks, self._watchdogs.values(), pulses, strict=True):
-            watchdog.see_process(now, process.state(rank.pid))
-            if found is not None:
-                watchdog.see(now, Sign(found.phase, found.step, found.ticks, found.step_s))
-        if not any(pulses) and (report := self._status.report()) is not None:
-            self._report_watchdog.see(now, Sign(report.phase, report.step))
-        return any(watchdog.is_overdue(now) for watchdog in (*self._watchdogs.values(), self._report_watchdog))
 
     def _is_called(self, session: Session) -> bool:
         """Whether a peer has found a hang; asks once a second."""
@@ -137,7 +119,7 @@ class Hangs:
 
     def _settle(self, session: Session) -> tuple[Verdict, Path]:
         """The verdict, and where this pod's ranks are described."""
-        self._log.warning("training stands still", seconds=round(self._still_s()))
+        self._log.warning("training stands still", seconds=round(self._watch.still_s()))
         autopsy = Autopsy(self._settings, self._ranks, self._log, self._pause)
         try:
             session.settle(CALL, self._settings.pod)
@@ -156,7 +138,10 @@ class Hangs:
             step, ticks = (found.step, found.ticks) if found is not None else (None, 0)
             states.append(RankState(rank=rank.rank, state=autopsy.lasting_state(rank), step=step, ticks=ticks))
         return Statement(
-            pod=self._settings.pod, node=self._settings.node, ranks=tuple(states), still_s=round(self._still_s(), 1)
+            pod=self._settings.pod,
+            node=self._settings.node,
+            ranks=tuple(states),
+            still_s=round(self._watch.still_s(), 1),
         )
 
     def _agree(self, session: Session, statement: Statement) -> Verdict:
@@ -183,8 +168,10 @@ class Hangs:
         joined = self._handler.joined
         host = joined.host if joined is not None else None
         if host is None:
-            return Verdict(still_s=self._still_s())
-        return Verdict(reason="silent", node_rank=host.node_rank, pod=host.pod, node=host.node, still_s=self._still_s())
+            return Verdict(still_s=self._watch.still_s())
+        return Verdict(
+            reason="silent", node_rank=host.node_rank, pod=host.pod, node=host.node, still_s=self._watch.still_s()
+        )
 
     def _tell(self, session: Session, verdict: Verdict, folder: Path) -> Failure:
         """Makes the verdict known: to the log, to whoever asks for the progress, and to the next round."""
@@ -207,11 +194,6 @@ class Hangs:
         if blamed == session.membership.node_rank:
             self._handler.local_failure = LocalFailure(time=time.time() - verdict.still_s, failure=failure)
         return failure
-
-    def _still_s(self) -> float:
-        now = self._clock()
-        watchdogs = (*self._watchdogs.values(), self._report_watchdog)
-        return max((still for dog in watchdogs if math.isfinite(still := dog.still_s(now))), default=0.0)
 
 
 def describe(verdict: Verdict, folder: Path) -> str:
