@@ -218,7 +218,9 @@ def test_a_process_without_a_handler_is_not_asked(tmp_path: Path) -> None:
 
 
 def test_nccls_recorder_is_on_where_nccl_may_be_and_asked_where_somebody_listens(tmp_path: Path) -> None:
-    assert flight.environment(tmp_path, "g1-r0", "gloo", {}) == {}
+    assert flight.environment(tmp_path, "g1-r0", "gloo", {}, driver=tmp_path) == {}
+    assert flight.environment(tmp_path, "g1-r0", "auto", {}, driver=tmp_path / "none") == {}
+    assert flight.environment(tmp_path, "g1-r0", "auto", {}, driver=tmp_path)["TORCH_FR_BUFFER_SIZE"] == "2000"
     assert flight.environment(tmp_path, "g1-r0", "nccl", {"TORCH_FR_DUMP_TEMP_FILE": "/mine"}) == {}
     told = flight.environment(tmp_path, "g1-r0", "nccl", {"TORCH_NCCL_TRACE_BUFFER_SIZE": "7"})
     assert told["TORCH_FR_BUFFER_SIZE"] == "7"

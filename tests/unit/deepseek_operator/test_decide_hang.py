@@ -300,3 +300,16 @@ def test_script_that_reports_no_step_is_never_taken_for_hanging() -> None:
         world.mute = not world.mute
         world.reconcile()
     assert (world.status.state, world.status.generation, world.status.stepped_at) == ("Running", 1, None)
+
+
+def test_a_frozen_pod_that_its_peers_accuse_is_replaced_at_once() -> None:
+    world = training_world(timeout_s=1800)
+    world.hangs.add(1)
+    world.pods["demo-worker-1-0"] = replace(world.pods["demo-worker-1-0"], ready=False)
+    world.healed.append(SettledHang(1, 0, "silent", None, "demo-worker-1-0"))
+    world.tick()
+    status = world.status
+    assert (status.generation, status.incarnations) == (2, {"1": 1})
+    assert (status.restarts.hang, status.restarts.healed) == (1, 0)
+    assert (status.failures[0].node, status.failures[0].reason) == ("node-1", "NoAnswer")
+    assert ends(world, Watcher(world)).status.state == "Succeeded"

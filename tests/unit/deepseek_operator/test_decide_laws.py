@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 from deepseek_operator.decide import decide
-from deepseek_operator.decide.types import DeletePod, Observation, Plan, Pod
+from deepseek_operator.decide.types import DeletePod, Observation, Plan, Pod, SettledHang
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from support.laws import Watcher, comes_to_rest, crash_everywhere, ends, outcome, tick
@@ -144,6 +144,19 @@ def heals(slot: int) -> Fault:
     return fault
 
 
+def accused(slot: int) -> Fault:
+    """A pod is frozen as a whole: its peers have found out, and so has the kubelet; nobody has waited for long."""
+
+    def fault(world: World) -> None:
+        pod = world.pods.get(live_name(world, slot))
+        if pod is not None and pod.phase == "Running" and world.progress() is not None:
+            world.pods[pod.name] = replace(pod, ready=False)
+            world.hangs.add(world.trained_generation)
+            world.healed.append(SettledHang(world.trained_generation, 0, "silent", None, pod.name))
+
+    return fault
+
+
 def second_operator(world: World) -> None:
     """Another replica, with an older view of the job, makes a pass."""
     world.reconcile_late()
@@ -195,6 +208,8 @@ SCENARIOS: dict[str, Fault] = {
     "crash": end(1, 139),
     "failed preflight": end(1, 71),
     "hang": hangs,
+    "frozen, and its peers say so": accused(1),
+    "frozen, and its peers say so, beside a lost one": both(accused(1), vanish(2)),
     "hang that was healed": heals(1),
     "hangs that were healed on one node": both(heals(1), heals(1)),
     "hang that was healed beside a lost one": both(heals(1), heals(1), vanish(2)),
@@ -281,6 +296,7 @@ faults = st.one_of(
     st.builds(node_silent, slots),
     st.builds(answers_nothing, slots),
     st.builds(heals, slots),
+    st.builds(accused, slots),
     st.sampled_from([hangs, second_operator]),
     st.sampled_from([suspend, resume]),
     st.builds(scale, st.integers(1, 5)),

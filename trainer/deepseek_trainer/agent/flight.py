@@ -14,13 +14,18 @@ from pathlib import Path
 BUFFER = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 KEPT_COLLECTIVES = "2000"
 PIPE = "TORCH_NCCL_DEBUG_INFO_PIPE_FILE"
+DRIVER = Path("/dev/nvidiactl")
+"""Where backend auto finds GPUs, and so takes NCCL."""
 FILE = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
 """The second is the name that older releases read."""
 
 
-def environment(folder: Path, start: str, backend: str, environ: Mapping[str, str]) -> dict[str, str]:
+def environment(
+    folder: Path, start: str, backend: str, environ: Mapping[str, str], driver: Path = DRIVER
+) -> dict[str, str]:
     """What switches it on; nothing for gloo, or where the user has arranged for it."""
-    if backend == "gloo" or PIPE in environ or any(name in environ for name in FILE):
+    has_nccl = backend == "nccl" or (backend == "auto" and driver.exists())
+    if not has_nccl or PIPE in environ or any(name in environ for name in FILE):
         return {}
     kept = next((environ[name] for name in BUFFER if name in environ), KEPT_COLLECTIVES)
     return {BUFFER[0]: kept, PIPE: str(folder / f"flight-{start}-pipe-"), **dict.fromkeys(FILE, _stem(folder, start))}
