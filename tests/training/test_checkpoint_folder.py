@@ -26,7 +26,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def writer(world: World, tmp_path: Path) -> Writer:
-    return Writer(tmp_path / "ck", job="test", generation=2, attempt=1, keep=3, model={}, world=world)
+    return Writer(tmp_path / "ck", job="test", uid="uid-1", generation=2, attempt=1, keep=3, model={}, world=world)
 
 
 def _save(writer: Writer, *steps: int) -> None:
@@ -109,21 +109,39 @@ def test_what_was_saved_is_read_back(writer: Writer, world: World) -> None:
     assert set(found.manifest.files) == {".metadata", "__0_0.distcp"}
 
 
-@pytest.mark.parametrize("trace", ["manifest", "temporary", "start"])
-def test_an_older_generation_can_not_commit(writer: Writer, trace: str) -> None:
+def _start(writer: Writer) -> None:
+    load.record_start(
+        writer.folder, job=writer.uid, generation=writer.generation, attempt=writer.attempt, step=0, path=None
+    )
+
+
+def test_an_older_generation_can_not_commit(writer: Writer) -> None:
+    _start(writer)
     _save(writer, 2)
-    if trace == "manifest":
-        _save(replace(writer, generation=3), 3)
-    elif trace == "temporary":
-        layout.temporary_folder(writer.folder, 9, 3).mkdir()
-    else:
-        load.record_start(writer.folder, generation=3, attempt=2, step=2, path=None)
+    _start(replace(writer, generation=3))
+    _start(writer)  # its processes start once more, in the old generation
     before = _steps(writer.folder)
 
     with pytest.raises(FencedError, match=r"generation 2 must not commit .* generation 3 trains there"):
         _save(writer, 4)
 
     assert _steps(writer.folder) == before
+
+
+def test_a_job_that_is_applied_anew_goes_on_and_the_deleted_one_can_not_commit(writer: Writer) -> None:
+    """It counts generations from 1 again, and what is left of the other one may still run."""
+    old, new = replace(writer, generation=7), replace(writer, uid="uid-2", generation=1)
+    _start(old)
+    _save(old, 2)
+    _start(new)
+    _save(new, 3)
+    _start(old)
+
+    with pytest.raises(FencedError, match=r"generation 7 must not commit .* generation 1 of another job \(UID uid-2\)"):
+        _save(old, 4)
+
+    _save(new, 4)
+    assert _steps(writer.folder) == [4, 3, 2]
 
 
 def test_retention_counts_whole_checkpoints_only(writer: Writer) -> None:
@@ -163,8 +181,8 @@ def test_a_refused_checkpoint_is_replaced_when_training_passes_it_again(writer: 
 
 def test_a_torn_last_line_of_resumes_is_ignored(writer: Writer) -> None:
     _save(writer, 2)
-    load.record_start(writer.folder, generation=2, attempt=1, step=2, path=None)
+    _start(writer)
     with (writer.folder / layout.RESUMES).open("a") as file:
-        file.write('{"generation": 9')
+        file.write('{"job": "uid-1", "generation": 9')
 
-    assert layout.newest_generation(writer.folder) == 2
+    assert layout.reign(writer.folder) == layout.Reign("uid-1", 2)

@@ -186,6 +186,7 @@ def _writer(config: RunConfig, world: World, environ: Mapping[str, str], model: 
     return Writer(
         folder=Path(config.checkpoint.directory),
         job=config.job,
+        uid=environ.get(Env.JOB_UID, ""),
         generation=int(environ.get(Env.GENERATION) or 1),
         attempt=int(environ.get(Env.ATTEMPT) or 1),
         keep=config.checkpoint.keep,
@@ -204,7 +205,14 @@ def _find(writer: Writer, ledger: Ledger, world: World) -> load.Found | None:
             ledger.continued_from(found.manifest.ledger)
         retention.clean(writer.folder, generation=writer.generation)
         step, path = (found.manifest.step, found.path) if found else (0, None)
-        load.record_start(writer.folder, generation=writer.generation, attempt=writer.attempt, step=step, path=path)
+        load.record_start(
+            writer.folder,
+            job=writer.uid,
+            generation=writer.generation,
+            attempt=writer.attempt,
+            step=step,
+            path=path,
+        )
         return found
 
     return world.lead(find)

@@ -95,18 +95,28 @@ def read_manifest(checkpoint: Path) -> Manifest:
     return Manifest(**json.loads((checkpoint / MANIFEST).read_bytes()))
 
 
-def newest_generation(folder: Path) -> int:
-    """The newest generation that has left a trace in the folder; 0 when none has."""
-    seen = [generation for generation, _ in temporaries(folder)]
-    for _, checkpoint in checkpoints(folder):
-        try:
-            seen.append(read_manifest(checkpoint).generation)
-        except (OSError, ValueError, TypeError):
-            continue  # says nothing about generations; `load` says why it is unusable
+@dataclass(frozen=True)
+class Reign:
+    """Who may commit.
+
+    Attributes:
+        job: UID of the job that came to the folder last: one that was deleted and applied anew counts generations anew.
+        generation: the newest of that job in which training has started.
+    """
+
+    job: str
+    generation: int
+
+
+def reign(folder: Path) -> Reign | None:
+    """Who may commit to the folder, by the starts of training; None before the first."""
     resumes = folder / RESUMES
+    newest: dict[str, int] = {}
     for line in resumes.read_text(encoding="utf-8").splitlines() if resumes.is_file() else ():
         try:
-            seen.append(int(json.loads(line)["generation"]))
+            start = json.loads(line)
+            job, generation = str(start["job"]), int(start["generation"])
         except (ValueError, KeyError, TypeError):
             continue  # the torn last line of a process that was killed
-    return max(seen, default=0)
+        newest[job] = max(generation, newest.get(job, 0))
+    return Reign(*list(newest.items())[-1]) if newest else None  # in the order of their first starts

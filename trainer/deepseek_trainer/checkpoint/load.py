@@ -39,10 +39,12 @@ class Resume:
     """One start of training: a line of resumes.jsonl.
 
     Attributes:
+        job: its UID.
         path: the checkpoint that it started from; None from scratch.
     """
 
     time: str
+    job: str
     generation: int
     attempt: int
     step: int
@@ -96,10 +98,10 @@ def read_into(state: dict[str, Any], found: Found, world: World) -> None:
     )
 
 
-def record_start(folder: Path, *, generation: int, attempt: int, step: int, path: Path | None) -> None:
+def record_start(folder: Path, *, job: str, generation: int, attempt: int, step: int, path: Path | None) -> None:
     """Appends to resumes.jsonl that training starts; from then on older generations can't commit."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    resume = Resume(now, generation, attempt, step, None if path is None else str(path))
+    resume = Resume(now, job, generation, attempt, step, None if path is None else str(path))
     folder.mkdir(parents=True, exist_ok=True)
     durable.append_line(folder / layout.RESUMES, json.dumps(asdict(resume)))
 

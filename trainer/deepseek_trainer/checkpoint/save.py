@@ -2,8 +2,8 @@
 
     write shards into step-N.gG.tmp  ->  hash them  ->  fence  ->  manifest  ->  rename  ->  COMMITTED  ->  retention
 
-All ranks take part, and all succeed or all fail. Fencing: once a newer generation has left a trace on the volume,
-this one no longer commits. The writing (`_write`) and the committing (`_commit`) are apart, so that the first can
+All ranks take part, and all succeed or all fail. Fencing: once training has started in a newer generation, or in a
+newer job of the same name, this one no longer commits. The writing (`_write`) and the committing (`_commit`) are apart, so that the first can
 move to the background.
 """
 
@@ -37,12 +37,14 @@ class Writer:
 
     Attributes:
         folder: the job's checkpoint folder, the same volume on every rank.
+        uid: of the job; tells it from one of the same name that was deleted before.
         keep: checkpoints that retention leaves.
         model: recorded in the manifest; see `Manifest.model`.
     """
 
     folder: Path
     job: str
+    uid: str
     generation: int
     attempt: int
     keep: int
@@ -113,11 +115,14 @@ class Writer:
         return info(checkpoint, manifest)
 
     def _fence(self) -> None:
-        newest = layout.newest_generation(self.folder)
-        if newest > self.generation:
-            raise FencedError(
-                f"generation {self.generation} must not commit to {self.folder}: generation {newest} trains there"
-            )
+        reign = layout.reign(self.folder)
+        if reign is None or (reign.job == self.uid and reign.generation <= self.generation):
+            return
+        other = f" of another job (UID {reign.job})" if reign.job != self.uid else ""
+        raise FencedError(
+            f"generation {self.generation} must not commit to {self.folder}: generation {reign.generation}{other} "
+            "trains there"
+        )
 
 
 def info(checkpoint: Path, manifest: Manifest) -> CheckpointInfo:
