@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import site as sites
 from support.kubectl import Kubectl
+from support.running import Running, manifest
 from support.site import Site
+from support.steps import following
 from support.storage import shared_claim as claim
 
 CHART = Path(__file__).parents[2] / "charts" / "deepseek-operator"
@@ -69,6 +73,23 @@ def shared_claim(site: Site, kubectl: Kubectl) -> Iterator[tuple[str, Path]]:
 def trainer_image(site: Site) -> str:
     """The image that worker pods run."""
     return site.trainer_image
+
+
+@pytest.fixture
+def launch(
+    operator: None, kubectl: Kubectl, trainer_image: str, shared_claim: tuple[str, Path]
+) -> Iterator[Callable[..., Running]]:
+    """Starts a job that trains without an end; returns when it makes steps. It is deleted after the test."""
+    with ExitStack() as stack:
+
+        def start(name: str, **spec: Any) -> Running:
+            kubectl.apply(manifest(name, trainer_image, shared_claim[0], **spec))
+            job = Running(kubectl, name, stack.enter_context(following(kubectl, name)))
+            job.await_steps(2)
+            return job
+
+        yield start
+        kubectl.run("delete", "dsj", "--all")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,75 @@
+"""Any process, pod and rank 0 may go, and the world grows and shrinks: on real nodes, each with its seconds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from support.faults import kill_rank, require_processes
+from support.running import Running
+from support.steps import now
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("operator")]
+
+Launch = Callable[..., Running]
+
+
+@pytest.mark.parametrize("recovery", [{}, {"prewarm": True}], ids=["plain", "prewarmed"])
+def test_processes_and_pods_are_lost(launch: Launch, recovery: dict[str, Any]) -> None:
+    job = launch("losses", recovery=recovery)
+    require_processes("losses-worker-0-0", job.kubectl.namespace)
+    pods = job.pods()
+
+    def kill(rank: int) -> float:
+        return job.recovers(f"rank {rank} killed", lambda: kill_rank(f"losses-worker-{rank}-0", job.kubectl.namespace))
+
+    def delete(slot: int) -> float:
+        return job.recovers(f"pod of node rank {slot} deleted", lambda: job.delete(slot))
+
+    print(f"process killed: median {statistics.median([kill(rank) for rank in (1, 0, 1)]):.1f} s, {recovery}")
+    assert job.pods() == pods
+    assert job.status()["generation"] == 1
+    print(f"pod deleted: median {statistics.median([delete(slot) for slot in (0, 1, 0)]):.1f} s, {recovery}")
+    assert job.status()["restarts"]["infrastructure"] == 3
+    job.require_the_same_again()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"elastic": {"minReplicas": 1, "maxReplicas": 2, "shrinkAfterSeconds": 0}}, {"scheduling": {"spares": 1}}],
+    ids=["elastic", "spare"],
+)
+def test_nobody_waits_for_a_new_pod(launch: Launch, spec: dict[str, Any]) -> None:
+    """An elastic job goes on with whom it has, and one with a spare takes that; both are whole again soon."""
+    job = launch("warm", recovery={"prewarm": True}, **spec)
+    seconds = []
+    for slot in (0, 1, 0):
+        job.wait("all pods, the spare among them", lambda: job.all_ready(3 if "scheduling" in spec else 2))
+        seconds.append(job.recovers(f"pod of slot {slot} deleted", partial(job.delete, slot)))
+    print(f"pod deleted: median {statistics.median(seconds):.1f} s, {spec}")
+    job.require_the_same_again(relative=1e-4 if "elastic" in spec else 0.0)
+
+
+def is_generation(job: Running, number: int) -> bool:
+    return bool(job.status()["generation"] == number)
+
+
+def test_resizing_by_kubectl_scale_costs_no_step(launch: Launch) -> None:
+    """2 -> 4 -> 3 -> 1 -> 2 workers while it trains: one generation each; every step is made exactly once."""
+    job = launch("scaled", recovery={"prewarm": True}, elastic={"minReplicas": 1, "maxReplicas": 4})
+    for generation, size in enumerate((4, 3, 1, 2), start=2):
+        began = now()
+        job.kubectl.run("scale", "dsj/scaled", f"--replicas={size}")
+        job.await_steps(size)
+        start = job.log.starts()[-1]
+        last = [s for s in job.log.steps() if s.time < start.time][-1]
+        first = job.log.steps(start.time)[0]
+        print(
+            f"{size} workers: {start.time - began:.1f} s until they start, {first.time - last.time:.1f} s between steps"
+        )
+        job.wait("the status", partial(is_generation, job, generation))
+    job.require_no_step_lost()
+    assert {cause for cause, count in job.status()["restarts"].items() if count} == {"resize"}

@@ -1,0 +1,109 @@
+"""What befalls a worker pod of a cluster on this machine: its processes are found here, and killed or frozen from outside.
+
+Nothing in the pod helps: as on a machine whose kernel kills a process, or whose GPU hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_ZYGOTE, _STANDS_FOR_A_FORK = b"deepseek_trainer.agent.zygote", b"agent/exec.py"
+
+
+@dataclass(frozen=True, slots=True)
+class PodProcesses:
+    """PIDs of one worker pod as this machine has them."""
+
+    agent: int
+    ranks: tuple[int, ...]
+    """The training processes themselves."""
+    all: tuple[int, ...]
+
+
+def processes_of(pod: str, namespace: str) -> PodProcesses:
+    """The pod's processes.
+
+    Raises:
+        LookupError: no agent of this pod runs on this machine.
+    """
+    marks = {f"DEEPSEEKJOB_POD_NAME={pod}".encode(), f"DEEPSEEKJOB_NAMESPACE={namespace}".encode()}
+    marked = [pid for pid in _pids() if marks <= set(_read(pid, "environ").split(b"\0"))]
+    parents = {pid: _parent(pid) for pid in _pids()}
+    agents = [pid for pid in marked if parents.get(pid) not in marked]
+    if len(agents) != 1:
+        raise LookupError(f"pod {pod} has {len(agents)} agents on this machine")
+    tree = [agents[0]]
+    for pid in tree:  # grows while it is read
+        tree += [child for child, parent in parents.items() if parent == pid]
+    return PodProcesses(agents[0], tuple(pid for pid in tree[1:] if _is_rank(pid, agents[0])), tuple(tree))
+
+
+def kill_rank(pod: str, namespace: str) -> None:
+    """SIGKILL to the pod's first training process."""
+    os.kill(_first_rank(pod, namespace), signal.SIGKILL)
+
+
+@contextmanager
+def frozen(*pids: int) -> Iterator[None]:
+    """These processes stand still for as long as the block; those that have ended meanwhile don't wake."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in reversed(pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def end_of(pids: Sequence[int]) -> bool:
+    """Whether none of these processes runs any more."""
+    return all(_read(pid, "stat").rpartition(b")")[2].split()[:1] in ([], [b"Z"]) for pid in pids)
+
+
+def require_processes(pod: str, namespace: str) -> None:
+    """Skips the test where the cluster's containers are not processes of this machine."""
+    try:
+        processes_of(pod, namespace)
+    except LookupError as error:
+        pytest.skip(f"needs root and a cluster whose containers run on this machine: {error}")
+
+
+def _first_rank(pod: str, namespace: str) -> int:
+    ranks = processes_of(pod, namespace).ranks
+    if not ranks:
+        raise LookupError(f"pod {pod} has no training process")
+    return ranks[0]
+
+
+def _is_rank(pid: int, agent: int) -> bool:
+    command = _read(pid, "cmdline")
+    if _parent(pid) != agent:
+        return _ZYGOTE in _read(_parent(pid), "cmdline")
+    return _ZYGOTE not in command and _STANDS_FOR_A_FORK not in command
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
+
+
+def _parent(pid: int) -> int:
+    for line in _read(pid, "status").splitlines():
+        if line.startswith(b"PPid:"):
+            return int(line.split()[1])
+    return 0
