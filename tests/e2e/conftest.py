@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,11 +12,11 @@ from typing import Any
 
 import pytest
 from support import site as sites
+from support import storage
 from support.kubectl import Kubectl
 from support.running import Running, manifest
 from support.site import Site
 from support.steps import following
-from support.storage import shared_claim as claim
 
 CHART = Path(__file__).parents[2] / "charts" / "deepseek-operator"
 RELEASE, NAMESPACE = "deepseek-operator", "deepseek-system"
@@ -65,7 +66,7 @@ def kubectl(site: Site) -> Iterator[Kubectl]:
 def shared_claim(site: Site, kubectl: Kubectl) -> Iterator[tuple[str, Path]]:
     """A bound ReadWriteMany claim, and the folder of this machine where its content is."""
     here = site.shared_here / kubectl.namespace
-    with claim(kubectl, here, CLAIM, node_path=f"{site.shared_there}/{kubectl.namespace}"):
+    with storage.shared_claim(kubectl, here, CLAIM, node_path=f"{site.shared_there}/{kubectl.namespace}"):
         yield CLAIM, here
 
 
@@ -75,17 +76,28 @@ def trainer_image(site: Site) -> str:
     return site.trainer_image
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first job's prepared data is kept for the jobs after it: tokenizing is not what they are about."""
+    return tmp_path_factory.mktemp("prepared") / "data"
+
+
 @pytest.fixture
 def launch(
-    operator: None, kubectl: Kubectl, trainer_image: str, shared_claim: tuple[str, Path]
+    operator: None, kubectl: Kubectl, trainer_image: str, shared_claim: tuple[str, Path], prepared: Path
 ) -> Iterator[Callable[..., Running]]:
     """Starts a job that trains without an end; returns when it makes steps. It is deleted after the test."""
     with ExitStack() as stack:
 
         def start(name: str, **spec: Any) -> Running:
+            data = shared_claim[1] / name / "data"
+            if prepared.exists():
+                storage.give(prepared, data)
             kubectl.apply(manifest(name, trainer_image, shared_claim[0], **spec))
             job = Running(kubectl, name, stack.enter_context(following(kubectl, name)))
             job.await_steps(2)
+            if not prepared.exists():
+                shutil.copytree(data, prepared)
             return job
 
         yield start

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from native import volumes
 from support.kubectl import Kubectl
+
+
+def give(source: Path, folder: Path) -> None:
+    """Puts a copy of a folder on a volume, as if the images' user had made it and the folder above it."""
+    volumes.create_folder(folder.parent)
+    shutil.copytree(source, folder)
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            volumes.create_folder(path)
+        elif os.geteuid() == 0:
+            os.chown(path, volumes.NON_ROOT, volumes.NON_ROOT)
 
 
 @contextmanager
