@@ -221,7 +221,7 @@ class Bench:
 
 def ready(pod: Pod, deadline_s: float) -> None:
     """Waits until the pod passes its readiness probe: then the operator lets it join."""
-    eventually(lambda: pod.get("/healthz"), deadline_s=deadline_s, what=f"{pod.name} is ready", describe=pod.log)
+    eventually(lambda: pod.get("/readyz"), deadline_s=deadline_s, what=f"{pod.name} is ready", describe=pod.log)
 
 
 def main() -> int:

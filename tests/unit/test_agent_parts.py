@@ -372,6 +372,20 @@ def test_health_is_that_the_loop_turns_once_torch_is_imported(clock: Clock) -> N
     assert status.is_healthy()
 
 
+def test_readiness_waits_for_the_imports_once(clock: Clock) -> None:
+    status, warm = make_status(clock), False
+    status.ready_when(lambda: warm)
+    assert not status.is_ready()
+    status.tick()
+    assert not status.is_ready(), "its prewarmed process still imports"
+    warm = True
+    assert status.is_ready()
+    warm = False
+    assert status.is_ready(), "a prewarmed process that is made anew is no reason to leave"
+    clock.now += 61
+    assert not status.is_ready()
+
+
 def test_news_are_the_round_and_who_is_silent(clock: Clock, tmp_path: Path) -> None:
     status = make_status(clock)
     silence = Silence(generation=1, nodes=(3,))

@@ -21,7 +21,7 @@ class _Probed:
 
 
 class Readiness:
-    """The answers of `/healthz`, pod by pod; never waits for one."""
+    """The answers of `/readyz`, pod by pod; never waits for one."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="probe")
@@ -44,7 +44,7 @@ class Readiness:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _begin(self, ip: str) -> Future[bool]:
-        return self._pool.submit(lambda: http.get(ip, "/healthz", TIMEOUT_S) is not None)
+        return self._pool.submit(lambda: http.get(ip, "/readyz", TIMEOUT_S) is not None)
 
     def _forget(self, pods: Iterable[str]) -> None:
         for pod in pods:

@@ -34,7 +34,7 @@ def worker(job: DeepSeekJob) -> dict[str, Any]:
         "ports": [{"name": "agent", "containerPort": AGENT_PORT, "protocol": "TCP"}],
         "resources": resources(workers.resources),
         "readinessProbe": {
-            "httpGet": {"path": "/healthz", "port": "agent"},
+            "httpGet": {"path": "/readyz", "port": "agent"},
             "periodSeconds": 2,
             "timeoutSeconds": 2,
             "failureThreshold": 3,

@@ -65,6 +65,7 @@ def _supervise(agent_settings: Settings, status: Status, events: EventLog, stop:
     os.environ["TORCH_CPP_LOG_LEVEL"] = level or "ERROR"
     environment = {"TORCH_CPP_LOG_LEVEL": level or "WARNING"}
     prewarm = Prewarm(agent_settings, {**os.environ, **environment}, events)
+    status.ready_when(prewarm.is_warm)
     prewarm.start()  # before torch is imported here: the two imports overlap
     try:
         with imports.lasting():

@@ -16,6 +16,7 @@ from pathlib import Path
 from deepseek_trainer.agent import exec
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.settings import Settings
+from deepseek_trainer.agent.zygote import warm_mark
 
 BUILT_IN = ("deepseek_trainer.distributed.world", "deepseek_trainer.progress", "deepseek_trainer.tasks")
 """What the built-in trainer imports sooner or later."""
@@ -45,6 +46,7 @@ class Prewarm:
         # Not below the run directory: a socket's path may have 107 bytes.
         self._folder = self._folder or Path(tempfile.mkdtemp(prefix="zygote-"))
         self._address.unlink(missing_ok=True)
+        warm_mark(str(self._address)).unlink(missing_ok=True)
         bound = [sys.executable, "-S", exec.__file__, str(os.getpid())]
         command = [sys.executable, "-u", "-m", "deepseek_trainer.agent.zygote", str(self._address), *self._modules]
         self._process = subprocess.Popen([*bound, *command], env=self._environ, stderr=subprocess.DEVNULL)
@@ -52,6 +54,12 @@ class Prewarm:
     def environment(self) -> dict[str, str]:
         """What tells a command of the zygote; nothing where there is none."""
         return {exec.ZYGOTE: str(self._address)} if self._process is not None and self._process.poll() is None else {}
+
+    def is_warm(self) -> bool:
+        """Whether a start would find everything imported, or nothing more is to be expected."""
+        if self._process is None or self._process.poll() is not None:
+            return True
+        return warm_mark(str(self._address)).exists()
 
     def stop(self) -> None:
         """Ends the zygote, and with it every process that it forked."""

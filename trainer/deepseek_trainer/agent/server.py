@@ -1,4 +1,4 @@
-"""The agent's HTTP server: GET /healthz, /progress, /metrics. It is up before torch is imported and needs none of it."""
+"""The agent's HTTP server: GET /healthz, /readyz, /progress, /metrics. It is up before torch is imported and needs none of it."""
 
 from __future__ import annotations
 
@@ -60,14 +60,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         if path == "/healthz":
-            self._healthz()
+            self._tell(self.server.status.is_healthy(), "the supervision loop does not turn")
+        elif path == "/readyz":
+            self._tell(self.server.status.is_ready(), "torch is being imported")
         elif path == "/progress":
             self._wait(dict(parse_qsl(query)))
             self._answer(HTTPStatus.OK, "application/json", body(self.server.status.progress()))
         elif path == "/metrics":
             self._answer(HTTPStatus.OK, _TEXT, self.server.metrics())
         else:
-            self._answer(HTTPStatus.NOT_FOUND, _TEXT, b"try /healthz, /progress or /metrics\n")
+            self._answer(HTTPStatus.NOT_FOUND, _TEXT, b"try /healthz, /readyz, /progress or /metrics\n")
 
     def _wait(self, wanted: dict[str, str]) -> None:
         """The answer may be put off until there is news; a wish that can't be read is none."""
@@ -78,11 +80,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Requests are not events: a probe each second would bury the rest."""
 
-    def _healthz(self) -> None:
-        if self.server.status.is_healthy():
+    def _tell(self, is_so: bool, otherwise: str) -> None:
+        if is_so:
             self._answer(HTTPStatus.OK, _TEXT, b"ok\n")
         else:
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"the supervision loop does not turn\n")
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{otherwise}\n".encode())
 
     def _answer(self, code: HTTPStatus, content_type: str, content: bytes) -> None:
         self.send_response(code)

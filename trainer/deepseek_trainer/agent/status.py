@@ -61,6 +61,8 @@ class Status:
         self._goodput = GoodputClock(clock())
         self._ticked_at = clock()
         self._has_ticked = False
+        self._was_ready = False
+        self._is_warm: Callable[[], bool] = lambda: True
         self._read_at = float("-inf")
         self._membership: Membership | None = None
         self._round = 0
@@ -83,6 +85,15 @@ class Status:
 
     def is_healthy(self) -> bool:
         return self._clock() - self._ticked_at < (HEALTHY_S if self._has_ticked else IMPORTED_S)
+
+    def ready_when(self, is_warm: Callable[[], bool]) -> None:
+        """Has readiness wait for this, too."""
+        self._is_warm = is_warm
+
+    def is_ready(self) -> bool:
+        """Whether processes that start here start at once: all is imported, and the supervision loop turns."""
+        self._was_ready = self._was_ready or (self._has_ticked and self._is_warm())
+        return self._was_ready and self.is_healthy()
 
     def joined(self, membership: Membership, round_number: int, report_file: Path) -> None:
         """A round starts with this pod in it, and its processes will report in this file."""

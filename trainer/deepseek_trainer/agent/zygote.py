@@ -59,8 +59,14 @@ def main() -> None:
     with imports.lasting():
         for module in modules:
             importlib.import_module(module)
+    warm_mark(address).touch()
     if request := Server(listener).serve():
         run(request)
+
+
+def warm_mark(address: str) -> Path:
+    """A file that is there once the zygote of this socket has imported everything."""
+    return Path(f"{address}.warm")
 
 
 class Server:
