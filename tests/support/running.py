@@ -74,6 +74,16 @@ class Running:
         ready = [fact for fact in facts if fact["type"] == "Ready" and fact["status"] == "True"]
         return len(found) == len(ready) == count
 
+    def await_node(self, node: str) -> None:
+        """Waits until pods can be put on the node again."""
+
+        def is_open() -> bool:
+            found = self.kubectl.json("get", "node", node)
+            ready = [c["status"] for c in found["status"]["conditions"] if c["type"] == "Ready"]
+            return ready == ["True"] and not found["spec"].get("taints")
+
+        self.wait(f"{node} to be Ready, without a taint", is_open)
+
     def delete(self, slot: int) -> None:
         """The slot's pod goes at once, as when its node is taken away."""
         self.kubectl.run("delete", "pod", self.pod_of(slot), "--force", "--grace-period=0")
