@@ -10,7 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from deepseek_operator.api.conditions import parse_time
-from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, CONTAINER, LABEL_INCARNATION, LABEL_SLOT
+from deepseek_operator.api.names import (
+    ANNOTATION_MEMBERSHIP,
+    ANNOTATION_REMINDER,
+    CONTAINER,
+    LABEL_INCARNATION,
+    LABEL_SLOT,
+)
 from deepseek_operator.cluster.client import controller_uid
 from deepseek_operator.decide.causes import NODE_DISRUPTIONS
 from deepseek_operator.decide.readiness import PASSING
@@ -57,6 +63,7 @@ def strip(raw: Mapping[str, Any]) -> Pod | None:
         node=spec.get("nodeName"),
         host_ip=status.get("hostIP"),
         membership=meta.get("annotations", {}).get(ANNOTATION_MEMBERSHIP),
+        reminder=meta.get("annotations", {}).get(ANNOTATION_REMINDER, ""),
         exit_code=ending.exit_code,
         reason=ending.reason,
         message=ending.message[:MAX_MESSAGE],

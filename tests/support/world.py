@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, LABEL_INCARNATION, LABEL_SLOT
+from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_REMINDER, LABEL_INCARNATION, LABEL_SLOT
 from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob, Status
 from deepseek_operator.decide import decide
 from deepseek_operator.decide.effective import effective
@@ -221,7 +221,11 @@ class World:
     def _patch(self, name: str, uid: str, annotations: dict[str, str]) -> None:
         pod = self.pods.get(name)
         if pod is not None and pod.uid == uid:
-            self.pods[name] = replace(pod, membership=annotations[ANNOTATION_MEMBERSHIP])
+            self.pods[name] = replace(
+                pod,
+                membership=annotations.get(ANNOTATION_MEMBERSHIP, pod.membership),
+                reminder=annotations.get(ANNOTATION_REMINDER, pod.reminder),
+            )
 
     def delete(self, name: str, uid: str, *, force: bool = False) -> None:
         pod = self.pods.get(name)

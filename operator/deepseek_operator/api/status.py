@@ -199,6 +199,11 @@ class Status(StatusModel):
         "elastic.shrinkAfterSeconds is counted from here.",
         json_schema_extra={"format": "date-time"},
     )
+    assembled_at: str | None = Field(
+        None,
+        description="When all workers of the present generation were ready. From here on they should have heard of it.",
+        json_schema_extra={"format": "date-time"},
+    )
     planned: bool = Field(
         False,
         description="The present generation was planned, and everybody was there: its members save before they join it, and so "

@@ -59,6 +59,7 @@ from deepseek_operator.decide.launch import launch
 from deepseek_operator.decide.quota import quota_change
 from deepseek_operator.decide.readiness import readiness
 from deepseek_operator.decide.recovery import recovery
+from deepseek_operator.decide.reminding import reminding
 from deepseek_operator.decide.replanting import replanting
 from deepseek_operator.decide.report import parse_report
 from deepseek_operator.decide.requeue import requeue_after_s
@@ -95,6 +96,7 @@ AT_WORK: tuple[Policy, ...] = (
     resumption,
     launch,
     assembly,
+    reminding,
     snapshot,
     disruptions,
     training,

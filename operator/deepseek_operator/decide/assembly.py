@@ -32,7 +32,7 @@ def assembly(turn: Turn) -> Turn:
     if turn.status.assembling_since is None or turn.next_generation:
         return turn
     whole = all(is_present(member) for member in members(turn.seen, turn.status))
-    return turn.changed(assembling_since=None) if whole else turn
+    return turn.changed(assembling_since=None, assembled_at=turn.now) if whole else turn
 
 
 def shrinking(turn: Turn) -> Turn:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
+from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_REMINDER
 from deepseek_operator.api.v1alpha1 import Status
 from deepseek_operator.decide.exclusion import excluded_nodes
 from deepseek_operator.decide.gang import (
@@ -22,6 +22,7 @@ from deepseek_operator.decide.gang import (
     to_be_created,
 )
 from deepseek_operator.decide.quota import quota_wanted
+from deepseek_operator.decide.reminding import reminder
 from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import DeletePod, Manifest, Observation, PatchPod, Pod
 from deepseek_operator.render import (
@@ -94,18 +95,25 @@ def _placement(seen: Observation) -> Placement | None:
 
 
 def patches(seen: Observation, status: Status) -> tuple[PatchPod, ...]:
-    """The live members that have not been told their part in the present generation, and the candidates that still have
-    one in an older."""
+    """The live members that have not been told their part in the present generation, or have to be reminded of it, and the
+    candidates that still have one in an older."""
     if not may_have_pods(status):
         return ()
     gang = members(seen, status) if is_ranked(seen.job, status) else ()
     told = [(member.pod, membership_json(membership_of(seen.job, status, member.slot))) for member in gang]
     told += [(member.pod, "") for member in candidates(seen, status)]
-    return tuple(
+    news = [
         PatchPod(pod.name, pod.uid, {ANNOTATION_MEMBERSHIP: part})
         for pod, part in told
         if pod is not None and is_live(pod) and (pod.membership or "") != part
-    )
+    ]
+    wanted = reminder(seen, status)
+    again = [
+        PatchPod(pod.name, pod.uid, {ANNOTATION_REMINDER: wanted})
+        for pod in (member.pod for member in gang)
+        if wanted and pod is not None and is_live(pod) and pod.reminder != wanted
+    ]
+    return (*news, *again)
 
 
 def deletions(seen: Observation, status: Status) -> tuple[DeletePod, ...]:

@@ -42,6 +42,7 @@ def _first_generation(turn: Turn) -> Turn:
         start_time=turn.now,
         active_since=turn.now,
         assembling_since=turn.now,
+        assembled_at=None,
         nodes=Nodes(ready=0, desired=nodes),
         master=Master(slot=0, address=pod_dns(job.metadata, 0, 0)),
     )
@@ -95,6 +96,7 @@ def _start_over(turn: Turn) -> Turn:
         replaced=list(range(nodes)),
         standby=[],
         assembling_since=turn.now,
+        assembled_at=None,
         planned=False,
         start_time=status.start_time or turn.now,
         active_since=status.active_since or turn.now,

@@ -41,6 +41,8 @@ class Pod:
     """Address of its node."""
     membership: str | None = None
     """The membership annotation as it is, raw JSON."""
+    reminder: str = ""
+    """The reminder annotation as it is."""
     exit_code: int | None = None
     """Exit status of the worker container, once it ended."""
     reason: str = ""
