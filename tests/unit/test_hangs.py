@@ -189,7 +189,7 @@ def test_a_script_shows_its_stacks_and_finds_its_environment_as_it_was(tmp_path:
     (tmp_path / "sitecustomize.py").write_text(own)
     script, file = tmp_path / "waits.py", tmp_path / "stacks"
     script.write_text(WAITING)
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])}
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path[1:]])}
     told = environ | stacks.environment(str(file), environ)
     with subprocess.Popen([sys.executable, "-u", str(script)], env=told, stdout=subprocess.PIPE, text=True) as started:
         assert started.stdout is not None

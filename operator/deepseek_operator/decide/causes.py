@@ -202,7 +202,7 @@ def _ended_by(evidence: Evidence) -> str:
             return f"Signal{evidence.signal}"
     if evidence.exit_code == ExitCode.USER_ERROR and not evidence.helper:
         return "UserError"
-    return f"ExitStatus{evidence.exit_code}"
+    return f"ExitStatus{evidence.exit_code}".replace("-", "Minus")  # no kernel has such, and a reason is one word
 
 
 def _signal_in(failure: dict[str, Any]) -> int | None:
