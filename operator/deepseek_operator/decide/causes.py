@@ -175,7 +175,7 @@ def reason_of(evidence: Evidence, row: Row) -> str:
     """One word: Kubernetes' where it tells something (OOMKilled, Evicted), else the row's, else the exit status'."""
     if evidence.word not in _SAYS_NOTHING or evidence.exit_code is None:
         return one_word(evidence.word, "Failed")
-    return row.reason or _ended_by(evidence)
+    return row.reason or one_word(_ended_by(evidence), "Failed")  # a number below zero is none of the kernel's
 
 
 def one_word(text: str, otherwise: str) -> str:
@@ -202,7 +202,7 @@ def _ended_by(evidence: Evidence) -> str:
             return f"Signal{evidence.signal}"
     if evidence.exit_code == ExitCode.USER_ERROR and not evidence.helper:
         return "UserError"
-    return f"ExitStatus{evidence.exit_code}".replace("-", "Minus")  # no kernel has such, and a reason is one word
+    return f"ExitStatus{evidence.exit_code}"
 
 
 def _signal_in(failure: dict[str, Any]) -> int | None:
