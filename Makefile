@@ -66,9 +66,9 @@ verify: setup ## fail when a generated file differs from what would be generated
 	$(PY) tools/generate.py --check
 
 # ---- tests ------------------------------------------------------------------------------------
-.PHONY: test test-unit test-contract test-chart test-cluster test-training test-e2e test-demo
+.PHONY: test test-unit test-contract test-chart test-cluster test-training test-e2e test-demo test-native
 # Lanes run side by side: the real nodes of e2e and the API server of the cluster tests mostly wait.
-LANES := test-e2e test-cluster lint,types,verify,test-unit,test-contract,test-chart,test-training,test-demo
+LANES := test-e2e test-native,test-cluster lint,types,verify,test-unit,test-contract,test-chart,test-training,test-demo
 test: setup ## everything, in lanes side by side; what CI runs
 	@$(PY) tools/stages.py $(LANES)
 
@@ -91,7 +91,10 @@ test-demo: setup ## make demo, and look at what it leaves
 	$(PYTEST) tests/e2e/test_demo.py
 
 test-e2e: setup ## helm install and real pods on two nodes
-	$(PYTEST) tests/e2e --ignore=tests/e2e/test_demo.py
+	$(PYTEST) tests/e2e --ignore=tests/e2e/test_demo.py --ignore=tests/e2e/test_native_cluster.py
+
+test-native: setup ## the native cluster itself: crashes, power cuts, side by side, nothing left behind
+	$(PYTEST) tests/e2e/test_native_cluster.py
 
 .PHONY: soak
 soak: setup ## an hour of jobs under up to 200 random faults, their data exactly once; five minutes of it are in test-cluster

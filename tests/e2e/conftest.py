@@ -83,21 +83,35 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def with_data(shared_claim: tuple[str, Path], prepared: Path) -> Callable[[str], None]:
+    """Gives a job of this name what another one of the tiny trainer has prepared, if one has."""
+
+    def give(name: str) -> None:
+        if prepared.exists():
+            storage.give(prepared, shared_claim[1] / name / "data")
+
+    return give
+
+
+@pytest.fixture
 def launch(
-    operator: None, kubectl: Kubectl, trainer_image: str, shared_claim: tuple[str, Path], prepared: Path
+    operator: None,
+    kubectl: Kubectl,
+    trainer_image: str,
+    shared_claim: tuple[str, Path],
+    prepared: Path,
+    with_data: Callable[[str], None],
 ) -> Iterator[Callable[..., Running]]:
     """Starts a job that trains without an end; returns when it makes steps. It is deleted after the test."""
     with ExitStack() as stack:
 
         def start(name: str, **spec: Any) -> Running:
-            data = shared_claim[1] / name / "data"
-            if prepared.exists():
-                storage.give(prepared, data)
+            with_data(name)
             kubectl.apply(manifest(name, trainer_image, shared_claim[0], **spec))
             job = Running(kubectl, name, stack.enter_context(following(kubectl, name)))
             job.await_steps(2)
             if not prepared.exists():
-                shutil.copytree(data, prepared)
+                shutil.copytree(shared_claim[1] / name / "data", prepared)
             return job
 
         yield start

@@ -90,9 +90,10 @@ def live_pods(kubectl: Kubectl) -> list[str]:
 
 
 def test_a_suspended_job_frees_its_nodes_and_goes_on_where_it_saved(
-    kubectl: Kubectl, trainer_image: str, shared_claim: tuple[str, Path]
+    kubectl: Kubectl, trainer_image: str, shared_claim: tuple[str, Path], with_data: Callable[[str], None]
 ) -> None:
     claim, volume = shared_claim
+    with_data("paused")
     kubectl.apply(training_job("paused", trainer_image, claim, steps=400))
 
     def status() -> dict[str, Any]:
