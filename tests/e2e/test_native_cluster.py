@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,23 @@ def output(*command: str) -> str:
 
 
 def traces() -> Traces:
-    """Everything of this machine that a cluster of the test's name adds to while it runs."""
+    """Everything of this machine that a cluster of the test's name adds to while it runs.
+
+    Other clusters may start and stop meanwhile: their networks don't count.
+    """
     folder = str(cluster.state_root() / NAME)
+    names = {path.parent.name for path in cluster.state_root().glob("*/cluster.json")} - {NAME}
+    bridges = [other.network.bridge for name in names if (other := cluster.find(name))]
+
+    def ours(found: Iterable[str]) -> set[str]:
+        return {text for text in found if not any(re.search(rf"\b{name}(n\d+)?\b", text) for name in bridges)}
+
     mounts = Path("/proc/mounts").read_text().splitlines()
     return {
         "processes": {line for line in command_lines() if f"{folder}/" in line},
         "mounts": {line for line in mounts if folder in line},
-        "links": network.links(),
-        "routes": {json.dumps(route) for route in json.loads(output("ip", "-json", "route"))},
+        "links": ours(network.links()),
+        "routes": ours(json.dumps(route) for route in json.loads(output("ip", "-json", "route"))),
         "control groups": {str(group) for group in cgroups.existing(f"deepseekjob-{NAME}.")},
         "network namespaces": set(output("ip", "netns").splitlines()),
         "tables": set(output("nft", "list", "tables").splitlines()),
