@@ -19,11 +19,16 @@ if os.environ["RANK"] == "1":
     note.with_suffix(".tmp").write_text(str(os.getpid()))
     note.with_suffix(".tmp").rename(note)
     os.kill(os.getpid(), signal.SIGKILL)
-while not note.exists() or ") Z " not in pathlib.Path(f"/proc/{note.read_text()}/stat").read_text():
+def is_dead(pid):
+    try:
+        return ") Z " in pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True  # the agent has looked already
+while not note.exists() or not is_dead(note.read_text()):
     time.sleep(0.001)
 sys.exit(69)
 """
-"""Rank 1 is killed; rank 0 sees that (its peer is a zombie until the agent looks) and says UNAVAILABLE."""
+"""Rank 1 is killed; rank 0 sees that (its peer is a zombie until the agent looks, and then gone) and says UNAVAILABLE."""
 
 
 def script(world: World, text: str) -> str:
