@@ -19,6 +19,7 @@ from deepseek_client.local.addresses import AddressBook, free_port
 from deepseek_client.local.folders import Folders
 from deepseek_client.local.launch import translate
 from deepseek_client.local.readiness import Readiness
+from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
 from support.api import PODS, Api, ApiFailure, Object
 from support.kubelet import CONTAINER, MANAGED
 from support.playednodes import PlayedNodes
@@ -174,7 +175,7 @@ class ProcessKubelet:
         name, phase = raw["metadata"]["name"], raw["status"].get("phase", "Pending")
         if "deletionTimestamp" in raw["metadata"]:
             self._remove(name, uid)
-        elif phase == "Pending":
+        elif phase == "Pending" and self._resolves(raw["metadata"].get("annotations", {}).get(ANNOTATION_MEMBERSHIP)):
             ip = self._book.address(name)
             launch = translate(raw, self._folders, ip, node, ENVIRONMENT)
             annotations = dict(raw["metadata"].get("annotations", {}))
@@ -220,6 +221,11 @@ class ProcessKubelet:
             status = {"phase": phase, **address, **_conditions(ready), **_containers(pod.state(), ready=ready)}
             self._patch(pod.name, status)
             self._written[pod.uid] = (code, ready)
+
+    def _resolves(self, text: str | None) -> bool:
+        """Whether the store's host has an address; its pod may be made a moment after one that will ask for it."""
+        master = json.loads(text)["master"] if text else ""
+        return not master.endswith(".svc") or self._book.known(master.split(".", 1)[0]) is not None
 
     def _resolve(self, text: str) -> str:
         """The cluster's DNS; and a port for the stores that nobody else on this machine has."""
