@@ -1,9 +1,10 @@
 """Progress of running jobs, pulled from node rank 0's agent, and from a second one where there is doubt. Untrusted.
 
 A pull has a time limit and a size limit, follows no redirect and unpacks nothing; what it got is parsed and
-checked by `decide.report`. An agent that has told its news before is asked to answer when it has other news, at the latest
-when the interval is over: so a lost peer is heard of at once, and a quiet job costs no more. Pulls run beside the passes, never inside one: an agent that hangs costs its job a
-report, and nobody else anything. A report that changed puts its job into the queue.
+checked by `decide.report`. An agent that has told its news before is asked to answer when it has other news, at the
+latest when the interval is over: so a lost peer is heard of at once, and a quiet job costs no more. Pulls run beside
+the passes, never inside one: an agent that hangs costs its job a report, and nobody else anything. A report that
+changed puts its job into the queue.
 """
 
 from __future__ import annotations

@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 from native import cluster
-from support.eventually import eventually
+from support.eventually import eventually, now
 from support.faults import kill_rank, require_processes
 from support.kubectl import Kubectl
 from support.running import Running
 from support.site import Site
-from support.steps import now
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from native import processes
-from support.eventually import eventually
+from support.eventually import eventually, now
 from support.faults import end_of, frozen, processes_of, require_processes
 from support.running import Running
 from support.runs import resumes
 from support.site import Site
-from support.steps import now
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

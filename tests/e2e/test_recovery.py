@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import pytest
+from support.eventually import now
 from support.faults import kill_rank, require_processes
 from support.running import Running
-from support.steps import now
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("operator")]
 

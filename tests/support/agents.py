@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from datetime import datetime
 from pathlib import Path
@@ -271,7 +270,3 @@ def started_at(pod: Pod) -> float:
     """Unix seconds at which the pod's training processes were started last."""
     lines = [line for line in pod.log().splitlines() if 'event="training processes started"' in line]
     return datetime.fromisoformat(lines[-1].split()[0].removeprefix("time=")).timestamp()
-
-
-def now() -> float:
-    return time.time()

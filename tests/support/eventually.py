@@ -37,3 +37,8 @@ def eventually(
         time.sleep(interval_s)
     state = f"\n{describe()}" if describe else ""
     raise AssertionError(f"{what}: not within {deadline_s:g} s; last answer: {answer!r}{state}")
+
+
+def now() -> float:
+    """Unix seconds, as processes and pods on this machine have them."""
+    return time.time()

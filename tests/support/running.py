@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import yaml
-from support.eventually import eventually
+from support.eventually import eventually, now
 from support.kubectl import Kubectl
 from support.runs import tiny_trainer
-from support.steps import Step, StepLog, now
+from support.steps import Step, StepLog
 
 DEADLINE_S = 240
 ENDLESS = 100_000

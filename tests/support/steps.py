@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -126,8 +125,3 @@ def following(kubectl: Kubectl, job: str) -> Iterator[StepLog]:
     finally:
         log.end()
         thread.join(timeout=60)
-
-
-def now() -> float:
-    """Unix seconds, as pods on this machine have them."""
-    return time.time()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from deepseek_trainer.checkpoint import layout
 from deepseek_trainer.checkpoint.layout import read_manifest
-from support.agents import DEADLINE_S, SCRIPT, World, now, thaw, timed
-from support.eventually import eventually
+from support.agents import DEADLINE_S, SCRIPT, World, thaw, timed
+from support.eventually import eventually, now
 from support.runs import losses, run_config
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]

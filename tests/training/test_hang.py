@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.agents import DEADLINE_S, PLAIN, Pod, World, now, thaw, timed
-from support.eventually import eventually
+from support.agents import DEADLINE_S, PLAIN, Pod, World, thaw, timed
+from support.eventually import eventually, now
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 

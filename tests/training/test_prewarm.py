@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.agents import DEADLINE_S, PLAIN, Pod, World, now, timed
-from support.eventually import eventually
+from support.agents import DEADLINE_S, PLAIN, Pod, World, timed
+from support.eventually import eventually, now
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 

@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.agents import DEADLINE_S, Pod, World, now
-from support.eventually import eventually
+from support.agents import DEADLINE_S, Pod, World
+from support.eventually import eventually, now
 from support.runs import run_config
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]

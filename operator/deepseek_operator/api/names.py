@@ -29,9 +29,9 @@ LABEL_SLOT = f"{GROUP}/slot"
 LABEL_INCARNATION = f"{GROUP}/incarnation"
 
 ANNOTATION_MEMBERSHIP = f"{GROUP}/membership"
+"""JSON of the pod's part in the current generation; the pod sees it as a file through the downward API."""
 ANNOTATION_REMINDER = f"{GROUP}/reminder"
 """Means nothing: a change of it makes the kubelet renew the membership file."""
-"""JSON of the pod's part in the current generation; the pod sees it as a file through the downward API."""
 ANNOTATION_RUN_CONFIG = f"{GROUP}/run-config"
 """JSON of the trainer's run config; the pod sees it as a file through the downward API."""
 

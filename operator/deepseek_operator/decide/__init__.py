@@ -9,6 +9,7 @@
         resumption  the next run after a rest
         launch      the first generation; when a generation's pods were all seen
     assembly    when its members were all ready
+    reminding   when they are reminded of a generation that they may not have heard of
         snapshot    what the profile said when the job started
         disruptions whether there is a budget for drains
         training    what the workers report

@@ -18,6 +18,7 @@ from datetime import timedelta
 
 from deepseek_operator.api.conditions import Fact, parse_time
 from deepseek_operator.api.names import ConditionType, Reason
+from deepseek_operator.decide.budgets import resized
 from deepseek_operator.decide.exclusion import excluded_nodes
 from deepseek_operator.decide.gang import Member, is_present, is_ranked, members, slots, wanted_size
 from deepseek_operator.decide.generation import next_generation, ready_candidates
@@ -70,10 +71,9 @@ def _goes_on(turn: Turn, lacking: list[Member], joining: list[Member]) -> Turn:
     wanted = wanted_size(turn.seen, turn.status)
     missing = waited_for(tuple(lacking), excluded_nodes(turn.status))
     message = f"goes on with {len(order)} of {wanted} workers: {missing}"
-    restarts = turn.status.restarts.model_copy(update={"resize": turn.status.restarts.resize + 1})
     return (
         next_generation(turn, order)
-        .changed(restarts=restarts)
+        .changed(restarts=resized(turn.status.restarts))
         .stating(Fact(ConditionType.RESTARTING, "True", Reason.RESIZED, message))
         .announcing(Event("Warning", Reason.RESIZED, message))
     )

@@ -34,6 +34,11 @@ def charged(restarts: Restarts, cause: Cause) -> Restarts:
     return restarts.model_copy(update={counter: getattr(restarts, counter) + 1})
 
 
+def resized(restarts: Restarts) -> Restarts:
+    """With one more restart that was planned, or cost nothing: in no budget, and in no total."""
+    return restarts.model_copy(update={"resize": restarts.resize + 1})
+
+
 def total(restarts: Restarts) -> int:
     """Restarts of workers that nobody planned."""
     return sum(getattr(restarts, counter) for counter in COUNTER.values())

@@ -40,8 +40,8 @@ def succession(turn: Turn, lost: Collection[int] = ()) -> tuple[int, ...]:
     """The members of the next generation, in the order of node ranks: the present ones and all who are ready to join.
 
     Who is ready takes the place of a lost one, whose successor waits in its turn: to join an elastic job, or as a spare.
-    Under growPolicy OnRestart, without spares, it could not join, and is waited for. Where fewer are wanted the lost ones are left out first, then those that
-    are not ready, then the highest slots.
+    Under growPolicy OnRestart, without spares, it could not join, and is waited for. Where fewer are wanted the lost ones
+    are left out first, then those that are not ready, then the highest slots.
 
     Args:
         lost: slots whose pods don't take part any more.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from deepseek_operator.api.conditions import Fact
 from deepseek_operator.api.names import ConditionType, Reason
+from deepseek_operator.decide.budgets import resized
 from deepseek_operator.decide.exclusion import lasting, without_room
 from deepseek_operator.decide.gang import incarnation_of, slots
 from deepseek_operator.decide.generation import next_generation
@@ -35,10 +36,9 @@ def replanting(turn: Turn) -> Turn:
         return turn
     free = sorted({entry.node for entry in before.excluded_nodes} - {entry.node for entry in kept})
     message = f"{', '.join(free)} may be used again, and workers that find no room are asked for anew"
-    restarts = before.restarts.model_copy(update={"resize": before.restarts.resize + 1})
     return (
         next_generation(turn, gang, stuck & set(gang))
-        .changed(restarts=restarts)
+        .changed(restarts=resized(before.restarts))
         .stating(Fact(ConditionType.RESTARTING, "True", Reason.NODE_EXCLUDED, message))
         .announcing(Event("Normal", Reason.NODE_EXCLUDED, message))
     )

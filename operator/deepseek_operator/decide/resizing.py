@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from deepseek_operator.api.conditions import Fact
 from deepseek_operator.api.names import ConditionType, Reason
+from deepseek_operator.decide.budgets import resized
 from deepseek_operator.decide.exclusion import excluded_nodes
 from deepseek_operator.decide.gang import candidates, is_fit, members, wanted_size
 from deepseek_operator.decide.generation import next_generation, ready_candidates, succession
@@ -37,10 +38,9 @@ def resizing(turn: Turn) -> Turn:
     order = succession(turn)
     missing = f"; {wanted - len(order)} more are wanted" if wanted > len(order) else ""
     message = f"from {len(gang)} to {len(order)} worker{'s' if len(order) != 1 else ''}{missing}"
-    restarts = turn.status.restarts.model_copy(update={"resize": turn.status.restarts.resize + 1})
     return (
         next_generation(turn, order, planned=turn.status.assembling_since is None)
-        .changed(restarts=restarts)
+        .changed(restarts=resized(turn.status.restarts))
         .stating(Fact(ConditionType.RESTARTING, "True", Reason.RESIZED, message))
         .announcing(Event("Normal", Reason.RESIZED, message))
     )

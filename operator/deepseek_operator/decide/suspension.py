@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from deepseek_operator.api.conditions import Fact, fact_of
 from deepseek_operator.api.names import ConditionType, Reason
+from deepseek_operator.decide.budgets import resized
 from deepseek_operator.decide.gang import slots
 from deepseek_operator.decide.generation import next_generation
 from deepseek_operator.decide.success import success
@@ -46,10 +47,9 @@ def resumption(turn: Turn) -> Turn:
     message = (
         "the job goes on from its last checkpoint" if status.checkpoint else "the job begins anew: it has no checkpoint"
     )
-    restarts = status.restarts.model_copy(update={"resize": status.restarts.resize + 1})
     return (
         next_generation(turn, range(turn.seen.job.spec.workers.replicas), slots(turn.seen.job, status))
-        .changed(restarts=restarts, active_since=turn.now, waiting_since=turn.now)
+        .changed(restarts=resized(status.restarts), active_since=turn.now, waiting_since=turn.now)
         .stating(Fact(ConditionType.RESTARTING, "True", Reason.RESUMING, message))
         .announcing(Event("Normal", Reason.RESUMING, message))
     )

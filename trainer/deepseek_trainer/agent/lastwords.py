@@ -25,13 +25,13 @@ def encode(progress: Progress, limit: int = TERMINATION_LOG_MAX_BYTES) -> bytes:
     """JSON of the progress in at most `limit` bytes: always whole, with less in it when it does not fit."""
     candidates = [progress.model_copy(update={"stragglers": None})]
     candidates.append(candidates[-1].model_copy(update=dict.fromkeys(TEXTS) | {"hangs": progress.hangs[-1:]}))
-    failure = progress.failure
+    failure, slim = progress.failure, candidates[-1].model_copy(update={"checkpoint": None, "hangs": ()})
     for message_bytes in (512, 128, 0):
         cut = failure and failure.model_copy(update={"message": shorten(failure.message, message_bytes)})
-        candidates.append(candidates[1].model_copy(update={"failure": cut, "checkpoint": None, "hangs": ()}))
+        candidates.append(slim.model_copy(update={"failure": cut}))
     if failure and failure.nodes:  # a node's name may have 253 characters
         cut = failure.model_copy(update={"message": "", "nodes": failure.nodes[:FEW_NODES]})
-        candidates.append(candidates[1].model_copy(update={"failure": cut, "checkpoint": None, "hangs": ()}))
+        candidates.append(slim.model_copy(update={"failure": cut}))
     bare = Progress(
         phase=progress.phase,
         step=progress.step,

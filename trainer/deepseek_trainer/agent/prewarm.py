@@ -46,7 +46,7 @@ class Prewarm:
         # Not below the run directory: a socket's path may have 107 bytes.
         self._folder = self._folder or Path(tempfile.mkdtemp(prefix="zygote-"))
         self._address.unlink(missing_ok=True)
-        warm_mark(str(self._address)).unlink(missing_ok=True)
+        self._mark.unlink(missing_ok=True)
         bound = [sys.executable, "-S", exec.__file__, str(os.getpid())]
         command = [sys.executable, "-u", "-m", "deepseek_trainer.agent.zygote", str(self._address), *self._modules]
         self._process = subprocess.Popen([*bound, *command], env=self._environ, stderr=subprocess.DEVNULL)
@@ -59,7 +59,7 @@ class Prewarm:
         """Whether a start would find everything imported, or nothing more is to be expected."""
         if self._process is None or self._process.poll() is not None:
             return True
-        return warm_mark(str(self._address)).exists()
+        return self._mark.exists()
 
     def stop(self) -> None:
         """Ends the zygote, and with it every process that it forked."""
@@ -73,3 +73,7 @@ class Prewarm:
     def _address(self) -> Path:
         assert self._folder is not None  # noqa: S101 - made by start
         return self._folder / "socket"
+
+    @property
+    def _mark(self) -> Path:
+        return warm_mark(str(self._address))

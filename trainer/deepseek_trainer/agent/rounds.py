@@ -22,11 +22,13 @@ WITNESSES = 4
 """Agents that one which has lost the store tries to reach, to learn whether it is itself cut off."""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What agents write into the store: frozen, and tolerant of fields from a newer peer."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class LocalFailure(_Record):
+class LocalFailure(Record):
     """Why an agent left the round before: its first failed training process."""
 
     time: float
@@ -34,7 +36,7 @@ class LocalFailure(_Record):
     failure: Failure
 
 
-class Entry(_Record):
+class Entry(Record):
     """One agent enters a round."""
 
     token: str
@@ -55,7 +57,7 @@ class Entry(_Record):
     failure: LocalFailure | None = None
 
 
-class Culprit(_Record):
+class Culprit(Record):
     """The first process failure of the round before, over all nodes."""
 
     node_rank: int
@@ -63,7 +65,7 @@ class Culprit(_Record):
     failure: Failure
 
 
-class Host(_Record):
+class Host(Record):
     """The member that hosts the generation's store."""
 
     node_rank: int
@@ -71,7 +73,7 @@ class Host(_Record):
     node: str
 
 
-class Start(_Record):
+class Start(Record):
     """Node rank 0's answer to a complete set of entries."""
 
     master_addr: str = ""

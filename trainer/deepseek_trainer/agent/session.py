@@ -113,10 +113,7 @@ class Session:
 
     def told(self, what: str) -> dict[int, str]:
         """What the nodes have said, by node rank; the silent ones are missing. One call a node if there are any."""
-        silent = set() if self.everyone(what) else set(self.missing(what))
-        spoken = [rank for rank in range(self.membership.nodes) if rank not in silent]
-        texts = self._link.get([self._key(what, rank) for rank in spoken]) if spoken else []
-        return dict(zip(spoken, texts, strict=True))
+        return self.said(what, list(range(self.membership.nodes)))
 
     def settle(self, what: str, text: str) -> str:
         """Decides something for the whole round; the first one to do so wins, and the answer is what was decided."""

@@ -14,19 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict
-
+from deepseek_trainer.agent.rounds import Record
 from deepseek_trainer.contract import HangReason
 
 FROZEN = frozenset("TtD")
 """States of Linux' processes: stopped by a signal, stopped by a debugger, in an uninterruptible wait."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class RankState(_Record):
+class RankState(Record):
     """One training process, as its agent sees it."""
 
     rank: int
@@ -37,7 +32,7 @@ class RankState(_Record):
     ticks: int = 0
 
 
-class Statement(_Record):
+class Statement(Record):
     """What one agent says."""
 
     pod: str
@@ -47,7 +42,7 @@ class Statement(_Record):
     """Longest standstill among its ranks."""
 
 
-class Verdict(_Record):
+class Verdict(Record):
     """What the agents agree on."""
 
     reason: HangReason | None = None
