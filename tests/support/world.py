@@ -6,6 +6,7 @@ delete with another UID is refused, a deleted pod that runs is first terminating
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,8 @@ CHECKPOINT_EVERY = 20
 STEPS_A_TICK = 10
 PATIENCE_TICKS = 3
 GRACE = timedelta(seconds=30)
+MARKED_AFTER = timedelta(seconds=40)
+"""By then the control plane takes a dead node for lost, and the scheduler binds nothing to it."""
 UNSCHEDULABLE = "Unschedulable"
 
 
@@ -76,13 +79,15 @@ class World:
     mute: bool = False
     """Nobody answers when asked for the progress."""
     places: dict[int, str] = field(default_factory=dict)
-    """Slot -> the node that its pods get; any other one's is node-<slot>, or spare-<slot> once that is avoided."""
+    """Slot -> the node that its pods get; any other one's is node-<slot>, and once that is avoided or known to be dead
+    spare-<slot>, then spare-<slot>-2, …"""
     zones: dict[str, str] = field(default_factory=dict)
     """Node -> its value of the topology's label."""
     deleted: bool = False
     """The job itself was deleted by the operator."""
     _serial: int = 0
     _alone: int = 0
+    _dead_since: dict[str, datetime] = field(default_factory=dict)
     _planned: dict[int, bool] = field(default_factory=dict)
     """Generation -> whether it was planned."""
     _job: DeepSeekJob | None = None
@@ -242,6 +247,7 @@ class World:
 
     def kubelet(self) -> None:
         """Terminating pods go, pending pods run. A whole gang that is told to stop saves its last step."""
+        self._dead_since = {node: self._dead_since.get(node, self.now) for node in self.dead}
         gang = self._newest(lambda pod: pod.terminating)
         if gang and len(gang) == told(gang[0], "nodes") and announced(gang[0]) == self.trained_generation:
             self.saved_step = self.step
@@ -270,8 +276,12 @@ class World:
         return not pod.reason or (pod.reason == UNSCHEDULABLE and pod.message.endswith("nodes are available"))
 
     def _place(self, slot: int) -> str:
-        node = self.places.get(slot, f"node-{slot}")
-        return f"spare-{slot}" if node in {entry.node for entry in self.status.excluded_nodes} else node
+        known = {node for node, since in self._dead_since.items() if self.now - since >= MARKED_AFTER}
+        closed = known | {entry.node for entry in self.status.excluded_nodes}
+        nodes = itertools.chain(
+            [self.places.get(slot, f"node-{slot}"), f"spare-{slot}"], (f"spare-{slot}-{i}" for i in itertools.count(2))
+        )
+        return next(node for node in nodes if node not in closed)
 
     def members(self) -> list[Pod]:
         """Running pods that were told the newest generation that anybody was told."""

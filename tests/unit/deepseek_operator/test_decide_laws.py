@@ -332,6 +332,18 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
     refused=0,
     spares=0,
 )
+@example(  # two nodes die one after the other: each is known to be dead before it may be used again
+    history=[
+        (disrupt(2), 2, 3),
+        (node_silent(0), None, 3),
+        (end(2, 75), None, 1),
+        (accused(2), 0, 2),
+        (accused(2), None, 1),
+        (node_silent(0), None, 1),
+    ],
+    refused=0,
+    spares=0,
+)
 def test_any_history_ends_and_keeps_the_laws(
     history: list[tuple[Fault, int | None, int]], refused: int, spares: int
 ) -> None:
