@@ -36,7 +36,7 @@ def other_node(site: Site, job: Running) -> str:
 
 
 def test_a_drained_node_costs_no_step(site: Site, launch: Launch) -> None:
-    job = launch("drained", recovery={"prewarm": True})
+    job = launch("drained")
     node = other_node(site, job)
     mine = "training.deepseekjob.dev/job-name=drained"
     drain = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", f"--pod-selector={mine}")
@@ -53,7 +53,7 @@ def test_a_killed_node_is_replaced(site: Site, launch: Launch) -> None:
     """Its kubelet, its containers, its network: all of it at once. The other node has room."""
     if site.native is None:
         pytest.skip("only the native cluster's nodes can be killed")
-    job = launch("powerless", recovery={"prewarm": True})
+    job = launch("powerless")
     node = other_node(site, job)
     index = next(i for i in range(site.native.nodes) if site.native.node(i).name == node)
     native = site.native

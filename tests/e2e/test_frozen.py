@@ -17,7 +17,7 @@ from support.site import Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-RECOVERY = {"prewarm": True, "hangFloorSeconds": 5}
+RECOVERY = {"hangFloorSeconds": 5}
 FOUND_OUT_S = 60
 """By then an agent whose generation is over has found out by itself, and ended its training processes."""
 Launch = Callable[..., Running]
@@ -73,7 +73,7 @@ def test_a_pod_that_wakes_in_an_old_generation_changes_nothing(
     """It sleeps while it is deleted and replaced, and nobody is there to kill it: it finds out by itself."""
     if site.native is None:
         pytest.skip("only the native cluster's kubelets can be frozen")
-    job = launch("ghost", recovery={"prewarm": True})
+    job = launch("ghost")
     pod = job.pod_of(1)
     require_processes(pod, job.kubectl.namespace)
     ghost, node = processes_of(pod, job.kubectl.namespace), job.pods()[pod]

@@ -18,7 +18,7 @@ Launch = Callable[..., Running]
 
 
 def test_processes_and_pods_are_lost(launch: Launch) -> None:
-    job = launch("losses", recovery={"prewarm": True})
+    job = launch("losses")
     require_processes("losses-worker-0-0", job.kubectl.namespace)
     pods = job.pods()
 
@@ -43,7 +43,7 @@ def test_processes_and_pods_are_lost(launch: Launch) -> None:
 )
 def test_nobody_waits_for_a_new_pod(launch: Launch, spec: dict[str, Any]) -> None:
     """An elastic job goes on with whom it has, and one with a spare takes that; both are whole again soon."""
-    job = launch("warm", recovery={"prewarm": True}, **spec)
+    job = launch("warm", **spec)
     for slot in (0, 1):
         job.wait("all pods, the spare among them", lambda: job.all_ready(3 if "scheduling" in spec else 2))
         job.recovers(f"pod of slot {slot} deleted, {spec}", partial(job.delete, slot))
@@ -56,7 +56,7 @@ def is_generation(job: Running, number: int) -> bool:
 
 def test_resizing_by_kubectl_scale_costs_no_step(launch: Launch) -> None:
     """2 -> 4 -> 3 -> 1 -> 2 workers while it trains: one generation each; every step is made exactly once."""
-    job = launch("scaled", recovery={"prewarm": True}, elastic={"minReplicas": 1, "maxReplicas": 4})
+    job = launch("scaled", elastic={"minReplicas": 1, "maxReplicas": 4})
     for generation, size in enumerate((4, 3, 1, 2), start=2):
         began = now()
         job.kubectl.run("scale", "dsj/scaled", f"--replicas={size}")

@@ -88,11 +88,12 @@ class Recovery(Model):
         description="Seconds without a step that the agents never take for a hang. Default: 60 where ranks have a pulse, "
         "as the built-in trainer's; hangTimeoutSeconds for a script that only reports.",
     )
-    prewarm: bool = Field(
-        False,
+    prewarm: bool | None = Field(
+        None,
         description="Keep a process in each pod that has imported torch, and fork training processes from it: a crashed "
-        "one is back in a second. Costs the memory of the imports once more. Don't use it with code that opens CUDA or "
-        "starts threads while it is imported.",
+        "one is back in a second. Costs up to 300 MB of memory a pod, and saves as much with each further process of a "
+        "pod. Don't use it with code that opens CUDA or starts threads while it is imported. Default: true for the "
+        "built-in trainer, false for a script.",
     )
     node_exclusion: NodeExclusion = Field(default_factory=NodeExclusion, description="Keeping away from bad nodes.")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from deepseek_operator.api.containers import EnvFrom, EnvVar, HelperContainer
 from deepseek_operator.api.names import AGENT_PORT, Env, Paths
-from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.api.v1alpha1 import DeepSeekJob, Spec
 from deepseek_operator.render.grace import saving_s
 from deepseek_operator.render.runconfig import checkpoint_directory
 from deepseek_operator.render.volumes import TMP
@@ -90,13 +90,19 @@ def _contract(job: DeepSeekJob) -> dict[str, str]:
         told[Env.RUN_CONFIG_FILE] = Paths.RUN_CONFIG_FILE
     if directory := checkpoint_directory(job):
         told[Env.CHECKPOINT_DIR] = directory
-    if spec.recovery.prewarm:
+    if _is_prewarmed(spec):
         told[Env.PREWARM] = "1"
     if spec.preflight is not None:
         told[Env.PREFLIGHT_TIMEOUT] = str(spec.preflight.timeout_seconds)
         if spec.preflight.min_bandwidth_mbps is not None:
             told[Env.PREFLIGHT_MIN_MBPS] = str(spec.preflight.min_bandwidth_mbps)
     return told
+
+
+def _is_prewarmed(spec: Spec) -> bool:
+    """By default where it is known what the imports do."""
+    wanted = spec.recovery.prewarm
+    return spec.trainer is not None if wanted is None else wanted
 
 
 def _identity(job: DeepSeekJob) -> Variables:

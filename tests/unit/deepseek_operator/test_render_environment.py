@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from deepseek_operator.api.names import Env
+from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.render.containers import helpers, worker
-from support.make import make_job, observe
+from support.make import make_job, make_script_manifest, observe
 
 WATCHDOG = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
 NETWORK = ("NCCL_", "GLOO_", "TORCH_NCCL_")
@@ -124,9 +125,26 @@ def test_processes_of_a_pod(workers: dict[str, Any], processes: str) -> None:
     assert rendered(workers)[Env.PROC_PER_NODE] == processes
 
 
-@pytest.mark.parametrize(("prewarm", "told"), [(False, None), (True, "1")])
-def test_prewarming_is_told_to_the_agent_only_when_it_is_wanted(prewarm: bool, told: str | None) -> None:
-    assert rendered(recovery={"prewarm": prewarm}).get(Env.PREWARM) == told
+@pytest.mark.parametrize(
+    ("program", "prewarm", "told"),
+    [
+        ("trainer", None, "1"),
+        ("trainer", False, None),
+        ("trainer", True, "1"),
+        ("script", None, None),
+        ("script", False, None),
+        ("script", True, "1"),
+    ],
+)
+def test_the_built_in_trainer_is_prewarmed_and_a_script_where_it_is_wanted(
+    program: str, prewarm: bool | None, told: str | None
+) -> None:
+    recovery = {} if prewarm is None else {"prewarm": prewarm}
+    job = make_job(spec={"recovery": recovery})
+    if program == "script":
+        manifest = make_script_manifest()
+        job = DeepSeekJob.model_validate(manifest | {"spec": manifest["spec"] | {"recovery": recovery}})
+    assert variables(worker(observe(job).job)).get(Env.PREWARM) == told
 
 
 def test_sources_of_many_variables() -> None:
