@@ -53,9 +53,11 @@ def test_a_store_is_made_once_and_found_again(folder: Path, tmp_path: Path) -> N
 def test_a_store_reads_back_as_the_text(folder: Path, tmp_path: Path) -> None:
     opened = store.open_store(prepare(_config(folder, tmp_path / "stores"), {}))
     reader = Tokenizer.from_file(str(opened.folder / "tokenizer.json"))
-    starts = np.fromfile(opened.folder / "documents.bin", dtype=np.int64)
+    starts = opened.documents
 
-    assert opened.info.documents == len(starts)
+    assert opened.info.documents == len(starts) - 1
+    assert starts[-1] == opened.info.tokens == len(opened.tokens)
+    assert opened.targets is None
     assert reader.decode(opened.tokens[starts[0] : starts[1] - 1].tolist()) == README.read_text()
     assert opened.tokens[starts[1] - 1] == tokenizer.end_of_text(reader)
     assert 0 < opened.info.unigram_entropy < np.log(opened.info.vocab_size)

@@ -21,7 +21,7 @@ from deepseek_trainer.errors import DataError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same text would give another store."""
 
 

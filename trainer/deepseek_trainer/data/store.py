@@ -2,7 +2,8 @@
 
     <folder>/
       tokens.bin       all documents, each followed by the end-of-text token; uint16, or uint32 for large vocabularies
-      documents.bin    int64: where each document starts in tokens.bin
+      documents.bin    int64: where each document starts in tokens.bin, and where the last one ends
+      targets.bin      uint8, only where not every token is to be predicted: 1 for those that are
       tokenizer.json   how to read them
       manifest.json    counts, unigram entropy, fingerprint, sizes and sha256 of the files above
 
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 _FILES = ("tokens.bin", "documents.bin", "tokenizer.json")
+_TARGETS = "targets.bin"
 _ENCODE_AT_ONCE = 512
 
 
@@ -60,18 +62,28 @@ class TokenStore:
     """A store that is open.
 
     Attributes:
-        tokens: uint16 or uint32, shape (info.tokens,), read-only and memory-mapped.
+        tokens: uint16 or uint32, shape (info.tokens,), read-only and memory-mapped, as the others.
+        documents: int64, shape (info.documents + 1,): document i is tokens[documents[i]:documents[i + 1]].
+        targets: uint8, shape (info.tokens,): 1 where the token is to be predicted; None: all are.
     """
 
     folder: Path
     info: StoreInfo
     tokens: NDArray[Any]
+    documents: NDArray[np.int64]
+    targets: NDArray[np.uint8] | None
 
 
 def open_store(folder: Path) -> TokenStore:
     """Maps a store that `check` has found whole."""
     info = _read_manifest(folder)
-    return TokenStore(folder, info, np.memmap(folder / "tokens.bin", dtype=info.dtype, mode="r"))
+    return TokenStore(
+        folder,
+        info,
+        tokens=np.memmap(folder / "tokens.bin", dtype=info.dtype, mode="r"),
+        documents=np.memmap(folder / "documents.bin", dtype=np.int64, mode="r"),
+        targets=np.memmap(folder / _TARGETS, dtype=np.uint8, mode="r") if _TARGETS in info.files else None,
+    )
 
 
 def check(folder: Path) -> str | None:
@@ -115,7 +127,7 @@ def _write_files(folder: Path, documents: Iterable[str], tokenizer: Tokenizer) -
             file.write(tokens.tobytes())
             counts += np.bincount(tokens, minlength=vocab_size)
             starts.append(starts[-1] + len(tokens))
-    np.array(starts[:-1], dtype=np.int64).tofile(folder / "documents.bin")
+    np.array(starts, dtype=np.int64).tofile(folder / "documents.bin")
     if starts[-1] == len(starts) - 1:
         raise DataError("the data has no text")
     files = {name: durable.describe(folder / name) for name in _FILES}
