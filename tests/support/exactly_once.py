@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def start_of(config: RunConfig, environ: Mapping[str, str]) -> Ledger:
         length=training.sequence_length,
         validation_fraction=config.data.validation_fraction,
     )
-    return Ledger(data.store.info.fingerprint, data.training, data.length, training.seed, training.global_batch_size)
+    layout_ = f"stream:{data.length}"
+    return Ledger(data.store.info.fingerprint, data.training, layout_, training.seed, training.global_batch_size)
 
 
 def undisturbed(start: Ledger, steps: int) -> Undisturbed:
@@ -175,5 +176,4 @@ def require(
 
 def _batch(start: Ledger, step: int) -> Batch:
     """The batch of a step, wherever a run begins: it depends on the step alone."""
-    fixed = (start.fingerprint, start.samples, start.sequence_length, start.seed, start.global_batch)
-    return Ledger(*fixed, step=step).batch()
+    return replace(start, step=step).batch()

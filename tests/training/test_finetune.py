@@ -84,7 +84,7 @@ def expected_first_loss(config: dict[str, Any], weights: Path) -> float:
     ledger = Ledger(
         fingerprint=opened.info.fingerprint,
         samples=data.training,
-        sequence_length=data.length,
+        layout=f"stream:{data.length}",
         seed=training.seed,
         global_batch=training.global_batch_size,
     )

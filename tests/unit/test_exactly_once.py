@@ -16,7 +16,7 @@ from support import exactly_once
 from support.exactly_once import chains_of, log_problems, require, undisturbed
 
 STEPS = 40
-START = Ledger("f" * 64, samples=50, sequence_length=8, seed=3, global_batch=6)
+START = Ledger("f" * 64, samples=50, layout="stream:8", seed=3, global_batch=6)
 EXPECTED = undisturbed(START, STEPS)
 
 
@@ -89,7 +89,7 @@ def test_what_is_not_committed_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_an_order_that_repeats_or_loses_samples_is_found() -> None:
-    first, second = Ledger("", 4, 1, 0, 2).batch(), Ledger("", 4, 1, 0, 2, step=1).batch()
+    first, second = Ledger("", 4, "stream:1", 0, 2).batch(), Ledger("", 4, "stream:1", 0, 2, step=1).batch()
     chains_of(4, [first, second])
     with pytest.raises(AssertionError, match="step 2 uses samples of epoch 0 again"):
         chains_of(4, [first, first])

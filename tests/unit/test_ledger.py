@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 
 def _ledger(samples: int = 100, global_batch: int = 8, seed: int = 0) -> Ledger:
-    return Ledger("f" * 64, samples, 32, seed, global_batch)
+    return Ledger("f" * 64, samples, "stream:32", seed, global_batch)
 
 
 @settings(max_examples=100, deadline=None)
@@ -82,10 +82,10 @@ def test_the_chain_tells_samples_apart_and_not_their_order() -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (Ledger("e" * 64, 100, 32, 0, 8), "the data was ffffffffffff, now eeeeeeeeeeee"),
-        (Ledger("f" * 64, 100, 32, 1, 8), "trainer.training.seed was 0, now 1"),
-        (Ledger("f" * 64, 100, 32, 0, 16), "trainer.training.globalBatchSize was 8, now 16"),
-        (Ledger("f" * 64, 50, 64, 0, 8), "trainer.training.sequenceLength was 32, now 64"),
+        (Ledger("e" * 64, 100, "stream:32", 0, 8), "the data was ffffffffffff, now eeeeeeeeeeee"),
+        (Ledger("f" * 64, 100, "stream:32", 1, 8), "trainer.training.seed was 0, now 1"),
+        (Ledger("f" * 64, 100, "stream:32", 0, 16), "trainer.training.globalBatchSize was 8, now 16"),
+        (Ledger("f" * 64, 100, "stream:64", 0, 8), "(trainer.training.sequenceLength) was stream:32, now stream:64"),
     ],
 )
 def test_a_checkpoint_of_other_data_is_refused_with_the_difference(changed: Ledger, named: str) -> None:

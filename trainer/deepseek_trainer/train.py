@@ -120,7 +120,7 @@ def _set_up(
     ledger = Ledger(
         fingerprint=info.fingerprint,
         samples=data.training,
-        sequence_length=data.length,
+        layout=f"stream:{data.length}",
         seed=training.seed,
         global_batch=training.global_batch_size,
     )
@@ -315,7 +315,7 @@ def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float,
             "or lengthen trainer.optimizer.warmupSteps"
         )
     steps_left = run.config.trainer.training.steps - ledger.step
-    tokens_per_step = ledger.global_batch * ledger.sequence_length
+    tokens_per_step = ledger.global_batch * run.data.length
     run.progress.update(
         phase="training",
         step=ledger.step,

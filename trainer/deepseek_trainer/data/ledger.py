@@ -13,6 +13,7 @@ ranks and every history of faults, because it depends on what was trained on alo
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -26,20 +27,25 @@ GENESIS = "0" * 64
 _FIXED = {
     "fingerprint": "the data",
     "samples": "the number of training samples (data, trainer.training.sequenceLength or data.validationFraction)",
-    "sequence_length": "trainer.training.sequenceLength",
+    "layout": "the cut into samples (trainer.training.sequenceLength)",
     "seed": "trainer.training.seed",
     "global_batch": "trainer.training.globalBatchSize",
 }
 """What must not change between two starts of one job, and how a user calls it."""
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The data's side of a checkpoint. Attributes are in samples and optimizer steps."""
+    """The data's side of a checkpoint. Counts are in samples and optimizer steps.
+
+    Attributes:
+        layout: how the store is cut into samples: sample i of another layout is another text.
+    """
 
     fingerprint: str
     samples: int
-    sequence_length: int
+    layout: str
     seed: int
     global_batch: int
     step: int = 0
@@ -116,4 +122,4 @@ def _link(chain: str, batch: Batch, samples: int) -> str:
 
 def _short(value: object) -> str:
     """A hash by its first 12 digits, everything else as it is."""
-    return value[:12] if isinstance(value, str) else str(value)
+    return value[:12] if isinstance(value, str) and _HASH.fullmatch(value) else str(value)
