@@ -101,11 +101,14 @@ soak: setup ## an hour of jobs under up to 200 random faults, their data exactly
 	DEEPSEEKJOB_SOAK_S=3600 $(PYTEST) -s tests/cluster/test_soak.py
 
 # ---- numbers ----------------------------------------------------------------------------------
-.PHONY: bench bench-control-plane bench-recovery
-bench: bench-control-plane bench-recovery ## all of the bench-… verbs; each ends with `ahead …` or `behind in …`
+.PHONY: bench bench-control-plane bench-recovery bench-data
+bench: bench-control-plane bench-recovery bench-data ## all of the bench-… verbs; each ends with `ahead …` or `behind in …`
 
 bench-control-plane: setup ## pods per second, latency, writes and CPU beside a bare client, on a real kube-apiserver
 	PYTHONPATH=tests:tools $(PY) tests/perf/bench_control_plane.py
 
 bench-recovery: setup ## seconds from a fault to the next step, beside torchrun's own rendezvous, over gloo
 	PYTHONPATH=tests:tools $(PY) tests/perf/bench_recovery.py
+
+bench-data: setup ## data: preparing, order, loading and resuming, beside datasets, torchdata and others on the same data
+	PYTHONPATH=tests:tools $(PY) tests/perf/bench_data.py

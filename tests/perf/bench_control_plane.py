@@ -40,6 +40,7 @@ from deepseek_operator.ratelimit import TokenBucket
 from deepseek_operator.render import worker_pod
 from native import binaries, controlplane
 from support.api import Api
+from support.bench_table import aligned, last_line
 from support.crd import install
 from support.kubectl import Kubectl
 from support.operators import OperatorProcess
@@ -314,12 +315,10 @@ def verdict(result: Measured) -> str:
         ),
     ]
     print(f"{JOBS} jobs x {PODS} pods, {ROUNDS} rounds in turns; {SINGLES} single jobs; medians")
-    print(f"{'':20} {'bare client':>12} {'operator':>10} {'ratio':>16} {'target':>9}")
-    for name, bare, ours, ratio, target, _ in rows:
-        print(f"{name:20} {bare:>12} {ours:>10} {ratio:>16} {target:>9}")
+    print(aligned([("", "bare client", "operator", "ratio", "target"), *(row[:-1] for row in rows)]))
     print(f"of the CPU, the operator itself: {median(result.operator_cpu):.2f} s per 100 pods")
     missed = [f"{name} ({ratio}, target {target})" for name, _, _, ratio, target, reached in rows if not reached]
-    return f"behind in {'; '.join(missed)}" if missed else "ahead in all four"
+    return last_line(missed, "all four")
 
 
 def main() -> int:

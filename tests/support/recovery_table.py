@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from support import bench_table
+
 
 @dataclass(frozen=True)
 class Try:
@@ -97,4 +99,4 @@ def table(rows: Sequence[Row], ways: Sequence[str]) -> str:
 def last_line(rows: Sequence[Row], ways: Sequence[str]) -> str:
     """The verdict over the faults that both sides were tried with."""
     missed = [each for row in rows for each in behind(row, ways)]
-    return f"behind in {'; '.join(missed)}" if missed else f"ahead in all {len(rows)} faults"
+    return bench_table.last_line(missed, f"all {len(rows)} faults")
