@@ -27,7 +27,7 @@ def test_only_what_the_agent_sets_itself_is_the_trainers_alone() -> None:
 def test_paths_agree() -> None:
     operators, trainers = _constants(names.Paths), _constants(contract.Paths)
     shared = operators.keys() & trainers.keys()
-    assert shared == {"MEMBERSHIP_FILE", "RUN_CONFIG_FILE", "RUN_DIR", "CHECKPOINTS", "TERMINATION_LOG"}
+    assert shared == {"MEMBERSHIP_FILE", "RUN_CONFIG_FILE", "RUN_DIR", "CHECKPOINTS", "TERMINATION_LOG", "RAY_TOKEN"}
     assert {name: operators[name] for name in shared} == {name: trainers[name] for name in shared}
     assert operators["MEMBERSHIP_FILE"].startswith(f"{operators['CONFIG_DIR']}/")
     assert operators["RUN_CONFIG_FILE"].startswith(f"{operators['CONFIG_DIR']}/")
@@ -40,6 +40,10 @@ def test_exit_codes_agree() -> None:
 @pytest.mark.parametrize("name", ["AGENT_PORT", "MASTER_PORT", "PROGRESS_MAX_BYTES"])
 def test_ports_and_sizes_agree(name: str) -> None:
     assert getattr(names, name) == getattr(contract, name)
+
+
+def test_the_ports_of_ray_agree() -> None:
+    assert _constants(names.RayPorts) == _constants(contract.RayPorts)
 
 
 def test_the_termination_log_fits_what_kubernetes_keeps_of_it() -> None:

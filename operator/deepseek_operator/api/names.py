@@ -71,6 +71,9 @@ class Env:
     HANG_TIMEOUT = "DEEPSEEKJOB_HANG_TIMEOUT_S"
     HANG_FACTOR = "DEEPSEEKJOB_HANG_FACTOR"
     HANG_FLOOR = "DEEPSEEKJOB_HANG_FLOOR_S"
+    RAY_HEAD = "DEEPSEEKJOB_RAY_HEAD"
+    RAY_OBJECT_STORE = "DEEPSEEKJOB_RAY_OBJECT_STORE_BYTES"
+    RAY_CPUS = "DEEPSEEKJOB_RAY_CPUS"
 
 
 class Paths:
@@ -82,6 +85,18 @@ class Paths:
     RUN_DIR = "/run/deepseekjob"
     CHECKPOINTS = "/checkpoints"
     TERMINATION_LOG = "/dev/termination-log"
+    RAY_TOKEN = "/var/run/deepseekjob/ray/token"  # noqa: S105 - where it is
+
+
+class RayPorts:
+    """Where the parts of Ray listen in the head's and the workers' pods, with data.ray; pairs are first and last."""
+
+    GCS = 6379
+    """The head's table of the cluster."""
+    NODE_MANAGER = 6380
+    OBJECT_MANAGER = 6381
+    AGENTS = (6382, 6399)
+    WORKERS = (20000, 20999)
 
 
 class ExitCode(IntEnum):
