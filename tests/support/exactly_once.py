@@ -51,16 +51,11 @@ class Undisturbed:
 
 def start_of(config: RunConfig, environ: Mapping[str, str]) -> Ledger:
     """The ledger with which a job of this config begins. Prepares its data, if nobody has."""
-    from deepseek_trainer.data.sequences import split  # torch: seconds
+    from deepseek_trainer.data import samples  # torch: seconds
 
     training = config.trainer.training
-    data = split(
-        open_store(prepare(config, environ)),
-        length=training.sequence_length,
-        validation_fraction=config.data.validation_fraction,
-    )
-    layout_ = f"stream:{data.length}"
-    return Ledger(data.store.info.fingerprint, data.training, layout_, training.seed, training.global_batch_size)
+    data = samples.of(config, open_store(prepare(config, environ)))
+    return Ledger(data.store.info.fingerprint, data.training, data.layout, training.seed, training.global_batch_size)
 
 
 def undisturbed(start: Ledger, steps: int) -> Undisturbed:

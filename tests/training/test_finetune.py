@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from deepseek_trainer.config import RunConfig, TrainerSpec
-from deepseek_trainer.data import sequences, store
+from deepseek_trainer.data import samples, store
 from deepseek_trainer.data.ledger import Ledger
 from deepseek_trainer.data.prepare import prepare
 from deepseek_trainer.model import origin
@@ -80,18 +80,18 @@ def expected_first_loss(config: dict[str, Any], weights: Path) -> float:
     parsed = RunConfig.model_validate(config)
     training = parsed.trainer.training
     opened = store.open_store(prepare(parsed, os.environ))
-    data = sequences.split(opened, length=training.sequence_length, validation_fraction=parsed.data.validation_fraction)
+    data = samples.of(parsed, opened)
     ledger = Ledger(
         fingerprint=opened.info.fingerprint,
         samples=data.training,
-        layout=f"stream:{data.length}",
+        layout=data.layout,
         seed=training.seed,
         global_batch=training.global_batch_size,
     )
     model = DeepseekV3ForCausalLM.from_pretrained(weights, dtype=torch.float32)
     batch = ledger.batch()
     with torch.no_grad():
-        return float(summed_loss(model, data.training_tokens(batch.samples))) / (len(batch.samples) * data.length)
+        return float(summed_loss(model, data.collate(batch.samples))) / int(data.targets(batch.samples).sum())
 
 
 def test_it_begins_as_the_model_it_starts_from_on_any_number_of_ranks(

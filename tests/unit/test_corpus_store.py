@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from deepseek_trainer.config import DataSpec, RunConfig, TokenizerSpec
-from deepseek_trainer.data import corpora, documents, sequences, store, tokenizer
+from deepseek_trainer.data import corpora, documents, store, tokenizer
 from deepseek_trainer.data.prepare import prepare
 from deepseek_trainer.errors import DataError
 from tokenizers import Tokenizer
@@ -133,25 +133,6 @@ def test_wrong_paths_are_named(tmp_path: Path) -> None:
             list(documents.find(DataSpec(path=str(tmp_path / name)), {}))
         assert message in str(refused.value)
         assert name in str(refused.value)
-
-
-def test_too_little_text_is_refused(folder: Path, tmp_path: Path) -> None:
-    opened = store.open_store(prepare(_config(folder, tmp_path / "stores"), {}))
-    with pytest.raises(DataError, match=r"lower trainer\.training\.sequenceLength"):
-        sequences.split(opened, length=opened.info.tokens, validation_fraction=0.1)
-
-
-def test_training_and_held_out_sequences_are_all_of_the_data_once(folder: Path, tmp_path: Path) -> None:
-    opened = store.open_store(prepare(_config(folder, tmp_path / "stores"), {}))
-    cut = sequences.split(opened, length=16, validation_fraction=0.1)
-    training = cut.training_tokens(np.arange(cut.training))
-    held_out = cut.validation_tokens(np.arange(cut.validation))
-
-    total = (opened.info.tokens - 1) // 16
-    assert cut.training + cut.validation == total
-    seen = sorted(tuple(row) for rows in (training.tolist(), held_out.tolist()) for row in rows)
-    whole = opened.tokens[: total * 16 + 1].tolist()
-    assert seen == sorted(tuple(whole[i * 16 : i * 16 + 17]) for i in range(total))
 
 
 def test_the_published_vocabulary_round_trips() -> None:

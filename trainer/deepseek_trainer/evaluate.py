@@ -1,4 +1,4 @@
-"""Validation loss on a fixed set of held-out sequences: the same for every number of ranks and every step."""
+"""Validation loss on a fixed set of held-out samples: the same for every number of ranks and every step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from deepseek_trainer.data.deal import micro_batches
-from deepseek_trainer.data.sequences import Sequences
+from deepseek_trainer.data.samples import Samples
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.optim.loss import summed_loss
 
@@ -17,25 +17,25 @@ from deepseek_trainer.optim.loss import summed_loss
 @torch.no_grad()
 def validation_loss(
     model: Any,
-    data: Sequences,
+    data: Samples,
     world: World,
     *,
     micro_batch_size: int,
     batches: int,
     tick: Callable[[], None] = lambda: None,
 ) -> float:
-    """Mean loss over the first `batches` micro-batches of held-out sequences, nats per token. A collective.
+    """Mean loss over the first `batches` micro-batches of held-out samples, nats per token. A collective.
 
     Args:
         tick: called after each micro-batch.
     """
-    chosen = np.arange(min(data.validation, batches * micro_batch_size))
+    chosen = data.training + np.arange(min(data.validation, batches * micro_batch_size))
     total = torch.zeros((), dtype=torch.float64, device=world.device)
     model.eval()
     for samples in micro_batches(chosen, rank=world.rank, world_size=world.size, micro_batch_size=micro_batch_size):
         weight = 1.0 if len(samples) else 0.0  # an empty share still takes part in the collectives
-        tokens = data.validation_tokens(samples if len(samples) else chosen[:1]).to(world.device)
-        total += weight * summed_loss(model, tokens)
+        micro_batch = data.collate(samples if len(samples) else chosen[:1]).to(world.device)
+        total += weight * summed_loss(model, micro_batch)
         tick()
     model.train()
-    return world.total(float(total))[0] / (len(chosen) * data.length)
+    return world.total(float(total))[0] / max(1, int(data.targets(chosen).sum()))

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepseek_trainer.contract import Report
 from deepseek_trainer.pulse import PulseWriter
 from deepseek_trainer.report import Reporter
 
 _WINDOW_STEPS = 20
+
+
+class Pace(NamedTuple):
+    """How fast the last steps were."""
+
+    tokens_per_second: float
+    """Of the whole job."""
+    step_s: float
+    """Seconds of a step."""
 
 
 class Progress:
@@ -21,7 +31,7 @@ class Progress:
         self.pulse = pulse
         self._reporter = reporter
         self._clock = clock
-        self._ends: list[float] = []
+        self._steps: deque[tuple[float, int]] = deque(maxlen=_WINDOW_STEPS + 1)
 
     def update(self, **changes: Any) -> None:
         """Changes fields of the report; a change of phase is written at once."""
@@ -31,15 +41,18 @@ class Progress:
 
     def started(self) -> None:
         """The next step starts now: what came before doesn't count towards throughput."""
-        self._ends = [self._clock()]
+        self._steps.clear()
+        self._steps.append((self._clock(), 0))
         self.pulse.enter("training")
 
-    def stepped(self, step: int, tokens: int) -> float:
-        """A step has ended; the throughput over the last steps, tokens per second of the whole job."""
+    def stepped(self, step: int, tokens: int) -> Pace:
+        """A step has ended that trained on so many tokens, over all ranks; the pace of the last steps."""
         self.pulse.stepped(step)
-        self._ends = [*self._ends[-_WINDOW_STEPS:], self._clock()]
-        elapsed = self._ends[-1] - self._ends[0]
-        return tokens * (len(self._ends) - 1) / elapsed if elapsed else 0.0
+        self._steps.append((self._clock(), tokens))
+        (begin, _), *counted = self._steps
+        elapsed_s = self._steps[-1][0] - begin
+        trained = sum(tokens for _, tokens in counted)
+        return Pace(trained / elapsed_s if elapsed_s else 0.0, elapsed_s / len(counted))
 
     def close(self) -> None:
         self._reporter.flush()

@@ -22,11 +22,11 @@ from deepseek_trainer.checkpoint import load, retention, save, state
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.contract import Env
-from deepseek_trainer.data import sequences, store
+from deepseek_trainer.data import samples, store
 from deepseek_trainer.data.deal import micro_batches
 from deepseek_trainer.data.ledger import Batch, Ledger
 from deepseek_trainer.data.prepare import prepare
-from deepseek_trainer.data.sequences import Sequences
+from deepseek_trainer.data.samples import Samples
 from deepseek_trainer.distributed import sharding
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
@@ -37,7 +37,7 @@ from deepseek_trainer.model import build, origin
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim import adamw, schedule
 from deepseek_trainer.optim.loss import summed_loss
-from deepseek_trainer.progress import Progress
+from deepseek_trainer.progress import Pace, Progress
 from deepseek_trainer.signals import StopSignal
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Run:
     config: RunConfig
     world: World
     progress: Progress
-    data: Sequences
+    data: Samples
     model: Any
     optimizer: torch.optim.Optimizer
     waits: Waits
@@ -70,7 +70,6 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     training = config.trainer.training
     run, ledger, found = _set_up(config, world, progress, environ)
     ledger, saved_step = _resume(run, ledger, found)
-    tokens_per_step = training.global_batch_size * run.data.length
     stop.defer()
     progress.started()
     if config.trainer.task == "finetune" and found is None:
@@ -81,7 +80,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
         adamw.set_learning_rate(run.optimizer, rate)
         run.waits.begin(ledger.step)
         batch = ledger.batch()
-        loss = _accumulate(run, batch, tokens_per_step)
+        loss = _accumulate(run, batch)
         with run.waits.collective():
             norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.trainer.optimizer.gradient_clip)
         run.optimizer.step()
@@ -92,8 +91,8 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
         with run.waits.collective():
             loss, stopping = world.total(loss, float(stop.requested))
             grad_norm = sharding.global_norm(norm)
-        speed = progress.stepped(ledger.step, tokens_per_step)
-        _tell(run, ledger, loss=loss, lr=rate, grad_norm=grad_norm, tokens_per_second=speed)
+        pace = progress.stepped(ledger.step, int(run.data.lengths(batch.samples).sum()))
+        _tell(run, ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace)
 
         last = ledger.step == training.steps
         if last or (not stopping and _due(ledger.step, config.trainer.evaluation.every_steps)):
@@ -120,7 +119,7 @@ def _set_up(
     ledger = Ledger(
         fingerprint=info.fingerprint,
         samples=data.training,
-        layout=f"stream:{data.length}",
+        layout=data.layout,
         seed=training.seed,
         global_batch=training.global_batch_size,
     )
@@ -158,8 +157,8 @@ def _make(source: Origin, world: World) -> Any:
     return made[0]
 
 
-def _open_data(config: RunConfig, world: World, environ: Mapping[str, str]) -> Sequences:
-    """The run's sequences, the same on every rank.
+def _open_data(config: RunConfig, world: World, environ: Mapping[str, str]) -> Samples:
+    """The run's samples, the same on every rank.
 
     Rank 0 prepares the store first. Then each node's first rank looks: on a shared folder it finds that one, else
     it prepares its own.
@@ -173,11 +172,7 @@ def _open_data(config: RunConfig, world: World, environ: Mapping[str, str]) -> S
             f"the ranks have different data: fingerprints {', '.join(sorted({f[:12] for f in fingerprints}))}; "
             "put dataCache on a volume that all workers share, or give all nodes the same files"
         )
-    return sequences.split(
-        opened,
-        length=config.trainer.training.sequence_length,
-        validation_fraction=config.data.validation_fraction,
-    )
+    return samples.of(config, opened)
 
 
 def _writer(config: RunConfig, world: World, environ: Mapping[str, str], model: dict[str, Any]) -> Writer | None:
@@ -243,8 +238,9 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> tuple[Ledger,
     return ledger, ledger.step
 
 
-def _accumulate(run: Run, batch: Batch, tokens_per_step: int) -> float:
+def _accumulate(run: Run, batch: Batch) -> float:
     """This rank's part of the gradient of the whole batch, and of its mean loss."""
+    targets = max(1, int(run.data.targets(batch.samples).sum()))  # of all ranks: each knows the whole batch
     mine = micro_batches(
         batch.samples,
         rank=run.world.rank,
@@ -252,16 +248,16 @@ def _accumulate(run: Run, batch: Batch, tokens_per_step: int) -> float:
         micro_batch_size=run.config.trainer.training.micro_batch_size,
     )
     summed = torch.zeros((), dtype=torch.float64, device=run.world.device)
-    for i, samples in enumerate(mine):
+    for i, chosen in enumerate(mine):
         sharding.sync_on_last(run.model, last=i == len(mine) - 1)
-        weight = 1.0 if len(samples) else 0.0  # out of samples, but not out of the collectives
-        tokens = run.data.training_tokens(samples if len(samples) else batch.samples[:1]).to(run.world.device)
+        weight = 1.0 if len(chosen) else 0.0  # out of samples, but not out of the collectives
+        micro_batch = run.data.collate(chosen if len(chosen) else batch.samples[:1]).to(run.world.device)
         run.progress.pulse.tick()  # before and after what waits for the others
-        loss = weight * summed_loss(run.model, tokens)
-        (loss * (run.world.size / tokens_per_step)).backward()  # FSDP takes the mean over the ranks
+        loss = weight * summed_loss(run.model, micro_batch)
+        (loss * (run.world.size / targets)).backward()  # FSDP takes the mean over the ranks
         summed += loss.detach()
         run.progress.pulse.tick()
-    return float(summed) / tokens_per_step
+    return float(summed) / targets
 
 
 def _evaluate(run: Run, step: int) -> None:
@@ -293,7 +289,7 @@ def _save(run: Run, ledger: Ledger) -> int:
     return saved.step
 
 
-def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float, tokens_per_second: float) -> None:
+def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float, pace: Pace) -> None:
     """Logs and reports a step.
 
     Raises:
@@ -305,7 +301,7 @@ def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float,
             loss=loss,
             lr=lr,
             grad_norm=grad_norm,
-            tokens_per_second=round(tokens_per_second),
+            tokens_per_second=round(pace.tokens_per_second),
             epoch=ledger.epoch,
         )
     )
@@ -315,13 +311,12 @@ def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float,
             "or lengthen trainer.optimizer.warmupSteps"
         )
     steps_left = run.config.trainer.training.steps - ledger.step
-    tokens_per_step = ledger.global_batch * run.data.length
     run.progress.update(
         phase="training",
         step=ledger.step,
         loss=loss,
-        tokens_per_second=tokens_per_second,
-        eta_seconds=steps_left * tokens_per_step / tokens_per_second if tokens_per_second else None,
+        tokens_per_second=pace.tokens_per_second,
+        eta_seconds=steps_left * pace.step_s,
         epoch=ledger.epoch,
         position=ledger.position,
         chain=ledger.chain,
