@@ -72,7 +72,6 @@ DEFAULTS: dict[str, Any] = {
         "backoff": {"initialSeconds": 5, "maxSeconds": 300},
         "hangTimeoutSeconds": 1800,
         "hangFactor": 20,
-        "prewarm": False,
         "nodeExclusion": {"failures": 2, "cooldownSeconds": 3600},
     },
     "lifecycle": {"successPolicy": "AllWorkers"},
