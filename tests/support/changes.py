@@ -32,6 +32,7 @@ NEVER: dict[str, Change] = {
     "trainer": {"trainer/training/steps": 2000},
     "trainer to entrypoint": {"trainer": GONE, "data": GONE, "entrypoint": {"module": "m"}},
     "data": {"data/corpus": "gcide"},
+    "data.shuffle": {"data/shuffle/windowBlocks": 513},
     "data to a path": {"data": {"path": "/data"}},
     "managedBy": {"managedBy": "example.com/other"},
     "managedBy removed": {"managedBy": GONE},

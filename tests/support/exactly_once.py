@@ -53,9 +53,8 @@ def start_of(config: RunConfig, environ: Mapping[str, str]) -> Ledger:
     """The ledger with which a job of this config begins. Prepares its data, if nobody has."""
     from deepseek_trainer.data import samples  # torch: seconds
 
-    training = config.trainer.training
     data = samples.of(config, open_store(prepare(config, environ)))
-    return Ledger(data.store.info.fingerprint, data.training, data.layout, training.seed, training.global_batch_size)
+    return Ledger.of(config, fingerprint=data.store.info.fingerprint, samples=data.training, layout=data.layout)
 
 
 def undisturbed(start: Ledger, steps: int) -> Undisturbed:

@@ -172,7 +172,12 @@ def trainer_job() -> Manifest:
             "workers": WORKERS,
             "backend": "nccl",
             "trainer": TRAINER,
-            "data": {"corpus": "chitchat", "textField": "line", "validationFraction": 0.1},
+            "data": {
+                "corpus": "chitchat",
+                "textField": "line",
+                "validationFraction": 0.1,
+                "shuffle": {"blockSamples": 64, "windowBlocks": 512},
+            },
             "checkpoint": {
                 "volume": {"claimName": "checkpoints", "subPath": "runs/full"},
                 "interval": {"steps": 20},

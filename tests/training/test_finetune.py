@@ -78,16 +78,9 @@ def run(config: dict[str, Any], folder: Path, *, world_size: int = 1) -> list[En
 def expected_first_loss(config: dict[str, Any], weights: Path) -> float:
     """The loss that transformers' own model has on the run's first batch."""
     parsed = RunConfig.model_validate(config)
-    training = parsed.trainer.training
     opened = store.open_store(prepare(parsed, os.environ))
     data = samples.of(parsed, opened)
-    ledger = Ledger(
-        fingerprint=opened.info.fingerprint,
-        samples=data.training,
-        layout=data.layout,
-        seed=training.seed,
-        global_batch=training.global_batch_size,
-    )
+    ledger = Ledger.of(parsed, fingerprint=opened.info.fingerprint, samples=data.training, layout=data.layout)
     model = DeepseekV3ForCausalLM.from_pretrained(weights, dtype=torch.float32)
     batch = ledger.batch()
     with torch.no_grad():

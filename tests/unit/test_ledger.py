@@ -99,4 +99,4 @@ def test_a_checkpoint_of_other_data_is_refused_with_the_difference(changed: Ledg
 def test_the_record_is_small() -> None:
     import json
 
-    assert len(json.dumps(_ledger().to_json())) < 400
+    assert len(json.dumps(_ledger().to_json())) < 500

@@ -183,6 +183,21 @@ class TrainerSpec(Section):
         return self
 
 
+class ShuffleSpec(Section):
+    """How far samples move from where they lie: blocks are shuffled, and all samples in a window of blocks."""
+
+    block_samples: Annotated[int, Field(ge=1, le=2**24)] = Field(
+        256,
+        description="Neighbouring samples that are read together. A larger block is a longer read from the disk.",
+    )
+    window_blocks: Annotated[int, Field(ge=1, le=2**24)] = Field(
+        1024,
+        description="Blocks, from anywhere in the data, whose samples are shuffled together. Data of at most blockSamples x "
+        "windowBlocks samples is shuffled completely. It should be several times trainer.training.globalBatchSize, and a "
+        "window should fit into the memory of a node.",
+    )
+
+
 class DataSpec(Section):
     """What is trained on: a named corpus, or files on a mounted volume."""
 
@@ -199,6 +214,9 @@ class DataSpec(Section):
     )
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.02, description="Share of the sequences that is held out for validation."
+    )
+    shuffle: ShuffleSpec = Field(
+        default_factory=ShuffleSpec, description="The order of the samples, which is another in each epoch."
     )
 
     @model_validator(mode="after")

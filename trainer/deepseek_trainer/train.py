@@ -116,13 +116,7 @@ def _set_up(
     data = _open_data(config, world, environ)
     info = data.store.info
     source = origin.of(spec, vocab_size=info.vocab_size)
-    ledger = Ledger(
-        fingerprint=info.fingerprint,
-        samples=data.training,
-        layout=data.layout,
-        seed=training.seed,
-        global_batch=training.global_batch_size,
-    )
+    ledger = Ledger.of(config, fingerprint=info.fingerprint, samples=data.training, layout=data.layout)
     checkpoints = _writer(config, world, environ, source.identity())
     found = None if checkpoints is None else _find(checkpoints, ledger, world)
     model = _make(source, world) if found is None else source.bare()

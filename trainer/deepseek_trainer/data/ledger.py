@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from deepseek_trainer.config import RunConfig, ShuffleSpec
 from deepseek_trainer.data.order import Order
 from deepseek_trainer.errors import DataError
 
@@ -30,6 +31,8 @@ _FIXED = {
     "layout": "the cut into samples (trainer.training.sequenceLength)",
     "seed": "trainer.training.seed",
     "global_batch": "trainer.training.globalBatchSize",
+    "block_samples": "data.shuffle.blockSamples",
+    "window_blocks": "data.shuffle.windowBlocks",
 }
 """What must not change between two starts of one job, and how a user calls it."""
 _HASH = re.compile("[0-9a-f]{64}")
@@ -48,8 +51,24 @@ class Ledger:
     layout: str
     seed: int
     global_batch: int
+    block_samples: int = ShuffleSpec().block_samples
+    window_blocks: int = ShuffleSpec().window_blocks
     step: int = 0
     chain: str = GENESIS
+
+    @classmethod
+    def of(cls, config: RunConfig, *, fingerprint: str, samples: int, layout: str) -> Self:
+        """The ledger with which a run of this config begins."""
+        training, shuffle = config.trainer.training, config.data.shuffle
+        return cls(
+            fingerprint=fingerprint,
+            samples=samples,
+            layout=layout,
+            seed=training.seed,
+            global_batch=training.global_batch_size,
+            block_samples=shuffle.block_samples,
+            window_blocks=shuffle.window_blocks,
+        )
 
     @property
     def position(self) -> int:
@@ -72,7 +91,8 @@ class Ledger:
         return Batch(samples=samples, epochs=epochs)
 
     def order(self, epoch: int) -> Order:
-        return Order(self.samples, f"{self.fingerprint}:{self.seed}:{epoch}")
+        key = f"{self.fingerprint}:{self.seed}:{epoch}"
+        return Order(self.samples, key, self.block_samples, self.window_blocks)
 
     def advance(self, batch: Batch) -> Self:
         """The ledger after the optimizer step that used `batch`."""

@@ -1,9 +1,14 @@
-"""The order of the samples: a keyed bijection of [0, n), computed position by position.
+"""The order of the samples: a keyed bijection of [0, n), computed position by position, that reads block after block.
 
-No list of indices exists, so that an epoch of any size starts at once, a resume is a seek of no cost, and the
-order can't depend on the number of ranks or on what happened before. A Feistel network permutes the smallest
-range of 4^k numbers that holds n; a result outside of [0, n) is permuted again until it falls inside (cycle
-walking), which keeps the map one to one. See Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002.
+    samples    | block 0 | block 1 | block 2 | … |short|     blockSamples neighbours each, the last one what is left
+    the key permutes the blocks, and cuts them into windows of windowBlocks:
+    order      | window 0: blocks 7 2 … | window 1: blocks 4 0 … | …
+    inside a window all samples of its blocks are permuted together.
+
+No list of indices exists, so that an epoch of any size starts at once, a resume is a seek of no cost, and the order
+can't depend on the number of ranks or on what happened before. What is read at a time lies in the blocks of one window
+(two, where they meet): each block is read once an epoch and as a whole, whatever the size of the data. Data that fits
+into one window is shuffled completely.
 """
 
 from __future__ import annotations
@@ -15,10 +20,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-ROUNDS = 6
-_MULTIPLIER_1 = np.uint64(0xFF51AFD7ED558CCD)  # the finaliser of MurmurHash3
-_MULTIPLIER_2 = np.uint64(0xC4CEB9FE1A85EC53)
-_SHIFT = np.uint64(33)
+from deepseek_trainer.data.permutation import Permutation
 
 
 @dataclass(frozen=True)
@@ -28,53 +30,97 @@ class Order:
     Attributes:
         size: number of samples, at least 1.
         key: whatever the order depends on, as text: fingerprint of the data, seed, epoch.
+        block_samples: neighbouring samples that stay together in one window, at least 1.
+        window_blocks: blocks whose samples are shuffled together, at least 1. The windows are of equal size as nearly
+            as it goes, so none has more, and none is a small rest.
     """
 
     size: int
     key: str
+    block_samples: int
+    window_blocks: int
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"an order needs at least one sample, not {self.size}")
+        for name in ("size", "block_samples", "window_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"an order needs {name} of at least one, not {getattr(self, name)}")
 
     def __getitem__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sample at each position.
 
         Args:
-            positions: int64, any shape, each in [0, size).
+            positions: int64, shape (n,), each in [0, size).
 
         Raises:
             IndexError: a position is outside of the order.
         """
         if positions.size and (positions.min() < 0 or positions.max() >= self.size):
             raise IndexError(f"positions {positions.min()}..{positions.max()} are not within [0, {self.size})")
-        values = self._permute(positions.astype(np.uint64))
-        outside = values >= self.size
-        while outside.any():
-            values[outside] = self._permute(values[outside])
-            outside = values >= self.size
-        return values.astype(np.int64)
+        if self.windows == 1:
+            return self._all[positions]
+        first, place, within = self._mixed(positions)
+        return self._block(first + place) * self.block_samples + within
+
+    @property
+    def windows(self) -> int:
+        """How many there are."""
+        return -(-self._blocks // self.window_blocks)
+
+    # ---- in units of samples ----
+
+    def _mixed(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """For each position the first place of its window, and after mixing the place in it and the sample in that."""
+        lacking = self._blocks * self.block_samples - self.size  # of the short block
+        end = (self._short_place + 1) * self.block_samples - lacking
+        padded = np.where(positions < end, positions, positions + lacking)
+        window = self._window(padded // self.block_samples)
+        first, after = self._first_place(window), self._first_place(window + 1)
+        sizes = (after - first) * self.block_samples - np.where(window == self._short_window, lacking, 0)
+        mixed = self._inside.of(window, padded - first * self.block_samples, sizes)
+        place, within = np.divmod(mixed, self.block_samples)
+        return first, place, within
+
+    # ---- in units of blocks: the block at a place is the key's choice ----
 
     @cached_property
-    def _half_bits(self) -> np.uint64:
-        return np.uint64(max(1, ((self.size - 1).bit_length() + 1) // 2))
+    def _blocks(self) -> int:
+        return -(-self.size // self.block_samples)
 
     @cached_property
-    def _round_keys(self) -> tuple[np.uint64, ...]:
-        digests = (hashlib.sha256(f"{self.key}:{i}".encode()).digest() for i in range(ROUNDS))
-        return tuple(np.uint64(int.from_bytes(digest[:8], "big")) for digest in digests)
+    def _short_window(self) -> int:
+        """The window whose last place has the last block, the one that may be short."""
+        digest = hashlib.sha256(f"{self.key}:short".encode()).digest()
+        return int.from_bytes(digest[:8], "big") % self.windows
 
-    def _permute(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        half = self._half_bits
-        mask = np.uint64((1 << int(half)) - 1)
-        left, right = values >> half, values & mask
-        for round_key in self._round_keys:
-            left, right = right, left ^ (_mix(right ^ round_key) & mask)
-        return (left << half) | right
+    @cached_property
+    def _short_place(self) -> int:
+        return int(self._first_place(np.array([self._short_window + 1]))[0]) - 1
 
+    def _first_place(self, window: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where a window begins: the first ones have one block more, if they can't all have the same number."""
+        each, more = divmod(self._blocks, self.windows)
+        return window * each + np.minimum(window, more)
 
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A 64-bit avalanche: each input bit changes each output bit with probability near one half."""
-    values = (values ^ (values >> _SHIFT)) * _MULTIPLIER_1
-    values = (values ^ (values >> _SHIFT)) * _MULTIPLIER_2
-    return values ^ (values >> _SHIFT)
+    def _window(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        each, more = divmod(self._blocks, self.windows)
+        return np.where(places < more * (each + 1), places // (each + 1), (places - more) // each)
+
+    def _block(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        others = np.minimum(places - (places > self._short_place), self._blocks - 2)
+        return np.where(places == self._short_place, self._blocks - 1, self._others[others])
+
+    # ---- the permutations that it is made of ----
+
+    @cached_property
+    def _all(self) -> Permutation:
+        return Permutation(self.size, self.key)
+
+    @cached_property
+    def _others(self) -> Permutation:
+        """Of all blocks but the last."""
+        return Permutation(self._blocks - 1, f"{self.key}:blocks")
+
+    @cached_property
+    def _inside(self) -> Permutation:
+        """One for each window, of the samples in it."""
+        return Permutation(min(self.size, self.window_blocks * self.block_samples), f"{self.key}:window")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data.cuts import Cut, Pieces, Stream
-from deepseek_trainer.data.order import Order
+from deepseek_trainer.data.permutation import Permutation
 from deepseek_trainer.data.store import TokenStore
 from deepseek_trainer.errors import DataError
 
@@ -114,7 +114,7 @@ class Samples:
             raise IndexError(f"samples {samples.min()}..{samples.max()} are not all there")
         places = samples + samples * self.validation // self.training
         if (held_out := samples >= self.training).any():
-            order = Order(self.validation, f"{self.store.info.fingerprint}:validation")
+            order = Permutation(self.validation, f"{self.store.info.fingerprint}:validation")
             nth = order[samples[held_out] - self.training]
             total = self.training + self.validation
             places[held_out] = -(-(nth + 1) * total // self.validation) - 1
