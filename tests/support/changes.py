@@ -33,6 +33,7 @@ NEVER: dict[str, Change] = {
     "trainer to entrypoint": {"trainer": GONE, "data": GONE, "entrypoint": {"module": "m"}},
     "data": {"data/corpus": "gcide"},
     "data.shuffle": {"data/shuffle/windowBlocks": 513},
+    "data.allowChange": {"data/allowChange": False},
     "data to a path": {"data": {"path": "/data"}},
     "managedBy": {"managedBy": "example.com/other"},
     "managedBy removed": {"managedBy": GONE},

@@ -177,6 +177,7 @@ def trainer_job() -> Manifest:
                 "textField": "line",
                 "validationFraction": 0.1,
                 "shuffle": {"blockSamples": 64, "windowBlocks": 512},
+                "allowChange": True,
             },
             "checkpoint": {
                 "volume": {"claimName": "checkpoints", "subPath": "runs/full"},

@@ -75,7 +75,7 @@ def test_other_numbers_of_ranks_go_on_with_the_same_batches(
     [
         ({"seed": 1}, 65, "trainer.training.seed was 0, now 1"),
         ({"globalBatchSize": 7}, 65, "trainer.training.globalBatchSize was 6, now 7"),
-        ({"sequenceLength": 48}, 65, "trainer.training.sequenceLength was 32, now 48"),
+        ({"sequenceLength": 48}, 65, "trainer.training.sequenceLength) was stream:32, now stream:48"),
     ],
 )
 def test_other_data_than_the_checkpoint_was_trained_on_is_refused(
@@ -88,6 +88,23 @@ def test_other_data_than_the_checkpoint_was_trained_on_is_refused(
     assert ended.exit_code == exit_code, ended.output
     assert message in ended.output
     assert "Traceback" not in ended.output
+
+
+def test_a_change_that_is_allowed_begins_a_segment(undisturbed: Path, config: MakeConfig, tmp_path: Path) -> None:
+    checkpoints = _copy(undisturbed / "checkpoints", tmp_path / "checkpoints", steps=[12])
+    chosen = config(steps=16, seed=1, globalBatchSize=4)
+    chosen["data"] = chosen["data"] | {"allowChange": True, "shuffle": {"blockSamples": 16}}
+
+    ended = start_training(chosen, world_size=1, folder=tmp_path / "run").wait()[0]
+
+    assert ended.exit_code == 0, ended.output
+    assert "data.shuffle.blockSamples was 256, now 16; a new segment begins" in ended.output
+    assert report(tmp_path / "run")["position"] == 4 * 4
+    ledger = layout.read_manifest(checkpoints / "step-00000016").ledger
+    (segment,) = ledger["segments"]
+    assert (ledger["step"], ledger["from_step"], ledger["position"]) == (16, 12, 16)
+    assert (segment["from_step"], segment["to_step"], segment["position"]) == (0, 12, 12 * 6)
+    assert segment["chain"] == report(undisturbed)["chain"]
 
 
 def test_another_model_than_the_checkpoint_s_is_refused(undisturbed: Path, config: MakeConfig, tmp_path: Path) -> None:

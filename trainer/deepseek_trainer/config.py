@@ -218,6 +218,12 @@ class DataSpec(Section):
     shuffle: ShuffleSpec = Field(
         default_factory=ShuffleSpec, description="The order of the samples, which is another in each epoch."
     )
+    allow_change: bool = Field(
+        False,
+        description="What happens when a checkpoint was trained on other data, another cut, order or global batch than this "
+        "job asks for. false: the job fails and names the differences. true: it goes on with the new data from its "
+        "beginning, and the checkpoints keep on record what was trained before.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one_source(self) -> DataSpec:

@@ -118,7 +118,7 @@ def _set_up(
     source = origin.of(spec, vocab_size=info.vocab_size)
     ledger = Ledger.of(config, fingerprint=info.fingerprint, samples=data.training, layout=data.layout)
     checkpoints = _writer(config, world, environ, source.identity())
-    found = None if checkpoints is None else _find(checkpoints, ledger, world)
+    found = None if checkpoints is None else _find(checkpoints, ledger, world, allow_change=config.data.allow_change)
     model = _make(source, world) if found is None else source.bare()
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
@@ -184,14 +184,16 @@ def _writer(config: RunConfig, world: World, environ: Mapping[str, str], model: 
     )
 
 
-def _find(writer: Writer, ledger: Ledger, world: World) -> load.Found | None:
+def _find(writer: Writer, ledger: Ledger, world: World, *, allow_change: bool) -> load.Found | None:
     """The newest whole checkpoint, the same on every rank; says on the volume that training starts."""
 
     def find() -> load.Found | None:
         found = load.newest_whole(writer.folder)
         if found:
             load.require_same_model(found, writer.model)
-            ledger.continued_from(found.manifest.ledger)
+            ledger.continued_from(found.manifest.ledger, allow_change=allow_change)
+            if changes := ledger.changes(found.manifest.ledger):
+                log.warning("other data than in %s: %s; a new segment begins", found.path.name, "; ".join(changes))
         retention.clean(writer.folder, generation=writer.generation)
         step, path = (found.manifest.step, found.path) if found else (0, None)
         load.record_start(
@@ -215,7 +217,7 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> tuple[Ledger,
     saved = state.collect(run.model, run.optimizer)
     load.read_into(saved, found, run.world)
     state.restore(run.model, run.optimizer, saved)
-    ledger = ledger.continued_from(found.manifest.ledger)
+    ledger = ledger.continued_from(found.manifest.ledger, allow_change=run.config.data.allow_change)
     log.info(
         "resumed %s",
         fields(step=ledger.step, path=found.path, saved_by=found.manifest.world_size, chain=ledger.chain),

@@ -1,10 +1,13 @@
-"""Which samples have been trained on: a record of about 300 bytes that is committed with the weights.
+"""Which samples have been trained on: a record of about 400 bytes that is committed with the weights.
 
 Step s owns the positions [s * G, (s + 1) * G) of an endless sequence of epochs, G being the global batch. A
 position's epoch is position // samples, and each epoch has an order of its own, so a batch at the end of an
 epoch flows into the next one: every batch is whole, every sample is used once an epoch, and the position stays
 a pure function of the step. Going back to a checkpoint takes the ledger back with it; nothing else counts what
 was consumed.
+
+Other data, or another order of it, is refused, or begins a segment where it is allowed: positions and epochs are then
+counted anew from the segment's first step, and what was trained before it stays on record.
 
 `chain` is a receipt: sha256(previous chain, sorted samples of the batch). It is the same for every number of
 ranks and every history of faults, because it depends on what was trained on alone.
@@ -35,6 +38,8 @@ _FIXED = {
     "window_blocks": "data.shuffle.windowBlocks",
 }
 """What must not change between two starts of one job, and how a user calls it."""
+SEGMENTS_MAX = 32
+"""Segments that are over and remembered one by one; beyond it the two oldest become one."""
 _HASH = re.compile("[0-9a-f]{64}")
 
 
@@ -44,6 +49,9 @@ class Ledger:
 
     Attributes:
         layout: how the store is cut into samples: sample i of another layout is another text.
+        step: optimizer steps since the start of the job.
+        from_step: the step with which the present segment began.
+        segments: those before it, oldest first.
     """
 
     fingerprint: str
@@ -55,6 +63,8 @@ class Ledger:
     window_blocks: int = ShuffleSpec().window_blocks
     step: int = 0
     chain: str = GENESIS
+    from_step: int = 0
+    segments: tuple[Segment, ...] = ()
 
     @classmethod
     def of(cls, config: RunConfig, *, fingerprint: str, samples: int, layout: str) -> Self:
@@ -72,12 +82,12 @@ class Ledger:
 
     @property
     def position(self) -> int:
-        """Samples consumed since the start."""
-        return self.step * self.global_batch
+        """Samples consumed in this segment."""
+        return (self.step - self.from_step) * self.global_batch
 
     @property
     def epoch(self) -> int:
-        """Passes over the data that are complete."""
+        """Passes over this segment's data that are complete."""
         return self.position // self.samples
 
     def batch(self) -> Batch:
@@ -101,25 +111,73 @@ class Ledger:
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "position": self.position, "epoch": self.epoch}
 
-    def continued_from(self, saved: dict[str, Any]) -> Self:
+    def continued_from(self, saved: dict[str, Any], *, allow_change: bool = False) -> Self:
         """This run's ledger, taken forward to where a checkpoint's ledger was.
 
+        Args:
+            saved: `to_json()` of that ledger.
+            allow_change: where the run asks for other data than the checkpoint's, whether a new segment begins.
+
         Raises:
-            DataError: the checkpoint was trained on something else; the message has the differences.
+            DataError: the checkpoint was trained on something else, and that isn't allowed; the message has the
+                differences. Or its ledger can't be read.
         """
+        changes = self.changes(saved)
+        if changes and not allow_change:
+            raise DataError(
+                "the run config asks for other data than the checkpoint was trained on: "
+                + "; ".join(changes)
+                + "; put it back as it was, set data.allowChange: true to go on with the new data from its beginning, "
+                "or start over in an empty checkpoint folder"
+            )
+        try:
+            step, chain, from_step = int(saved["step"]), str(saved["chain"]), int(saved["from_step"])
+            segments = tuple(Segment(**segment) for segment in saved["segments"])
+            if changes and step > from_step:
+                trained_on = {field: saved[field] for field in _FIXED}
+                segments = _bounded((*segments, Segment(trained_on, from_step, step, int(saved["position"]), chain)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"the ledger of the checkpoint can't be read ({error!r}): another version of the trainer wrote it; use "
+                "that version, or start over in an empty checkpoint folder"
+            ) from error
+        return replace(self, step=step, chain=chain, from_step=step if changes else from_step, segments=segments)
+
+    def changes(self, saved: dict[str, Any]) -> list[str]:
+        """How the data that a checkpoint was trained on differs from this run's, in the user's words."""
         mine = asdict(self)
-        changes = [
+        return [
             f"{name} was {_short(saved.get(field))}, now {_short(mine[field])}"
             for field, name in _FIXED.items()
             if saved.get(field) != mine[field]
         ]
-        if changes:
-            raise DataError(
-                "the run config asks for other data than the checkpoint was trained on: "
-                + "; ".join(changes)
-                + "; put it back as it was, or start over in an empty checkpoint folder"
-            )
-        return replace(self, step=saved["step"], chain=saved["chain"])
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of steps that were trained on the same data in the same order, and is over.
+
+    Attributes:
+        trained_on: what is fixed in a ledger, by field; empty where it stands for several.
+        from_step: the step before its first one.
+        to_step: its last step.
+        position: samples consumed in it.
+        chain: after its last step.
+    """
+
+    trained_on: dict[str, Any]
+    from_step: int
+    to_step: int
+    position: int
+    chain: str
+
+
+def _bounded(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    if len(segments) <= SEGMENTS_MAX:
+        return segments
+    first, second, *others = segments
+    one = Segment({}, first.from_step, second.to_step, first.position + second.position, second.chain)
+    return (one, *others)
 
 
 @dataclass(frozen=True)
