@@ -178,6 +178,7 @@ def trainer_job() -> Manifest:
                 "validationFraction": 0.1,
                 "shuffle": {"blockSamples": 64, "windowBlocks": 512},
                 "allowChange": True,
+                "audit": True,
             },
             "checkpoint": {
                 "volume": {"claimName": "checkpoints", "subPath": "runs/full"},

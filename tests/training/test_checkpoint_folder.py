@@ -111,7 +111,12 @@ def test_what_was_saved_is_read_back(writer: Writer, world: World) -> None:
 
 def _start(writer: Writer) -> None:
     load.record_start(
-        writer.folder, job=writer.uid, generation=writer.generation, attempt=writer.attempt, step=0, path=None
+        writer.folder,
+        job=writer.uid,
+        generation=writer.generation,
+        attempt=writer.attempt,
+        found=None,
+        world_size=1,
     )
 
 
@@ -186,3 +191,5 @@ def test_a_torn_last_line_of_resumes_is_ignored(writer: Writer) -> None:
         file.write('{"job": "uid-1", "generation": 9')
 
     assert layout.reign(writer.folder) == layout.Reign("uid-1", 2)
+    _start(replace(writer, generation=3))
+    assert layout.reign(writer.folder) == layout.Reign("uid-1", 3), "the next line is one of its own"

@@ -224,6 +224,11 @@ class DataSpec(Section):
         "job asks for. false: the job fails and names the differences. true: it goes on with the new data from its "
         "beginning, and the checkpoints keep on record what was trained before.",
     )
+    audit: bool = Field(
+        False,
+        description="true: every rank writes down, beside the checkpoints, which samples it has really trained in each "
+        "step (4 bytes a sample), and `dsj audit` proves from it that none was lost or repeated. Needs spec.checkpoint.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one_source(self) -> DataSpec:
@@ -249,6 +254,12 @@ class RunConfig(Section):
     data: DataSpec
     checkpoint: CheckpointSpec | None = Field(None, description="None: nothing is saved, and a restart starts over.")
     data_cache: str = Field(description="Folder for prepared token stores; shared by the ranks where it can be.")
+
+    @model_validator(mode="after")
+    def _keeps_its_audit(self) -> RunConfig:
+        if self.data.audit and self.checkpoint is None:
+            raise ValueError("data.audit is kept beside the checkpoints; set checkpoint, or remove data.audit")
+        return self
 
 
 def load(path: str | Path) -> RunConfig:

@@ -22,9 +22,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Appends one line in one write, so that a torn one can only be the last."""
-    with path.open("ab") as file:
-        file.write(line.encode() + b"\n")
+    """Appends one line in one write; one that was torn before it stays a line of its own."""
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        torn = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * torn + line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -12,17 +12,21 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from deepseek_trainer.checkpoint import load, retention, save, state
+from deepseek_trainer.checkpoint import layout, load, retention, save, state
 from deepseek_trainer.checkpoint.save import Writer
-from deepseek_trainer.config import RunConfig
+from deepseek_trainer.config import DataSpec, RunConfig
 from deepseek_trainer.contract import Env
 from deepseek_trainer.data import samples, store
+from deepseek_trainer.data.audit.records import Header
+from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.deal import micro_batches
 from deepseek_trainer.data.ledger import Batch, Ledger
 from deepseek_trainer.data.prepare import prepare
@@ -56,6 +60,8 @@ class Run:
     waits: Waits
     checkpoints: Writer | None
     """None: nothing is saved."""
+    audit: AuditLog | None
+    """None: what is trained is not written down."""
 
 
 def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal, environ: Mapping[str, str]) -> None:
@@ -80,12 +86,14 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
         adamw.set_learning_rate(run.optimizer, rate)
         run.waits.begin(ledger.step)
         batch = ledger.batch()
-        loss = _accumulate(run, batch)
+        loss, trained = _accumulate(run, batch)
         with run.waits.collective():
             norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.trainer.optimizer.gradient_clip)
         run.optimizer.step()
         run.optimizer.zero_grad()
         ledger = ledger.advance(batch)
+        if run.audit is not None:
+            run.audit.record(ledger.step, batch.samples[trained], batch.epochs[trained])
 
         # The ranks agree on the loss, and on whether to stop after this step.
         with run.waits.collective():
@@ -117,8 +125,11 @@ def _set_up(
     info = data.store.info
     source = origin.of(spec, vocab_size=info.vocab_size)
     ledger = Ledger.of(config, fingerprint=info.fingerprint, samples=data.training, layout=data.layout)
-    checkpoints = _writer(config, world, environ, source.identity())
-    found = None if checkpoints is None else _find(checkpoints, ledger, world, allow_change=config.data.allow_change)
+    checkpoints, found, audit = _writer(config, world, environ, source.identity()), None, None
+    if checkpoints is not None:
+        found, start = _find(checkpoints, ledger, world, config.data)
+        checkpoints = replace(checkpoints, start=start.start)
+        audit = _audit(start, world, checkpoints.folder, _continued(ledger, found, config.data))
     model = _make(source, world) if found is None else source.bare()
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
@@ -139,7 +150,7 @@ def _set_up(
         ),
     )
     progress.update(unigram_entropy=info.unigram_entropy)
-    run = Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), waits, checkpoints)
+    run = Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), waits, checkpoints, audit)
     return run, ledger, found
 
 
@@ -184,29 +195,41 @@ def _writer(config: RunConfig, world: World, environ: Mapping[str, str], model: 
     )
 
 
-def _find(writer: Writer, ledger: Ledger, world: World, *, allow_change: bool) -> load.Found | None:
+def _continued(ledger: Ledger, found: load.Found | None, data: DataSpec) -> Ledger:
+    """The ledger before the first step of this start."""
+    return ledger if found is None else ledger.continued_from(found.manifest.ledger, allow_change=data.allow_change)
+
+
+def _find(writer: Writer, ledger: Ledger, world: World, data: DataSpec) -> tuple[load.Found | None, layout.Start]:
     """The newest whole checkpoint, the same on every rank; says on the volume that training starts."""
 
-    def find() -> load.Found | None:
+    def find() -> tuple[load.Found | None, layout.Start]:
         found = load.newest_whole(writer.folder)
         if found:
             load.require_same_model(found, writer.model)
-            ledger.continued_from(found.manifest.ledger, allow_change=allow_change)
+            _continued(ledger, found, data)
             if changes := ledger.changes(found.manifest.ledger):
                 log.warning("other data than in %s: %s; a new segment begins", found.path.name, "; ".join(changes))
         retention.clean(writer.folder, generation=writer.generation)
-        step, path = (found.manifest.step, found.path) if found else (0, None)
-        load.record_start(
+        start = load.record_start(
             writer.folder,
             job=writer.uid,
             generation=writer.generation,
             attempt=writer.attempt,
-            step=step,
-            path=path,
+            found=found,
+            world_size=world.size,
+            audited=data.audit,
         )
-        return found
+        return found, start
 
     return world.lead(find)
+
+
+def _audit(start: layout.Start, world: World, folder: Path, ledger: Ledger) -> AuditLog | None:
+    """Where this rank writes down what it trains; None: it is not asked to."""
+    if not start.audited:
+        return None
+    return AuditLog(folder / layout.AUDIT, Header.of(start, world.rank, ledger.to_json()))
 
 
 def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> tuple[Ledger, int | None]:
@@ -217,7 +240,7 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> tuple[Ledger,
     saved = state.collect(run.model, run.optimizer)
     load.read_into(saved, found, run.world)
     state.restore(run.model, run.optimizer, saved)
-    ledger = ledger.continued_from(found.manifest.ledger, allow_change=run.config.data.allow_change)
+    ledger = _continued(ledger, found, run.config.data)
     log.info(
         "resumed %s",
         fields(step=ledger.step, path=found.path, saved_by=found.manifest.world_size, chain=ledger.chain),
@@ -234,26 +257,31 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> tuple[Ledger,
     return ledger, ledger.step
 
 
-def _accumulate(run: Run, batch: Batch) -> float:
-    """This rank's part of the gradient of the whole batch, and of its mean loss."""
+def _accumulate(run: Run, batch: Batch) -> tuple[float, NDArray[np.int64]]:
+    """This rank's part of the gradient of the whole batch, and of its mean loss.
+
+    Returns:
+        The part of the loss, and the places in the batch of the samples that it is of.
+    """
     targets = max(1, int(run.data.targets(batch.samples).sum()))  # of all ranks: each knows the whole batch
     mine = micro_batches(
-        batch.samples,
+        np.arange(len(batch.samples)),
         rank=run.world.rank,
         world_size=run.world.size,
         micro_batch_size=run.config.trainer.training.micro_batch_size,
     )
     summed = torch.zeros((), dtype=torch.float64, device=run.world.device)
-    for i, chosen in enumerate(mine):
+    for i, places in enumerate(mine):
         sharding.sync_on_last(run.model, last=i == len(mine) - 1)
-        weight = 1.0 if len(chosen) else 0.0  # out of samples, but not out of the collectives
-        micro_batch = run.data.collate(chosen if len(chosen) else batch.samples[:1]).to(run.world.device)
+        weight = 1.0 if len(places) else 0.0  # out of samples, but not out of the collectives
+        chosen = batch.samples[places] if len(places) else batch.samples[:1]
+        micro_batch = run.data.collate(chosen).to(run.world.device)
         run.progress.pulse.tick()  # before and after what waits for the others
         loss = weight * summed_loss(run.model, micro_batch)
         (loss * (run.world.size / targets)).backward()  # FSDP takes the mean over the ranks
         summed += loss.detach()
         run.progress.pulse.tick()
-    return float(summed) / targets
+    return float(summed) / targets, np.concatenate(mine)
 
 
 def _evaluate(run: Run, step: int) -> None:
@@ -278,6 +306,8 @@ def _evaluate(run: Run, step: int) -> None:
 def _save(run: Run, ledger: Ledger) -> int:
     assert run.checkpoints is not None  # noqa: S101  asked for by the caller
     run.progress.update(phase="checkpointing")
+    if run.audit is not None:  # on the disk before the checkpoint that it is the evidence of
+        run.world.agree(run.audit.sync, on=lambda world: True)
     saved = run.checkpoints.save(state.collect(run.model, run.optimizer), ledger.to_json())
     log.info("saved %s", fields(step=saved.step, path=saved.path, bytes=saved.bytes, seconds=saved.seconds))
     run.progress.update(phase="training", checkpoint=saved)

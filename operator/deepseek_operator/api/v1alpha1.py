@@ -215,6 +215,12 @@ class Spec(Model):
             holds=lambda spec: spec.entrypoint is None or spec.data is None,
         ),
         Rule(
+            "!has(self.data) || !has(self.data.audit) || !self.data.audit || has(self.checkpoint)",
+            "data.audit is kept beside the checkpoints; set checkpoint.volume, or remove data.audit",
+            ".data.audit",
+            holds=lambda spec: not (spec.data or {}).get("audit") or spec.checkpoint is not None,
+        ),
+        Rule(
             "has(self.workers.image) || has(self.profile)",
             "workers.image is missing; set it, or name a profile that has one",
             ".workers.image",

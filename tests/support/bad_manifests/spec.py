@@ -38,6 +38,12 @@ BAD = [
     trainer("trainer-without-data", {"data": GONE}, "spec.trainer", "set data.corpus to a named corpus or data.path"),
     trainer("two-data-sources", {"data/path": "/data"}, "spec.data", "set exactly one of corpus"),
     trainer("no-data-source", {"data": {"textField": "t"}}, "spec.data", "set exactly one of corpus"),
+    trainer(
+        "audit-without-checkpoint",
+        {"data/audit": True, "checkpoint": GONE},
+        "spec.data",
+        "set checkpoint.volume, or remove data.audit",
+    ),
     # The trainer's own part.
     at("trainer/model/preset", "bad-preset", "huge", '"tiny", "small"'),
     at("data/corpus", "bad-corpus", "wikipedia", '"chitchat"'),

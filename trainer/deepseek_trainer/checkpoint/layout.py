@@ -4,6 +4,7 @@
       manifest.json  COMMITTED  .metadata  __<rank>_0.distcp
     step-00000040.g2.tmp/           being written (or left behind) by a process of generation 2
     resumes.jsonl                   one line each time training starts
+    audit/                          which samples each start has trained, with data.audit; see data.audit
 
 Nothing here decides; `save`, `load` and `retention` do.
 """
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
 COMMITTED = "COMMITTED"
 RESUMES = "resumes.jsonl"
+AUDIT = "audit"
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
 _TEMPORARY = re.compile(r"step-\d{8,}(?:\.\w+)?\.g(\d+)\.tmp")
 
@@ -34,6 +36,7 @@ class Manifest:
         files: size and sha256 of every other file of the checkpoint, by name.
         seconds: wall seconds that writing the files took.
         time: RFC 3339, UTC.
+        start: the start of training that made it; "" in one of an older trainer.
     """
 
     version: int
@@ -48,6 +51,7 @@ class Manifest:
     versions: dict[str, str]
     seconds: float
     time: str
+    start: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,6 +100,49 @@ def read_manifest(checkpoint: Path) -> Manifest:
 
 
 @dataclass(frozen=True)
+class Start:
+    """One start of training: a line of resumes.jsonl. The last four are absent in those of an older trainer.
+
+    Attributes:
+        time: RFC 3339, UTC.
+        job: its UID.
+        step: that it goes on from; 0 from scratch.
+        path: the checkpoint that it goes on from; None from scratch.
+        start: its name, which no other has.
+        parent: the start that made that checkpoint; "" where there is none, or it is not known.
+        world_size: number of its ranks.
+        audited: whether it keeps the samples that it trains, in audit/<start>/.
+    """
+
+    time: str
+    job: str
+    generation: int
+    attempt: int
+    step: int
+    path: str | None
+    start: str = ""
+    parent: str = ""
+    world_size: int = 0
+    audited: bool = False
+
+
+def starts(folder: Path) -> list[Start]:
+    """All starts of training on the folder, oldest first; lines that no trainer has finished are passed over."""
+    resumes = folder / RESUMES
+    found = []
+    for line in resumes.read_text(encoding="utf-8").splitlines() if resumes.is_file() else ():
+        try:
+            said = json.loads(line)
+            found.append(Start(**{name: said[name] for name in _START & said.keys()}))
+        except (ValueError, TypeError, AttributeError):
+            continue  # the torn last line of a process that was killed
+    return found
+
+
+_START = {field.name for field in fields(Start)}
+
+
+@dataclass(frozen=True)
 class Reign:
     """Who may commit.
 
@@ -110,13 +157,7 @@ class Reign:
 
 def reign(folder: Path) -> Reign | None:
     """Who may commit to the folder, by the starts of training; None before the first."""
-    resumes = folder / RESUMES
     newest: dict[str, int] = {}
-    for line in resumes.read_text(encoding="utf-8").splitlines() if resumes.is_file() else ():
-        try:
-            start = json.loads(line)
-            job, generation = str(start["job"]), int(start["generation"])
-        except (ValueError, KeyError, TypeError):
-            continue  # the torn last line of a process that was killed
-        newest[job] = max(generation, newest.get(job, 0))
+    for start in starts(folder):
+        newest[start.job] = max(start.generation, newest.get(start.job, 0))
     return Reign(*list(newest.items())[-1]) if newest else None  # in the order of their first starts

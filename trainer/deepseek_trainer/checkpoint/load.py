@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import layout
-from deepseek_trainer.checkpoint.layout import Manifest
+from deepseek_trainer.checkpoint.layout import Manifest, Start
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import DataError
@@ -32,23 +33,6 @@ class Found:
 
     path: Path
     manifest: Manifest
-
-
-@dataclass(frozen=True)
-class Resume:
-    """One start of training: a line of resumes.jsonl.
-
-    Attributes:
-        job: its UID.
-        path: the checkpoint that it started from; None from scratch.
-    """
-
-    time: str
-    job: str
-    generation: int
-    attempt: int
-    step: int
-    path: str | None
 
 
 def newest_whole(folder: Path) -> Found | None:
@@ -98,12 +82,29 @@ def read_into(state: dict[str, Any], found: Found, world: World) -> None:
     )
 
 
-def record_start(folder: Path, *, job: str, generation: int, attempt: int, step: int, path: Path | None) -> None:
-    """Appends to resumes.jsonl that training starts; from then on older generations can't commit."""
+def record_start(
+    folder: Path,
+    *,
+    job: str,
+    generation: int,
+    attempt: int,
+    found: Found | None,
+    world_size: int,
+    audited: bool = False,
+) -> Start:
+    """Appends to resumes.jsonl that training starts; from then on older generations can't commit.
+
+    Args:
+        found: the checkpoint that it goes on from; None: from scratch.
+        audited: see `Start.audited`.
+    """
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    resume = Resume(now, job, generation, attempt, step, None if path is None else str(path))
+    step, path, parent = (found.manifest.step, str(found.path), found.manifest.start) if found else (0, None, "")
+    name = f"g{generation}-a{attempt}-{secrets.token_hex(4)}"
+    start = Start(now, job, generation, attempt, step, path, name, parent, world_size, audited)
     folder.mkdir(parents=True, exist_ok=True)
-    durable.append_line(folder / layout.RESUMES, json.dumps(asdict(resume)))
+    durable.append_line(folder / layout.RESUMES, json.dumps(asdict(start)))
+    return start
 
 
 def _verify(checkpoint: Path) -> tuple[str, Manifest | None]:

@@ -40,6 +40,7 @@ class Writer:
         uid: of the job; tells it from one of the same name that was deleted before.
         keep: checkpoints that retention leaves.
         model: recorded in the manifest; see `Manifest.model`.
+        start: name of this start of training; recorded in the manifest.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Writer:
     keep: int
     model: dict[str, Any]
     world: World
+    start: str = ""
 
     def save(self, state: dict[str, Any], ledger: dict[str, Any]) -> CheckpointInfo:
         """Commits the state of one step. A collective.
@@ -99,6 +101,7 @@ class Writer:
             versions={name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES},
             seconds=round(time.perf_counter() - started, 3),
             time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            start=self.start,
         )
         durable.write_json(temporary / layout.MANIFEST, manifest.to_json())
         durable.sync_folder(temporary)

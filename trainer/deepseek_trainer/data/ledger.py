@@ -106,7 +106,7 @@ class Ledger:
 
     def advance(self, batch: Batch) -> Self:
         """The ledger after the optimizer step that used `batch`."""
-        return replace(self, step=self.step + 1, chain=_link(self.chain, batch, self.samples))
+        return replace(self, step=self.step + 1, chain=link(self.chain, batch, self.samples))
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "position": self.position, "epoch": self.epoch}
@@ -193,7 +193,8 @@ class Batch:
     epochs: NDArray[np.int64]
 
 
-def _link(chain: str, batch: Batch, samples: int) -> str:
+def link(chain: str, batch: Batch, samples: int) -> str:
+    """The chain after a step that used `batch`, samples being those of an epoch."""
     used = np.sort(batch.epochs * samples + batch.samples)
     return hashlib.sha256(bytes.fromhex(chain) + used.astype(">i8").tobytes()).hexdigest()
 

@@ -1,0 +1,61 @@
+"""A proof in words: rows of a table with two columns."""
+
+from __future__ import annotations
+
+from deepseek_trainer.data.audit.proof import Proof, Verdict
+
+_WORDS = {
+    Verdict.PROVEN: "proven: every sample exactly once",
+    Verdict.NOT_PROVEN: "NOT proven",
+    Verdict.UNKNOWN: "unknown: evidence is missing or damaged",
+}
+
+
+def rows(proof: Proof) -> list[tuple[str, str]]:
+    """What a person asks first, in this order."""
+    shown = [
+        ("verdict", _WORDS[proof.verdict]),
+        ("checkpoint", f"{proof.checkpoint}, {proof.counted} of {proof.starts} starts of training are in it"),
+        ("steps", f"{proof.audited:,} of {proof.step:,} audited"),
+        ("samples", f"{proof.samples:,} trained, {proof.lost:,} {_missing(proof)}, {proof.repeated:,} repeated"),
+        ("epochs", _epochs(proof)),
+        ("chain", _chain(proof)),
+    ]
+    if proof.strange:
+        shown.append(("strange", f"{proof.strange:,} samples that the data doesn't have, or that were not due yet"))
+    shown += [
+        (_missing(proof), f"epoch {epoch}{_of(proof, from_step)}: sample {sample}")
+        for from_step, epoch, sample in proof.lost_examples
+    ]
+    shown += [
+        ("repeated", f"epoch {epoch}: sample {sample}, again in step {step}")
+        for step, epoch, sample in proof.repeated_examples
+    ]
+    shown += [("no evidence", gap) for gap in proof.gaps]
+    shown += [("problem", problem) for problem in proof.problems]
+    return shown
+
+
+def _missing(proof: Proof) -> str:
+    return "without a record" if proof.gaps else "lost"
+
+
+def _of(proof: Proof, from_step: int) -> str:
+    return f" of the data from step {from_step + 1} on" if proof.segments > 1 else ""
+
+
+def _epochs(proof: Proof) -> str:
+    now = proof.epoch
+    changed = f" on {proof.segments} different data" if proof.segments > 1 else ""
+    whole = f"{proof.complete:,} complete{changed}"
+    if not now["due"]:
+        return whole
+    return f"{whole}; epoch {now['number']}: {now['trained']:,} of {now['samples']:,} so far"
+
+
+def _chain(proof: Proof) -> str:
+    if proof.chain is None:
+        return "can't be recomputed without all records"
+    if proof.chain != proof.expected_chain:
+        return "differs from the checkpoint's"
+    return f"{proof.chain[:12]}…, recomputed; equal to the checkpoint's"
