@@ -175,6 +175,10 @@ def trainer_job() -> Manifest:
             "data": {
                 "corpus": "chitchat",
                 "textField": "line",
+                "textFields": ["question", "answer"],
+                "separator": " ",
+                "onBadRecord": "Quarantine",
+                "maxBadRecords": 7,
                 "validationFraction": 0.1,
                 "shuffle": {"blockSamples": 64, "windowBlocks": 512},
                 "allowChange": True,

@@ -198,6 +198,9 @@ class ShuffleSpec(Section):
     )
 
 
+FieldName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
 class DataSpec(Section):
     """What is trained on: a named corpus, or files on a mounted volume."""
 
@@ -207,10 +210,26 @@ class DataSpec(Section):
         "gcide: a 40 MB English dictionary (GPL).",
     )
     path: Annotated[str, Field(min_length=1, max_length=4096, pattern="^/")] | None = Field(
-        None, description="A .txt or .jsonl file, or a folder of them, on a volume of the workers; absolute."
+        None,
+        description="A file, or a folder of files, on a volume of the workers; absolute. Read are .txt (a document each), .json "
+        "(an array of records, or a record a line), .jsonl, these with .gz behind it, and .parquet.",
     )
     text_field: Annotated[str, Field(min_length=1, max_length=256)] = Field(
-        "text", description="The field of a .jsonl record that holds the text."
+        "text", description="The field of a record that holds the text: a key of JSON, a column of Parquet."
+    )
+    text_fields: Annotated[tuple[FieldName, ...], Field(min_length=2, max_length=16)] | None = Field(
+        None, description="Two or more fields that are joined to one text, in this order; in place of textField."
+    )
+    separator: Annotated[str, Field(max_length=256)] = Field(
+        "\n", description="What is put between the texts of textFields."
+    )
+    on_bad_record: Literal["Fail", "Quarantine"] = Field(
+        "Fail",
+        description="What becomes of a record that can't be read or has no text. Fail: the job fails, and names file, line and "
+        "reason. Quarantine: it is left out, and listed in the token store's quarantine.jsonl and in the status.",
+    )
+    max_bad_records: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        100, description="With Quarantine: how many records may be left out; with more the job fails."
     )
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.02, description="Share of the sequences that is held out for validation."

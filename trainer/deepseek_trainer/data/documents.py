@@ -1,98 +1,77 @@
-"""The text that is trained on, document by document, from a named corpus or from files on a volume.
+"""What of a record is text: one field, or several that are joined.
 
-A `.txt` file is one document; each line of a `.jsonl` file is one. Files are read in the order of their names.
-Nothing is skipped: what can't be read stops the preparation, with the file and the line.
+A record that has no such text is bad; what becomes of bad records is `spec.data.onBadRecord`'s word.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from deepseek_trainer.config import DataSpec
-from deepseek_trainer.data import corpora
-from deepseek_trainer.errors import DataError
 
-_SUFFIXES = (".txt", ".jsonl")
+
+class BadRecord(Exception):
+    """The record has no text that can be trained on; the message says why."""
 
 
 @dataclass(frozen=True)
-class Documents:
-    """Files of text; iterating yields their documents, again each time.
+class Document:
+    """A text that is trained on.
 
     Attributes:
-        name: what the user called it: a corpus or a path.
+        targets: ranges of characters whose tokens are to be predicted; None: all are.
     """
 
-    name: str
-    files: tuple[Path, ...]
-    text_field: str
-
-    def __iter__(self) -> Iterator[str]:
-        for path in self.files:
-            try:
-                if path.suffix == ".jsonl":
-                    yield from _records(path, self.text_field)
-                else:
-                    yield path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from error
-            except OSError as error:
-                raise DataError(f"{path}: {error.strerror}") from error
-
-    def fingerprint(self) -> str:
-        """sha256 over the names and contents of the files, and how they are read. Reads them once."""
-        digest = hashlib.sha256(json.dumps([self.text_field]).encode())
-        for path in self.files:
-            try:
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise DataError(f"{path}: {error.strerror}") from error
-            digest.update(json.dumps([path.name, content]).encode())
-        return digest.hexdigest()
+    text: str
+    targets: tuple[tuple[int, int], ...] | None = None
 
 
-def find(spec: DataSpec, environ: Mapping[str, str]) -> Documents:
-    """The documents that `spec.data` asks for.
+@dataclass(frozen=True)
+class Reading:
+    """How records become documents; the same wherever a part is prepared."""
 
-    Raises:
-        DataError: there are none, or they can't be had.
-    """
+    fields: tuple[str, ...]
+    separator: str
+
+    has_targets: bool = False
+    """Not every token of a document is to be predicted."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is needed of a record."""
+        return self.fields
+
+    def document(self, record: Any) -> Document:
+        """The document in a record, which is a text itself or an object with fields.
+
+        Raises:
+            BadRecord: there is none in it.
+        """
+        if isinstance(record, str):
+            return Document(_valid(record))
+        return Document(self.separator.join(_field(record, name) for name in self.fields))
+
+
+def reading(spec: DataSpec) -> Reading:
+    """How `spec.data` reads its records."""
     if spec.corpus is not None:
-        return Documents(spec.corpus, (corpora.find(spec.corpus, environ),), "text")
-    assert spec.path is not None  # noqa: S101  DataSpec has exactly one of the two
-    return Documents(spec.path, _files(Path(spec.path)), spec.text_field)
+        return Reading(("text",), "")
+    return Reading(spec.text_fields or (spec.text_field,), spec.separator)
 
 
-def _files(path: Path) -> tuple[Path, ...]:
-    if path.is_file():
-        if path.suffix not in _SUFFIXES:
-            raise DataError(f"data.path {path}: not a .txt or .jsonl file")
-        return (path,)
-    if not path.is_dir():
-        raise DataError(f"data.path {path}: does not exist; mount the volume that has it, or correct the path")
-    files = tuple(sorted(child for child in path.rglob("*") if child.suffix in _SUFFIXES and child.is_file()))
-    if not files:
-        raise DataError(f"data.path {path}: no .txt or .jsonl file in this folder")
-    return files
+def _field(record: Any, name: str) -> str:
+    text = record.get(name) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        option = "textField"
+        raise BadRecord(f"no text in field {name!r}; name the right one in data.{option}")
+    return _valid(text)
 
 
-def _records(path: Path, text_field: str) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
-            text = record.get(text_field) if isinstance(record, dict) else None
-            if not isinstance(text, str):
-                raise DataError(
-                    f"{path}, line {number}: no text in field {text_field!r}; name the right one in data.textField"
-                )
-            yield text
+def _valid(text: str) -> str:
+    try:
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord(f"character {error.start} of the text is half a surrogate pair, no character") from error
+    return text

@@ -1,65 +1,282 @@
 """From `spec.data` to an open token store, once a folder: found in the cache, or made there.
 
-The name of a store is the fingerprint of what it is made from (text, tokenizer config, format), so a changed file
-never meets an old store. A damaged store is set aside, with the reason in the log, and made again.
+    <cache>/
+      <shape>-<content>/   a store; content is a hash of all that was read, so a changed file never meets an old store
+      known/<state>.json   which store belongs to files of this size, time and inode, so that they needn't be read again
+      .<shape>-<state>/    a preparation under way: whoever comes goes on with it, and two may work at it at once
+
+`shape` is all that is known without reading the files: their names and sizes, how they are read, the tokenizer. Where
+no store has it, none can have the content, and the files are read once, for the tokens and the hash together.
+A damaged store is set aside, with the reason in the log, and made again.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Mapping
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from deepseek_trainer.config import RunConfig, TokenizerSpec
-from deepseek_trainer.data import documents as documents_
-from deepseek_trainer.data import store, tokenizer
-from deepseek_trainer.data.documents import Documents
+from deepseek_trainer import durable
+from deepseek_trainer.config import RunConfig
+from deepseek_trainer.data import documents, parts, processes, records, sources, store, tokenizer
+from deepseek_trainer.data.parts import Made, Part, Said
+from deepseek_trainer.data.processes import Executor
+from deepseek_trainer.data.sources import Source
 from deepseek_trainer.errors import DataError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same text would give another store."""
+_TRIES = 3
+_CLOCK_S = 2.0
+"""A file that changed so shortly before it was looked at may change again without a trace in its times."""
+_TRAIN_ON_BYTES = 2**28
+"""Of larger corpora, a vocabulary is trained on parts that lie evenly in them."""
+_TEXT_BYTES_PER_TOKEN = 6
+"""More than any vocabulary reaches: what is surely needed is never overestimated."""
 
 
-def prepare(config: RunConfig, environ: Mapping[str, str]) -> Path:
+class _PartLost(Exception):
+    """A part that was made isn't there, or not whole."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is to be prepared, and where."""
+
+    config: RunConfig
+    source: Source
+    parts: tuple[Part, ...]
+    shape: str
+    state: str
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.config.data_cache)
+
+    @property
+    def work(self) -> Path:
+        return _work(self.cache, self.shape, self.state)
+
+    @property
+    def note(self) -> Path:
+        return self.cache / "known" / f"{self.state[:32]}.json"
+
+    def folder(self, digests: Sequence[str]) -> Path:
+        """Where the store of this content is."""
+        return self.cache / f"{self.shape[:16]}-{_hash([self.shape, *digests])[:32]}"
+
+
+def prepare(
+    config: RunConfig,
+    environ: Mapping[str, str],
+    execute: Executor | None = None,
+    *,
+    piece_bytes: int = sources.PIECE_BYTES,
+) -> Path:
     """The folder of the run's token store, whole and verified.
+
+    Args:
+        execute: who makes the parts; what it leaves undone is done here.
+        piece_bytes: how much a part has of files that can be cut; another number is another store.
 
     Raises:
         DataError: the text can't be had or read.
         ConfigError: the tokenizer can't be had.
         UnavailableError: the cache folder can't be written.
     """
-    documents = documents_.find(config.data, environ)
-    spec, initial = config.trainer.tokenizer, config.trainer.initial_weights
-    weights = Path(initial.path) if initial else None
-    folder = Path(config.data_cache) / _key(documents, spec, tokenizer.content(spec, weights))
+    name = config.data.corpus or config.data.path or ""
     try:
-        if folder.exists():
-            problem = store.check(folder)
-            if problem is None:
-                return folder
-            _set_aside(folder, problem)
-        log.info("preparing data=%s tokenizer=%s store=%s", documents.name, spec.kind, folder)
-        store.write_store(folder, documents, tokenizer.make(spec, documents, weights))
+        wanted = _plan(config, environ, piece_bytes)
+        for _ in range(_TRIES):
+            if (found := _known(wanted) or _equal(wanted)) is not None:
+                return found
+            try:
+                return _make(wanted, environ, execute)
+            except _PartLost:
+                lost = sum(parts.load(part) is None for part in wanted.parts)
+                log.warning("of the parts in %s %d are damaged or gone; made again", wanted.work, lost)
+            except FileNotFoundError:
+                if wanted.work.exists():
+                    raise
+                # Another preparer has finished, and cleared away what this one worked at.
+        raise UnavailableError(
+            f"dataCache {config.data_cache}: what is written there is gone or damaged when it is read; is the volume sound?"
+        )
     except DataError as error:
-        raise DataError(f"{documents.name}: {error}" if documents.name not in str(error) else str(error)) from error
+        raise DataError(f"{name}: {error}" if name not in str(error) else str(error)) from error
     except OSError as error:
-        raise UnavailableError(f"dataCache {config.data_cache}: {error.strerror}; is the volume mounted?") from error
-    return folder
+        raise _cache_error(config, error) from error
 
 
-def _key(documents: Documents, spec: TokenizerSpec, vocabulary: bytes) -> str:
-    made_from: list[object] = [FORMAT, documents.fingerprint(), spec.model_dump(mode="json")]
-    if vocabulary:
-        made_from.append(hashlib.sha256(vocabulary).hexdigest())
-    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+def _plan(config: RunConfig, environ: Mapping[str, str], piece_bytes: int) -> Preparation:
+    source = sources.find(config.data, environ)
+    reading = documents.reading(config.data)
+    spec = config.trainer.tokenizer
+    vocabulary = tokenizer.content(spec, _weights(config))
+    shape = _hash(
+        [
+            FORMAT,
+            piece_bytes,
+            asdict(reading),
+            config.data.on_bad_record,
+            [spec.model_dump(mode="json"), hashlib.sha256(vocabulary).hexdigest()],
+            [(file.name, file.bytes) for file in source.files],
+        ]
+    )
+    state = _hash([shape, [(file.path, file.state) for file in source.files]])
+    work = _work(Path(config.data_cache), shape, state)
+    made_of = enumerate(sources.pieces(source, piece_bytes))
+    may_skip = config.data.max_bad_records if config.data.on_bad_record == "Quarantine" else None
+    todo = (Part(number, piece, reading, str(work), may_skip) for number, piece in made_of)
+    return Preparation(config, source, tuple(todo), shape, state)
 
 
-def _set_aside(folder: Path, problem: str) -> None:
+def _known(wanted: Preparation) -> Path | None:
+    """The store that was made of these very files."""
+    try:
+        noted_at = wanted.note.stat().st_mtime
+        folder = wanted.cache / str(json.loads(wanted.note.read_bytes())["store"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    changed_at = max(max(file.state[1:3]) for file in wanted.source.files) / 1e9
+    return _whole(folder) if changed_at + _CLOCK_S < noted_at else None
+
+
+def _equal(wanted: Preparation) -> Path | None:
+    """The store of files with the same content. The files are read only where one has their shape."""
+    if not any(wanted.cache.glob(f"{wanted.shape[:16]}-*")):
+        return None
+    folder = wanted.folder([records.read(part.piece, part.reading.columns)[0] for part in wanted.parts])
+    found = _whole(folder)
+    if found is not None:
+        _remember(wanted, folder)
+    return found
+
+
+def _whole(folder: Path) -> Path | None:
+    """The folder, if it has a store that is not damaged; a damaged one is set aside."""
+    if not folder.exists():
+        return None
+    problem = store.check(folder)
+    if problem is None:
+        return folder
     aside = folder.with_name(f"{folder.name}.bad-{os.getpid()}")
     log.warning("token store %s is damaged: %s; set aside as %s and made again", folder, problem, aside.name)
     folder.rename(aside)
+    return None
+
+
+def _make(wanted: Preparation, environ: Mapping[str, str], execute: Executor | None) -> Path:
+    spec = wanted.config.trainer.tokenizer
+    wanted.work.mkdir(parents=True, exist_ok=True)
+    log.info("preparing data=%s tokenizer=%s parts=%d", wanted.source.name, spec.kind, len(wanted.parts))
+    _require_space(wanted)
+    _provide_tokenizer(wanted)
+    said = _make_parts(wanted, execute)
+    folder = wanted.folder([part.digest for part in said])
+    bad = [entry for part in said for entry in part.bad]
+    may_skip = wanted.config.data.max_bad_records
+    if sum(entry["count"] for entry in bad) > may_skip:
+        raise parts.refusal(bad, may_skip)
+    if folder.exists() and _whole(folder):
+        pass  # another preparer was faster
+    else:
+        store.write_store(folder, wanted.work / tokenizer.FILE, _loaded(wanted, said), bad)
+    _remember(wanted, folder)
+    shutil.rmtree(wanted.work, ignore_errors=True)
+    return folder
+
+
+def _make_parts(wanted: Preparation, execute: Executor | None) -> list[Said]:
+    """Has all parts made: by `execute` first, and what is missing then, or damaged, here."""
+    executors = [execute] if execute else []
+    said: list[Said | None] = []
+    for executor in [*executors, processes.run, processes.run]:
+        todo = [part for part in wanted.parts if not part.path.exists()]
+        # Another preparer may be at it: each begins somewhere else, so that they share the work.
+        first = secrets.randbelow(len(todo)) if todo else 0
+        executor(parts.make, [*todo[first:], *todo[:first]])
+        said = [parts.look(part) for part in wanted.parts]
+        if None not in said:
+            break
+    found = [one for one in said if one is not None]
+    if len(found) < len(said):
+        raise _PartLost
+    return found
+
+
+def _loaded(wanted: Preparation, said: Sequence[Said]) -> Iterator[Made]:
+    """What the parts became; a text of which a piece is bad is left out as a whole."""
+    lost = {
+        part.piece.name for part, one in zip(wanted.parts, said, strict=True) if one.bad and part.piece.kind == "text"
+    }
+    for part in wanted.parts:
+        if part.piece.name in lost:
+            continue
+        made = parts.load(part)
+        if made is None:
+            raise _PartLost
+        yield made
+
+
+def _provide_tokenizer(wanted: Preparation) -> None:
+    target = wanted.work / tokenizer.FILE
+    if target.exists():
+        return
+    size = sum(part.piece.bytes for part in wanted.parts)
+    chosen = wanted.parts[:: math.ceil(size / _TRAIN_ON_BYTES) or 1]
+    texts = (text for part in chosen for text in parts.texts(part))
+    made = tokenizer.make(wanted.config.trainer.tokenizer, texts, _weights(wanted.config))
+    scratch = target.with_name(f".{os.getpid()}-{secrets.token_hex(4)}")
+    durable.write_bytes(scratch, made.to_str(pretty=True).encode())
+    scratch.rename(target)
+
+
+def _remember(wanted: Preparation, folder: Path) -> None:
+    wanted.note.parent.mkdir(exist_ok=True)
+    scratch = wanted.note.with_name(f".{os.getpid()}-{secrets.token_hex(4)}")
+    durable.write_json(scratch, {"store": folder.name})
+    scratch.rename(wanted.note)
+
+
+def _require_space(wanted: Preparation) -> None:
+    """Refuses a volume that is surely too small: parts and store are on it at the same time."""
+    needed = 2 * 2 * wanted.source.bytes // _TEXT_BYTES_PER_TOKEN
+    there = sum(part.path.stat().st_size for part in wanted.parts if part.path.exists())
+    free = shutil.disk_usage(wanted.cache).free
+    if free < needed - there:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _cache_error(config: RunConfig, error: OSError) -> UnavailableError:
+    where = f"dataCache {config.data_cache}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UnavailableError(
+            f"{where}; a token store needs about as much as its text has, and as much again while it is made: "
+            "enlarge the volume, or remove what is not needed"
+        )
+    return UnavailableError(f"{where}; is the volume mounted, and writable for the workers' user?")
+
+
+def _work(cache: Path, shape: str, state: str) -> Path:
+    return cache / f".{shape[:16]}-{state[:16]}"
+
+
+def _weights(config: RunConfig) -> Path | None:
+    initial = config.trainer.initial_weights
+    return Path(initial.path) if initial else None
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -5,6 +5,7 @@
       documents.bin    int64: where each document starts in tokens.bin, and where the last one ends
       targets.bin      uint8, only where not every token is to be predicted: 1 for those that are
       tokenizer.json   how to read them
+      quarantine.jsonl records that were left out, only where there are some: file, place, reason, count
       manifest.json    counts, unigram entropy, fingerprint, sizes and sha256 of the files above
 
 A store appears under its name only when it is whole and on the disk: it is written beside it and renamed. Of two
@@ -13,30 +14,28 @@ that prepare the same store, one wins the rename and the other takes the winner'
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from deepseek_trainer import durable
-from deepseek_trainer.data.tokenizer import end_of_text
+from deepseek_trainer.data.parts import Made
 from deepseek_trainer.errors import DataError
 
-T = TypeVar("T")
-
 MANIFEST = "manifest.json"
-_FILES = ("tokens.bin", "documents.bin", "tokenizer.json")
+QUARANTINE = "quarantine.jsonl"
 _TARGETS = "targets.bin"
-_ENCODE_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,10 @@ class StoreInfo:
     """What a store's manifest says.
 
     Attributes:
-        fingerprint: sha256 over the hashes of all files: equal where the training data is equal.
+        fingerprint: sha256 over the hashes of what is trained on: equal where the training data is equal.
+        vocab_size: one more than the largest token id.
         unigram_entropy: of the token distribution, nats per token; the loss of a model that ignores context.
+        quarantined: records that were left out.
     """
 
     fingerprint: str
@@ -55,6 +56,7 @@ class StoreInfo:
     dtype: str
     unigram_entropy: float
     files: dict[str, dict[str, Any]]
+    quarantined: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,15 @@ class TokenStore:
     tokens: NDArray[Any]
     documents: NDArray[np.int64]
     targets: NDArray[np.uint8] | None
+
+
+def quarantined(folder: Path, limit: int) -> list[dict[str, Any]]:
+    """The first records that a store leaves out: {"file", "place", "reason", "count"}."""
+    try:
+        with (folder / QUARANTINE).open("rb") as file:
+            return [json.loads(line) for line in itertools.islice(file, limit)]
+    except FileNotFoundError:
+        return []
 
 
 def open_store(folder: Path) -> TokenStore:
@@ -96,17 +107,20 @@ def check(folder: Path) -> str | None:
     return next((problem for problem in problems if problem), None)
 
 
-def write_store(folder: Path, documents: Iterable[str], tokenizer: Tokenizer) -> None:
-    """Tokenises documents into a new store at `folder`.
+def write_store(folder: Path, tokenizer: Path, parts: Iterable[Made], quarantine: Sequence[Mapping[str, Any]]) -> None:
+    """Puts parts together, in order, as a new store at `folder`.
+
+    Args:
+        tokenizer: the file of what they are encoded with.
+        quarantine: what was left out.
 
     Raises:
-        DataError: the documents are empty.
+        DataError: there is no text in them.
         OSError: the volume is full or read-only.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:16]}-"))
     try:
-        _write_files(scratch, documents, tokenizer)
+        _write_files(scratch, tokenizer.read_bytes(), parts, quarantine)
         try:
             durable.rename(scratch, folder)
         except OSError:
@@ -116,47 +130,76 @@ def write_store(folder: Path, documents: Iterable[str], tokenizer: Tokenizer) ->
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write_files(folder: Path, documents: Iterable[str], tokenizer: Tokenizer) -> None:
-    vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
-    dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    starts = [0]
-    with (folder / "tokens.bin").open("wb") as file:
-        for tokens in _encode(documents, tokenizer, dtype):
-            file.write(tokens.tobytes())
-            counts += np.bincount(tokens, minlength=vocab_size)
-            starts.append(starts[-1] + len(tokens))
-    np.array(starts, dtype=np.int64).tofile(folder / "documents.bin")
-    if starts[-1] == len(starts) - 1:
-        raise DataError("the data has no text")
-    files = {name: durable.describe(folder / name) for name in _FILES}
+def _write_files(
+    folder: Path, tokenizer: bytes, parts: Iterable[Made], quarantine: Sequence[Mapping[str, Any]]
+) -> None:
+    with contextlib.ExitStack() as stack:
+        writers: dict[str, _Writer] = {}
+
+        def write(name: str, content: bytes | NDArray[Any]) -> None:
+            if name not in writers:
+                writers[name] = stack.enter_context(_Writer(folder / name))
+            writers[name].write(content)
+
+        write("tokenizer.json", tokenizer)
+        counts, documents, tokens = np.zeros(0, dtype=np.int64), 0, 0
+        dtype = np.dtype(np.uint16)
+        for made in parts:
+            starts = tokens + np.cumsum(made.lengths) - made.lengths
+            starts = starts[1:] if made.part.piece.continues else starts
+            write("tokens.bin", made.tokens)
+            write("documents.bin", starts)
+            if made.targets is not None:
+                write(_TARGETS, made.targets)
+            counts = made.counts + (counts if len(counts) else 0)
+            documents, tokens, dtype = documents + len(starts), tokens + len(made.tokens), made.tokens.dtype
+        if tokens <= documents:
+            raise DataError("there is no text in it; see that the files are the right ones and have text")
+        write("documents.bin", np.array([tokens], dtype=np.int64))
+        files = {name: writer.finish() for name, writer in sorted(writers.items())}
+        fingerprint = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        if quarantine:  # it names places, not what is trained on
+            write(QUARANTINE, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in quarantine).encode())
+            files[QUARANTINE] = writers[QUARANTINE].finish()
     info = StoreInfo(
-        fingerprint=hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
-        tokens=starts[-1],
-        documents=len(starts) - 1,
-        vocab_size=vocab_size,
+        fingerprint=fingerprint,
+        tokens=tokens,
+        documents=documents,
+        vocab_size=len(counts),
         dtype=dtype.name,
         unigram_entropy=_entropy(counts),
+        quarantined=sum(entry["count"] for entry in quarantine),
         files=files,
     )
-    for name in _FILES:
-        durable.sync(folder / name)
     durable.write_json(folder / MANIFEST, asdict(info))
     durable.sync_folder(folder)
 
 
-def _encode(documents: Iterable[str], tokenizer: Tokenizer, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    end = end_of_text(tokenizer)
-    for batch in _batched(documents, _ENCODE_AT_ONCE):
-        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-            yield np.array([*encoding.ids, end], dtype=dtype)
+class _Writer:
+    """A file that is hashed while it is written."""
 
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = path.open("wb")
+        self._digest = hashlib.sha256()
+        self._bytes = 0
 
-def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def write(self, content: bytes | NDArray[Any]) -> None:
+        view = content if isinstance(content, bytes) else content.tobytes()
+        self._file.write(view)
+        self._digest.update(view)
+        self._bytes += len(view)
+
+    def finish(self) -> dict[str, Any]:
+        """Returns when the content is on the disk: its size and hash, as `durable.describe` has them."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
 
 
 def _entropy(counts: NDArray[np.int64]) -> float:

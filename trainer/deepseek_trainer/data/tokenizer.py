@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from deepseek_trainer.config import ConfigError, TokenizerSpec
@@ -20,8 +22,8 @@ _DEEPSEEK_END_OF_TEXT = "<｜end▁of▁sentence｜>"  # noqa: RUF001  DeepSeek'
 _ENDS = (_END_OF_TEXT, _DEEPSEEK_END_OF_TEXT, "</s>")
 
 
-def make(spec: TokenizerSpec, documents: Iterable[str], weights: Path | None = None) -> Tokenizer:
-    """The tokenizer that the config asks for; `documents` are read only where it has to be trained.
+def make(spec: TokenizerSpec, texts: Iterable[str], weights: Path | None = None) -> Tokenizer:
+    """The tokenizer that the config asks for; `texts` are read only where it has to be trained.
 
     Args:
         weights: folder of the model that is finetuned.
@@ -30,7 +32,7 @@ def make(spec: TokenizerSpec, documents: Iterable[str], weights: Path | None = N
         ConfigError: the vocabulary is not there, or can't be used.
     """
     if spec.kind == "bpe":
-        return _train(spec.vocab_size, documents)
+        return _train(spec.vocab_size, texts)
     return _of_weights(weights) if spec.kind == "initialWeights" else _deepseek()
 
 
@@ -49,6 +51,16 @@ def end_of_text(tokenizer: Tokenizer) -> int:
         if (token_id := tokenizer.token_to_id(token)) is not None:
             return int(token_id)
     raise ValueError("the tokenizer has no token that ends a document")
+
+
+def size_of(tokenizer: Tokenizer) -> int:
+    """One more than the largest id: what a model's vocabulary must have, though some ids may be nobody's."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def token_type(size: int) -> np.dtype[Any]:
+    """The smallest type that holds the ids of a vocabulary of this size."""
+    return np.dtype(np.uint16 if size <= 2**16 else np.uint32)
 
 
 def _of_weights(weights: Path | None) -> Tokenizer:
@@ -76,7 +88,7 @@ def _file_of(weights: Path | None) -> Path:
     return weights / FILE
 
 
-def _train(vocab_size: int, documents: Iterable[str]) -> Tokenizer:
+def _train(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -86,7 +98,7 @@ def _train(vocab_size: int, documents: Iterable[str]) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 

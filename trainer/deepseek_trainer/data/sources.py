@@ -1,0 +1,189 @@
+"""Where the text comes from: a named corpus, or files on a volume, cut into pieces that can be read apart.
+
+A piece is a range of a file: bytes of a `.txt` or of JSON lines, row groups of Parquet, else the whole file. How
+files are cut depends on their sizes alone, so the order of documents is the same however many processes read them.
+Nothing here reads more of a file than its first bytes or its footer.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from deepseek_trainer.config import DataSpec
+from deepseek_trainer.data import corpora, parquet
+from deepseek_trainer.errors import DataError, TrainerError, UnavailableError
+
+Kind = Literal["text", "lines", "array", "parquet"]
+
+SUFFIXES = (".txt", ".json", ".jsonl", ".parquet", ".txt.gz", ".json.gz", ".jsonl.gz")
+PIECE_BYTES = 8 * 2**20
+PIECES_MAX = 8192
+"""Of a file set: with more data the pieces grow."""
+_PASSING = frozenset({"EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO", "ECONNRESET"})
+"""What a network volume says while it is out of reach."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it was when it was found.
+
+    Attributes:
+        name: below `data.path`, so that it is the same wherever the volume is mounted.
+        state: changes when the file does: (size, mtime_ns, ctime_ns, inode).
+    """
+
+    path: str
+    name: str
+    state: tuple[int, int, int, int]
+
+    @property
+    def bytes(self) -> int:
+        return self.state[0]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files that `spec.data` means, in the order of their names.
+
+    Attributes:
+        name: what the user called it: a corpus or a path.
+    """
+
+    name: str
+    files: tuple[File, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A range of one file that can be read without the rest of it.
+
+    Attributes:
+        start, end: in bytes for text and JSON lines, in row groups for Parquet, else 0 and the file's size.
+        bytes: what is stored there.
+        last: the file ends with it.
+    """
+
+    path: str
+    name: str
+    kind: Kind
+    start: int
+    end: int
+    bytes: int
+    last: bool
+
+    @property
+    def continues(self) -> bool:
+        """Whether it goes on with the document of the piece before it."""
+        return self.kind == "text" and self.start > 0
+
+
+def find(spec: DataSpec, environ: Mapping[str, str]) -> Source:
+    """The files that `spec.data` asks for.
+
+    Raises:
+        DataError: there are none, or they can't be had.
+        UnavailableError: the volume is out of reach.
+    """
+    if spec.corpus is not None:
+        return Source(spec.corpus, (_file(corpora.find(spec.corpus, environ), Path()),))
+    assert spec.path is not None  # noqa: S101  DataSpec has exactly one of the two
+    return Source(spec.path, _files(Path(spec.path)))
+
+
+def pieces(source: Source, piece_bytes: int = PIECE_BYTES) -> list[Piece]:
+    """The source cut into pieces of about so many bytes, in order.
+
+    Raises:
+        DataError: a file can't be read, or is not what its name says.
+    """
+    size = max(piece_bytes, source.bytes // PIECES_MAX)
+    return list(itertools.chain.from_iterable(_cut(file, size) for file in source.files))
+
+
+def unreadable(path: str | Path, error: OSError) -> TrainerError:
+    """The error of a file that can't be read: the volume's, when it may pass."""
+    text = f"{path}: {error.strerror or error}"
+    if errno.errorcode.get(error.errno or 0) in _PASSING:
+        return UnavailableError(f"{text}; is the volume with the data still there?")
+    return DataError(f"{text}; see that the volume is mounted and readable for the workers' user")
+
+
+def _files(path: Path) -> tuple[File, ...]:
+    try:
+        if path.is_file():
+            if not path.name.endswith(SUFFIXES):
+                raise DataError(f"data.path {path}: not a file of text; it must end in one of {' '.join(SUFFIXES)}")
+            return (_file(path, path.parent),)
+        if not path.is_dir():
+            path.stat()
+            raise DataError(f"data.path {path}: neither a file nor a folder")
+        found = [child for child in _walk(path) if child.name.endswith(SUFFIXES)]
+        if not found:
+            raise DataError(f"data.path {path}: no {' '.join(SUFFIXES)} file in this folder")
+        return tuple(_file(child, path) for child in sorted(found))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"data.path {path}: does not exist; mount the volume that has it, or correct the path"
+        ) from error
+    except OSError as error:
+        raise unreadable(error.filename or path, error) from error
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below but hidden ones; a folder that can't be listed is an error, not an absence."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(root) / name for name in files if not name.startswith("."))
+
+
+def _file(path: Path, base: Path) -> File:
+    found = path.stat()
+    name = path.relative_to(base).as_posix() if base != Path() else path.name
+    return File(str(path), name, (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+
+
+def _cut(file: File, size: int) -> Iterator[Piece]:
+    try:
+        kind = _kind(file.path)
+        if kind == "parquet":
+            ranges = parquet.cut(file.path, size)
+        elif kind == "array" or file.name.endswith(".gz"):
+            ranges = [(0, file.bytes, file.bytes)]
+        else:
+            starts = range(0, file.bytes, size)
+            ranges = [(start, min(start + size, file.bytes), min(size, file.bytes - start)) for start in starts]
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise DataError(f"{file.path}: not a whole gzip file; copy it to the volume again") from error
+    except OSError as error:
+        raise unreadable(file.path, error) from error
+    for number, (start, end, bytes_) in enumerate(ranges, start=1):
+        yield Piece(file.path, file.name, kind, start, end, bytes_, last=number == len(ranges))
+
+
+def _kind(path: str) -> Kind:
+    if path.endswith(".parquet"):
+        return "parquet"
+    if path.endswith((".txt", ".txt.gz")):
+        return "text"
+    if path.endswith((".jsonl", ".jsonl.gz")):
+        return "lines"
+    with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+        while head := file.read(1024):
+            if stripped := head.lstrip(b" \t\r\n\xef\xbb\xbf"):
+                return "array" if stripped.startswith(b"[") else "lines"
+    return "lines"
