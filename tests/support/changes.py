@@ -34,6 +34,7 @@ NEVER: dict[str, Change] = {
     "data": {"data/corpus": "gcide"},
     "data.textFields": {"data/textFields": ["answer", "question"]},
     "data.separator": {"data/separator": ""},
+    "data.chat": {"data/chat": {"loss": "Assistant"}},
     "data.onBadRecord": {"data/onBadRecord": "Fail"},
     "data.maxBadRecords": {"data/maxBadRecords": 8},
     "data.shuffle": {"data/shuffle/windowBlocks": 513},

@@ -177,6 +177,7 @@ def trainer_job() -> Manifest:
                 "textField": "line",
                 "textFields": ["question", "answer"],
                 "separator": " ",
+                "chat": {"messagesField": "talk", "template": "DeepSeek", "loss": "All"},
                 "onBadRecord": "Quarantine",
                 "maxBadRecords": 7,
                 "validationFraction": 0.1,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deepseek_trainer.config import DataSpec
+from deepseek_trainer.config import DataSpec, TokenizerSpec
 from deepseek_trainer.contract import ExitCode
 from deepseek_trainer.data import documents, parts, sources, store
 from deepseek_trainer.data.parts import Part
@@ -22,8 +22,8 @@ FORMATS = ("a.jsonl", "a.jsonl.gz", "a.json", "a.array.json", "a.json.gz", "a.pa
 def read(path: Path, *, piece_bytes: int = 2**20, **data: Any) -> list[str]:
     """The texts of a source, cut into pieces of about so many bytes."""
     spec = DataSpec.model_validate({"path": str(path), **data})
-    reading = documents.reading(spec)
-    pieces = sources.pieces(sources.find(spec, {}), piece_bytes)
+    reading = documents.reading(spec, TokenizerSpec(), None)
+    pieces = sources.pieces(sources.find(spec, {}, cache=Path("/nowhere")), piece_bytes)
     return [text for n, piece in enumerate(pieces) for text in parts.texts(Part(n, piece, reading, "/nowhere"))]
 
 

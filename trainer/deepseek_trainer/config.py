@@ -201,6 +201,25 @@ class ShuffleSpec(Section):
 FieldName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+class ChatSpec(Section):
+    """Instruction data: conversations that become text by a chat template."""
+
+    messages_field: FieldName = Field(
+        "messages",
+        description="The field of a record that has the conversation: a list of objects with role and content.",
+    )
+    template: Literal["Tokenizer", "DeepSeek"] = Field(
+        "Tokenizer",
+        description="Tokenizer: the chat template beside initialWeights (chat_template.jinja, or in tokenizer_config.json). "
+        "DeepSeek: the published format of DeepSeek's chat models, for a vocabulary that has its marks; tokenizer.kind bpe "
+        "gets them.",
+    )
+    loss: Literal["Assistant", "All"] = Field(
+        "Assistant",
+        description="What is to be predicted. Assistant: what the assistant says, and the token that ends it. All: every token.",
+    )
+
+
 class DataSpec(Section):
     """What is trained on: a named corpus, or files on a mounted volume."""
 
@@ -222,6 +241,9 @@ class DataSpec(Section):
     )
     separator: Annotated[str, Field(max_length=256)] = Field(
         "\n", description="What is put between the texts of textFields."
+    )
+    chat: ChatSpec | None = Field(
+        None, description="Records are conversations, for instruction tuning; in place of textField and textFields."
     )
     on_bad_record: Literal["Fail", "Quarantine"] = Field(
         "Fail",

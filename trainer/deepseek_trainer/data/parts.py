@@ -187,7 +187,8 @@ def _encode(part: Part) -> tuple[str, dict[str, NDArray[Any]], list[dict[str, An
             ids = [encoding.ids for encoding in encodings]
             if part.piece.kind != "text" or part.piece.last:
                 for document_ids in ids:
-                    document_ids.append(end)
+                    if document_ids[-1:] != [end]:
+                        document_ids.append(end)
         lengths.append(np.fromiter(map(len, ids), np.int64))
         tokens.append(np.fromiter(itertools.chain.from_iterable(ids), dtype, count=int(lengths[-1].sum())))
     whole = np.concatenate(tokens)

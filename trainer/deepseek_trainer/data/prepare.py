@@ -27,6 +27,7 @@ from typing import Any
 
 from deepseek_trainer import durable
 from deepseek_trainer.config import RunConfig
+from deepseek_trainer.data import chat as chat_
 from deepseek_trainer.data import documents, parts, processes, records, sources, store, tokenizer
 from deepseek_trainer.data.parts import Made, Part, Said
 from deepseek_trainer.data.processes import Executor
@@ -120,9 +121,10 @@ def prepare(
 
 
 def _plan(config: RunConfig, environ: Mapping[str, str], piece_bytes: int) -> Preparation:
-    source = sources.find(config.data, environ)
-    reading = documents.reading(config.data)
+    cache = Path(config.data_cache)
+    source = sources.find(config.data, environ, cache=cache)
     spec = config.trainer.tokenizer
+    reading = documents.reading(config.data, spec, _weights(config))
     vocabulary = tokenizer.content(spec, _weights(config))
     shape = _hash(
         [
@@ -135,7 +137,7 @@ def _plan(config: RunConfig, environ: Mapping[str, str], piece_bytes: int) -> Pr
         ]
     )
     state = _hash([shape, [(file.path, file.state) for file in source.files]])
-    work = _work(Path(config.data_cache), shape, state)
+    work = _work(cache, shape, state)
     made_of = enumerate(sources.pieces(source, piece_bytes))
     may_skip = config.data.max_bad_records if config.data.on_bad_record == "Quarantine" else None
     todo = (Part(number, piece, reading, str(work), may_skip) for number, piece in made_of)
@@ -237,7 +239,9 @@ def _provide_tokenizer(wanted: Preparation) -> None:
     size = sum(part.piece.bytes for part in wanted.parts)
     chosen = wanted.parts[:: math.ceil(size / _TRAIN_ON_BYTES) or 1]
     texts = (text for part in chosen for text in parts.texts(part))
-    made = tokenizer.make(wanted.config.trainer.tokenizer, texts, _weights(wanted.config))
+    chat = wanted.config.data.chat
+    marks = (chat_.BEGIN, chat_.USER, chat_.ASSISTANT) if chat and chat.template == "DeepSeek" else ()
+    made = tokenizer.make(wanted.config.trainer.tokenizer, texts, _weights(wanted.config), marks=marks)
     scratch = target.with_name(f".{os.getpid()}-{secrets.token_hex(4)}")
     durable.write_bytes(scratch, made.to_str(pretty=True).encode())
     scratch.rename(target)

@@ -88,8 +88,11 @@ class Piece:
         return self.kind == "text" and self.start > 0
 
 
-def find(spec: DataSpec, environ: Mapping[str, str]) -> Source:
+def find(spec: DataSpec, environ: Mapping[str, str], *, cache: Path) -> Source:
     """The files that `spec.data` asks for.
+
+    Args:
+        cache: where token stores are; what is in there is no text.
 
     Raises:
         DataError: there are none, or they can't be had.
@@ -98,7 +101,7 @@ def find(spec: DataSpec, environ: Mapping[str, str]) -> Source:
     if spec.corpus is not None:
         return Source(spec.corpus, (_file(corpora.find(spec.corpus, environ), Path()),))
     assert spec.path is not None  # noqa: S101  DataSpec has exactly one of the two
-    return Source(spec.path, _files(Path(spec.path)))
+    return Source(spec.path, _files(Path(spec.path), cache))
 
 
 def pieces(source: Source, piece_bytes: int = PIECE_BYTES) -> list[Piece]:
@@ -119,7 +122,7 @@ def unreadable(path: str | Path, error: OSError) -> TrainerError:
     return DataError(f"{text}; see that the volume is mounted and readable for the workers' user")
 
 
-def _files(path: Path) -> tuple[File, ...]:
+def _files(path: Path, cache: Path) -> tuple[File, ...]:
     try:
         if path.is_file():
             if not path.name.endswith(SUFFIXES):
@@ -128,7 +131,7 @@ def _files(path: Path) -> tuple[File, ...]:
         if not path.is_dir():
             path.stat()
             raise DataError(f"data.path {path}: neither a file nor a folder")
-        found = [child for child in _walk(path) if child.name.endswith(SUFFIXES)]
+        found = [child for child in _walk(path, cache) if child.name.endswith(SUFFIXES)]
         if not found:
             raise DataError(f"data.path {path}: no {' '.join(SUFFIXES)} file in this folder")
         return tuple(_file(child, path) for child in sorted(found))
@@ -140,14 +143,14 @@ def _files(path: Path) -> tuple[File, ...]:
         raise unreadable(error.filename or path, error) from error
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, cache: Path) -> Iterator[Path]:
     """All files below but hidden ones; a folder that can't be listed is an error, not an absence."""
 
     def fail(error: OSError) -> None:
         raise error
 
     for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and Path(root, name) != cache]
         yield from (Path(root) / name for name in files if not name.startswith("."))
 
 

@@ -7,7 +7,7 @@ nodes that can't share a folder come to the same vocabulary; the ranks compare f
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,31 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from deepseek_trainer.config import ConfigError, TokenizerSpec
 
 FILE = "tokenizer.json"
-_END_OF_TEXT = "<|endoftext|>"
-_DEEPSEEK_END_OF_TEXT = "<｜end▁of▁sentence｜>"  # noqa: RUF001  DeepSeek's own spelling
-_ENDS = (_END_OF_TEXT, _DEEPSEEK_END_OF_TEXT, "</s>")
+END_OF_TEXT = "<|endoftext|>"
+DEEPSEEK_END_OF_TEXT = "<｜end▁of▁sentence｜>"  # noqa: RUF001  DeepSeek's own spelling
+_ENDS = (END_OF_TEXT, DEEPSEEK_END_OF_TEXT, "</s>")
 
 
-def make(spec: TokenizerSpec, texts: Iterable[str], weights: Path | None = None) -> Tokenizer:
+def make(
+    spec: TokenizerSpec, texts: Iterable[str], weights: Path | None = None, *, marks: Sequence[str] = ()
+) -> Tokenizer:
     """The tokenizer that the config asks for; `texts` are read only where it has to be trained.
 
     Args:
         weights: folder of the model that is finetuned.
+        marks: tokens of their own that the texts need; a trained vocabulary gets them.
 
     Raises:
         ConfigError: the vocabulary is not there, or can't be used.
     """
     if spec.kind == "bpe":
-        return _train(spec.vocab_size, texts)
-    return _of_weights(weights) if spec.kind == "initialWeights" else _deepseek()
+        return _train(spec.vocab_size, texts, marks)
+    made = of_weights(weights) if spec.kind == "initialWeights" else _deepseek()
+    if missing := [mark for mark in marks if made.token_to_id(mark) is None]:
+        raise ConfigError(
+            f"data.chat.template: the vocabulary has no token {missing[0]}, which DeepSeek's format needs; set it to Tokenizer"
+        )
+    return made
 
 
 def content(spec: TokenizerSpec, weights: Path | None) -> bytes:
@@ -47,9 +55,18 @@ def content(spec: TokenizerSpec, weights: Path | None) -> bytes:
 
 def end_of_text(tokenizer: Tokenizer) -> int:
     """The id that ends a document."""
+    return _end(tokenizer)[0]
+
+
+def end_token(tokenizer: Tokenizer) -> str:
+    """The token that ends a document."""
+    return _end(tokenizer)[1]
+
+
+def _end(tokenizer: Tokenizer) -> tuple[int, str]:
     for token in _ENDS:
         if (token_id := tokenizer.token_to_id(token)) is not None:
-            return int(token_id)
+            return token_id, token
     raise ValueError("the tokenizer has no token that ends a document")
 
 
@@ -63,7 +80,12 @@ def token_type(size: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if size <= 2**16 else np.uint32)
 
 
-def _of_weights(weights: Path | None) -> Tokenizer:
+def of_weights(weights: Path | None) -> Tokenizer:
+    """The tokenizer of a model.
+
+    Raises:
+        ConfigError: it isn't there, or can't be used.
+    """
     file = _file_of(weights)
     try:
         tokenizer = Tokenizer.from_file(str(file))
@@ -88,13 +110,13 @@ def _file_of(weights: Path | None) -> Path:
     return weights / FILE
 
 
-def _train(vocab_size: int, texts: Iterable[str]) -> Tokenizer:
+def _train(vocab_size: int, texts: Iterable[str], marks: Sequence[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[_END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *marks],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
