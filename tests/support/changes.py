@@ -37,6 +37,7 @@ NEVER: dict[str, Change] = {
     "data.chat": {"data/chat": {"loss": "Assistant"}},
     "data.onBadRecord": {"data/onBadRecord": "Fail"},
     "data.maxBadRecords": {"data/maxBadRecords": 8},
+    "data.batching": {"data/batching/mode": "Packed"},
     "data.shuffle": {"data/shuffle/windowBlocks": 513},
     "data.allowChange": {"data/allowChange": False},
     "data to a path": {"data": {"path": "/data"}},

@@ -181,6 +181,7 @@ def trainer_job() -> Manifest:
                 "onBadRecord": "Quarantine",
                 "maxBadRecords": 7,
                 "validationFraction": 0.1,
+                "batching": {"mode": "Bucketed", "documentMask": True, "tokensPerMicroBatch": 4096},
                 "shuffle": {"blockSamples": 64, "windowBlocks": 512},
                 "allowChange": True,
                 "audit": True,

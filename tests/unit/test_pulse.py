@@ -32,7 +32,7 @@ def test_a_step_has_its_number_its_end_and_its_seconds(file: Path) -> None:
     pulse = writer(file)
     begun = seen(file)
     assert (begun.step, begun.phase, begun.ticks, begun.touched) == (-1, "starting", 0, 100.0)
-    assert all(math.isnan(value) for value in (begun.moment, begun.step_s, begun.busy_s))
+    assert all(math.isnan(value) for value in (begun.moment, begun.step_s, begun.busy_s, begun.data_s))
     pulse.enter("training")
     pulse.tick()
     pulse.stepped(7)
@@ -51,7 +51,7 @@ def test_what_is_left_of_a_step_besides_waiting_is_the_ranks_own_work(file: Path
         raise OSError("a peer was lost")  # after one
     pulse.waited(0.5)
     pulse.stepped(1)
-    assert seen(file)[-2:] == (6.0, 2.5)
+    assert (seen(file).step_s, seen(file).busy_s) == (6.0, 2.5)
     pulse.stepped(2)
     assert math.isnan(seen(file).busy_s), "a wait of the step before counts no more"
     with pulse.waiting():
@@ -59,6 +59,19 @@ def test_what_is_left_of_a_step_besides_waiting_is_the_ranks_own_work(file: Path
     pulse.enter("training")
     pulse.stepped(3)
     assert math.isnan(seen(file).busy_s), "a wait outside of steps counts for none"
+
+
+def test_a_wait_for_data_is_own_work_that_is_told_beside_it(file: Path) -> None:
+    pulse = writer(file)
+    pulse.enter("training")  # at 101
+    with pulse.loading():
+        pulse.tick()  # two seconds
+    with pulse.waiting(), pytest.raises(OSError, match="gone"), pulse.loading():
+        raise OSError("the volume is gone")  # one second, within a wait of three
+    pulse.stepped(1)
+    assert (seen(file).step_s, seen(file).busy_s, seen(file).data_s) == (8.0, 5.0, 3.0)
+    pulse.stepped(2)
+    assert math.isnan(seen(file).data_s), "nobody told"
 
 
 def test_an_evaluation_is_no_part_of_a_step(file: Path) -> None:
@@ -75,12 +88,12 @@ def test_an_evaluation_is_no_part_of_a_step(file: Path) -> None:
     assert seen(file).step_s == 1.0
 
 
-@pytest.mark.parametrize("cut", [1, 8, 40, 60, 67])
+@pytest.mark.parametrize("cut", [1, 8, 40, 60, 75])
 def test_a_record_that_was_torn_leaves_the_one_before(file: Path, cut: int) -> None:
     pulse = writer(file)
-    with pulse.waiting():
+    with pulse.waiting(), pulse.loading():
         pulse.stepped(0)
-    with pulse.waiting():
+    with pulse.waiting(), pulse.loading():
         pass
     pulse.stepped(1)
     before, whole = seen(file), file.read_bytes()

@@ -261,8 +261,13 @@ def test_each_node_is_read_once_a_window_and_a_thousand_no_faster_than_fifty_a_s
 
 
 def test_metrics_have_the_steps_of_each_rank() -> None:
-    pulses = {4: Pulse(7, "training", 9, 1.0, 1.0, 0.5, 0.25), 5: Pulse(7, "training", 9, 1.0, 1.0, 0.5, math.nan)}
+    pulses = {
+        4: Pulse(7, "training", 9, 1.0, 1.0, 0.5, 0.25, 0.125),
+        5: Pulse(7, "training", 9, 1.0, 1.0, 0.5, math.nan),
+    }
     text = exposition(lambda: Progress(job="j", pod="p"), lambda: pulses)().decode()
     assert 'deepseekjob_rank_step_seconds{job="j",pod="p",rank="5"} 0.5' in text
     assert 'deepseekjob_rank_own_work_seconds{job="j",pod="p",rank="4"} 0.25' in text
     assert 'deepseekjob_rank_own_work_seconds{job="j",pod="p",rank="5"}' not in text
+    assert 'deepseekjob_rank_data_wait_seconds{job="j",pod="p",rank="4"} 0.125' in text
+    assert 'deepseekjob_rank_data_wait_seconds{job="j",pod="p",rank="5"}' not in text

@@ -220,6 +220,27 @@ class ChatSpec(Section):
     )
 
 
+class BatchingSpec(Section):
+    """How documents become the samples of a batch."""
+
+    mode: Literal["Stream", "Packed", "Bucketed"] = Field(
+        "Stream",
+        description="Stream: a sample is trainer.training.sequenceLength tokens of all documents one after the other. "
+        "Packed: as many whole documents as fit into that length, none of which sees another. Bucketed: one document; those of "
+        "a global batch that are about as long are padded together. A longer document is split.",
+    )
+    document_mask: bool = Field(
+        False,
+        description="With mode Stream: no token sees a document before its own, and none is predicted from one. With the "
+        "other modes it is always so.",
+    )
+    tokens_per_micro_batch: Annotated[int, Field(ge=8, le=2**31)] | None = Field(
+        None,
+        description="Tokens per forward pass of one rank, padding included, with mode Bucketed; a longer sample is a "
+        "micro-batch of its own. Default: trainer.training.microBatchSize times sequenceLength.",
+    )
+
+
 class DataSpec(Section):
     """What is trained on: a named corpus, or files on a mounted volume."""
 
@@ -254,7 +275,10 @@ class DataSpec(Section):
         100, description="With Quarantine: how many records may be left out; with more the job fails."
     )
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        0.02, description="Share of the sequences that is held out for validation."
+        0.02, description="Share of the samples that is held out for validation."
+    )
+    batching: BatchingSpec = Field(
+        default_factory=BatchingSpec, description="How documents become the samples of a batch."
     )
     shuffle: ShuffleSpec = Field(
         default_factory=ShuffleSpec, description="The order of the samples, which is another in each epoch."

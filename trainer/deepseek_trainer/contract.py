@@ -209,6 +209,8 @@ class Report(_Message):
     validation_loss: float | None = None
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
+    data_wait: float | None = None
+    """Share of the last steps' time in which rank 0 waited for its data."""
     checkpoint: CheckpointInfo | None = None
     resumed_step: int | None = None
     """The step of the checkpoint that this process started from; None when from scratch."""

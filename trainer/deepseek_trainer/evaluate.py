@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepseek_trainer.data.deal import micro_batches
 from deepseek_trainer.data.samples import Samples
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.optim.loss import summed_loss
@@ -20,22 +19,19 @@ def validation_loss(
     data: Samples,
     world: World,
     *,
-    micro_batch_size: int,
     batches: int,
     tick: Callable[[], None] = lambda: None,
 ) -> float:
-    """Mean loss over the first `batches` micro-batches of held-out samples, nats per token. A collective.
+    """Mean loss over the first `batches` * micro_batch_size held-out samples, nats per token. A collective.
 
     Args:
         tick: called after each micro-batch.
     """
-    chosen = data.training + np.arange(min(data.validation, batches * micro_batch_size))
+    chosen = data.training + np.arange(min(data.validation, batches * data.micro_batch_size))
     total = torch.zeros((), dtype=torch.float64, device=world.device)
     model.eval()
-    for samples in micro_batches(chosen, rank=world.rank, world_size=world.size, micro_batch_size=micro_batch_size):
-        weight = 1.0 if len(samples) else 0.0  # an empty share still takes part in the collectives
-        micro_batch = data.collate(samples if len(samples) else chosen[:1]).to(world.device)
-        total += weight * summed_loss(model, micro_batch)
+    for places in data.micro_batches(chosen, rank=world.rank, world_size=world.size):
+        total += summed_loss(model, data.collate(chosen[places]).to(world.device))
         tick()
     model.train()
     return world.total(float(total))[0] / max(1, int(data.targets(chosen).sum()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,8 @@ class Pace(NamedTuple):
     """Of the whole job."""
     step_s: float
     """Seconds of a step."""
+    data_wait: float
+    """Share of that in which this rank waited for its data."""
 
 
 class Progress:
@@ -31,7 +34,7 @@ class Progress:
         self.pulse = pulse
         self._reporter = reporter
         self._clock = clock
-        self._steps: deque[tuple[float, int]] = deque(maxlen=_WINDOW_STEPS + 1)
+        self._steps: deque[tuple[float, int, float]] = deque(maxlen=_WINDOW_STEPS + 1)
 
     def update(self, **changes: Any) -> None:
         """Changes fields of the report; a change of phase is written at once."""
@@ -42,17 +45,17 @@ class Progress:
     def started(self) -> None:
         """The next step starts now: what came before doesn't count towards throughput."""
         self._steps.clear()
-        self._steps.append((self._clock(), 0))
+        self._steps.append((self._clock(), 0, 0.0))
         self.pulse.enter("training")
 
     def stepped(self, step: int, tokens: int) -> Pace:
         """A step has ended that trained on so many tokens, over all ranks; the pace of the last steps."""
-        self.pulse.stepped(step)
-        self._steps.append((self._clock(), tokens))
-        (begin, _), *counted = self._steps
-        elapsed_s = self._steps[-1][0] - begin
-        trained = sum(tokens for _, tokens in counted)
-        return Pace(trained / elapsed_s if elapsed_s else 0.0, elapsed_s / len(counted))
+        pulse = self.pulse.stepped(step)
+        self._steps.append((self._clock(), tokens, pulse.data_s))
+        (begin, _, _), *counted = self._steps
+        elapsed_s = max(self._steps[-1][0] - begin, sys.float_info.min)
+        trained, waited_s = sum(tokens for _, tokens, _ in counted), sum(waited_s for *_, waited_s in counted)
+        return Pace(trained / elapsed_s, elapsed_s / len(counted), waited_s / elapsed_s)
 
     def close(self) -> None:
         self._reporter.flush()

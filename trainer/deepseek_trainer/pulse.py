@@ -38,7 +38,7 @@ from typing import Final, NamedTuple, get_args
 from deepseek_trainer.contract import Env, Phase
 
 PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
-_RECORD = struct.Struct("<qqqqdddd")
+_RECORD = struct.Struct("<qqqqddddd")
 _CHECKSUM = struct.Struct("<I")
 _SLOT_BYTES = 128
 _FILE_BYTES = 2 * _SLOT_BYTES
@@ -60,6 +60,8 @@ class Pulse(NamedTuple):
     """Wall seconds of the last step, without evaluations and checkpoints; NaN before the first one."""
     busy_s: float
     """Seconds of it that were this rank's own work and not waiting for others; NaN where that is not measured."""
+    data_s: float = math.nan
+    """Seconds of its own work in which it waited for its data; NaN where that is not measured."""
 
 
 class PulseWriter:
@@ -76,7 +78,8 @@ class PulseWriter:
         self._serial = 0
         self._began = clock()
         self._waited_s: float | None = None
-        self._pulse = Pulse(-1, "starting", 0, math.nan, self._began, math.nan, math.nan)
+        self._loading_s: float | None = None
+        self._pulse = Pulse(-1, "starting", 0, math.nan, self._began, math.nan, math.nan, math.nan)
         self._write()
 
     @classmethod
@@ -88,7 +91,7 @@ class PulseWriter:
     def enter(self, phase: Phase) -> None:
         """This rank is in that phase from now on; the next step begins now. Nothing when it is in it already."""
         if phase != self._pulse.phase:
-            self._began, self._waited_s = self._clock(), None
+            self._began, self._waited_s, self._loading_s = self._clock(), None, None
             self._touch(self._began, phase=phase)
 
     def tick(self) -> None:
@@ -108,13 +111,24 @@ class PulseWriter:
         """Of the present step, so long was waiting for other ranks."""
         self._waited_s = (self._waited_s or 0.0) + seconds
 
-    def stepped(self, step: int) -> None:
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """What is done in here is waiting for data: work of this rank's own, as others have to wait for it, too."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._loading_s = (self._loading_s or 0.0) + self._clock() - began
+
+    def stepped(self, step: int) -> Pulse:
         """An optimizer step has ended, and the next one begins. Its own work is known if it waited anywhere."""
         now = self._clock()
         step_s = now - self._began
         busy_s = math.nan if self._waited_s is None else step_s - self._waited_s
-        self._touch(now, step=step, moment=now, step_s=step_s, busy_s=busy_s)
-        self._began, self._waited_s = now, None
+        data_s = math.nan if self._loading_s is None else self._loading_s
+        self._touch(now, step=step, moment=now, step_s=step_s, busy_s=busy_s, data_s=data_s)
+        self._began, self._waited_s, self._loading_s = now, None, None
+        return self._pulse
 
     def _touch(self, now: float, **changes: object) -> None:
         self._pulse = self._pulse._replace(ticks=self._pulse.ticks + 1, touched=now, **changes)  # type: ignore[arg-type]
@@ -134,6 +148,7 @@ class PulseWriter:
             pulse.touched,
             pulse.step_s,
             pulse.busy_s,
+            pulse.data_s,
         )
         start = self._serial % 2 * _SLOT_BYTES
         content = record + _CHECKSUM.pack(zlib.crc32(record))

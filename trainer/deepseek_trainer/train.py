@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,16 @@ from deepseek_trainer.checkpoint import layout, load, retention, save, state
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.config import DataSpec, RunConfig
 from deepseek_trainer.contract import Env
-from deepseek_trainer.data import samples, store
+from deepseek_trainer.data import agreed
 from deepseek_trainer.data.audit.records import Header
 from deepseek_trainer.data.audit.writer import AuditLog
-from deepseek_trainer.data.deal import micro_batches
-from deepseek_trainer.data.ledger import Batch, Ledger
-from deepseek_trainer.data.prepare import prepare
+from deepseek_trainer.data.ledger import Ledger
+from deepseek_trainer.data.loader import Loader, Step
 from deepseek_trainer.data.samples import Samples
 from deepseek_trainer.distributed import sharding
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
-from deepseek_trainer.errors import DataError, PreemptedError, TrainerError
+from deepseek_trainer.errors import PreemptedError, TrainerError
 from deepseek_trainer.evaluate import validation_loss
 from deepseek_trainer.logs import fields
 from deepseek_trainer.model import build, origin
@@ -81,35 +81,37 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     if config.trainer.task == "finetune" and found is None:
         _evaluate(run, ledger.step)  # what the weights are worth before the first step
 
-    while ledger.step < training.steps:
-        rate = schedule.learning_rate(config.trainer.optimizer, step=ledger.step, total_steps=training.steps)
-        adamw.set_learning_rate(run.optimizer, rate)
-        run.waits.begin(ledger.step)
-        batch = ledger.batch()
-        loss, trained = _accumulate(run, batch)
-        with run.waits.collective():
-            norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.trainer.optimizer.gradient_clip)
-        run.optimizer.step()
-        run.optimizer.zero_grad()
-        ledger = ledger.advance(batch)
-        if run.audit is not None:
-            run.audit.record(ledger.step, batch.samples[trained], batch.epochs[trained])
+    with closing(_loader(run, ledger)) as loader:
+        while ledger.step < training.steps:
+            rate = schedule.learning_rate(config.trainer.optimizer, step=ledger.step, total_steps=training.steps)
+            adamw.set_learning_rate(run.optimizer, rate)
+            run.waits.begin(ledger.step)
+            with run.waits.data():
+                step = loader.step(ledger.step)
+            loss, trained = _accumulate(run, loader, step)
+            with run.waits.collective():
+                norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.trainer.optimizer.gradient_clip)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+            ledger = ledger.advance(step.batch)
+            if run.audit is not None:
+                run.audit.record(ledger.step, step.batch.samples[trained], step.batch.epochs[trained])
 
-        # The ranks agree on the loss, and on whether to stop after this step.
-        with run.waits.collective():
-            loss, stopping = world.total(loss, float(stop.requested))
-            grad_norm = sharding.global_norm(norm)
-        pace = progress.stepped(ledger.step, int(run.data.lengths(batch.samples).sum()))
-        _tell(run, ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace)
+            # The ranks agree on the loss, and on whether to stop after this step.
+            with run.waits.collective():
+                loss, stopping = world.total(loss, float(stop.requested))
+                grad_norm = sharding.global_norm(norm)
+            pace = progress.stepped(ledger.step, step.tokens)
+            _tell(run, ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace)
 
-        last = ledger.step == training.steps
-        if last or (not stopping and _due(ledger.step, config.trainer.evaluation.every_steps)):
-            _evaluate(run, ledger.step)
-        if config.checkpoint and (last or stopping or _due(ledger.step, config.checkpoint.every_steps)):
-            saved_step = _save(run, ledger)
-        if stopping and not last:
-            kept = "nothing, as the job has no checkpoint" if saved_step is None else f"step {saved_step}"
-            raise PreemptedError(f"SIGTERM: stopped after step {ledger.step}; saved: {kept}")
+            last = ledger.step == training.steps
+            if last or (not stopping and _due(ledger.step, config.trainer.evaluation.every_steps)):
+                _evaluate(run, ledger.step)
+            if config.checkpoint and (last or stopping or _due(ledger.step, config.checkpoint.every_steps)):
+                saved_step = _save(run, ledger)
+            if stopping and not last:
+                kept = "nothing, as the job has no checkpoint" if saved_step is None else f"step {saved_step}"
+                raise PreemptedError(f"SIGTERM: stopped after step {ledger.step}; saved: {kept}")
 
     progress.update(phase="finished", eta_seconds=0.0)
     log.info("finished %s", fields(step=ledger.step, samples=ledger.position, chain=ledger.chain))
@@ -121,7 +123,7 @@ def _set_up(
     """Data, model and optimizer as they are before the first step, and the checkpoint to go on from, if there is one."""
     spec, training = config.trainer, config.trainer.training
     progress.update(phase="preparing", total_steps=training.steps)
-    data = _open_data(config, world, environ)
+    data = agreed.open_samples(config, world, environ)
     info = data.store.info
     source = origin.of(spec, vocab_size=info.vocab_size)
     ledger = Ledger.of(config, fingerprint=info.fingerprint, samples=data.training, layout=data.layout)
@@ -160,24 +162,6 @@ def _make(source: Origin, world: World) -> Any:
     made: list[Any] = []
     world.agree(lambda: made.append(source.model()), on=lambda world: True)
     return made[0]
-
-
-def _open_data(config: RunConfig, world: World, environ: Mapping[str, str]) -> Samples:
-    """The run's samples, the same on every rank.
-
-    Rank 0 prepares the store first. Then each node's first rank looks: on a shared folder it finds that one, else
-    it prepares its own.
-    """
-    world.lead(lambda: prepare(config, environ))
-    folders = world.agree(lambda: prepare(config, environ), on=lambda world: world.local_rank == 0)
-    opened = store.open_store(next(folder for folder in folders if folder is not None))
-    fingerprints = world.gather(opened.info.fingerprint)
-    if len(set(fingerprints)) > 1:
-        raise DataError(
-            f"the ranks have different data: fingerprints {', '.join(sorted({f[:12] for f in fingerprints}))}; "
-            "put dataCache on a volume that all workers share, or give all nodes the same files"
-        )
-    return samples.of(config, opened)
 
 
 def _writer(config: RunConfig, world: World, environ: Mapping[str, str], model: dict[str, Any]) -> Writer | None:
@@ -257,31 +241,38 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> tuple[Ledger,
     return ledger, ledger.step
 
 
-def _accumulate(run: Run, batch: Batch) -> tuple[float, NDArray[np.int64]]:
+def _loader(run: Run, ledger: Ledger) -> Loader:
+    """This rank's data from the ledger's step on."""
+    return Loader(
+        run.data,
+        lambda step: replace(ledger, step=step).batch(),
+        first=ledger.step,
+        last=run.config.trainer.training.steps,
+        rank=run.world.rank,
+        world_size=run.world.size,
+        device=run.world.device,
+    )
+
+
+def _accumulate(run: Run, loader: Loader, step: Step) -> tuple[float, NDArray[np.int64]]:
     """This rank's part of the gradient of the whole batch, and of its mean loss.
 
     Returns:
         The part of the loss, and the places in the batch of the samples that it is of.
     """
-    targets = max(1, int(run.data.targets(batch.samples).sum()))  # of all ranks: each knows the whole batch
-    mine = micro_batches(
-        np.arange(len(batch.samples)),
-        rank=run.world.rank,
-        world_size=run.world.size,
-        micro_batch_size=run.config.trainer.training.micro_batch_size,
-    )
     summed = torch.zeros((), dtype=torch.float64, device=run.world.device)
-    for i, places in enumerate(mine):
-        sharding.sync_on_last(run.model, last=i == len(mine) - 1)
-        weight = 1.0 if len(places) else 0.0  # out of samples, but not out of the collectives
-        chosen = batch.samples[places] if len(places) else batch.samples[:1]
-        micro_batch = run.data.collate(chosen).to(run.world.device)
+    trained = []
+    for i in range(step.micro_steps):
+        sharding.sync_on_last(run.model, last=i == step.micro_steps - 1)
+        with run.waits.data():
+            places, micro_batch = loader.micro_batch()
         run.progress.pulse.tick()  # before and after what waits for the others
-        loss = weight * summed_loss(run.model, micro_batch)
-        (loss * (run.world.size / targets)).backward()  # FSDP takes the mean over the ranks
+        loss = summed_loss(run.model, micro_batch)
+        (loss * (run.world.size / step.targets)).backward()  # FSDP takes the mean over the ranks
         summed += loss.detach()
+        trained.append(places)
         run.progress.pulse.tick()
-    return float(summed) / targets, np.concatenate(mine)
+    return float(summed) / step.targets, np.concatenate(trained)
 
 
 def _evaluate(run: Run, step: int) -> None:
@@ -291,7 +282,6 @@ def _evaluate(run: Run, step: int) -> None:
         run.model,
         run.data,
         run.world,
-        micro_batch_size=spec.training.micro_batch_size,
         batches=spec.evaluation.batches,
         tick=run.progress.pulse.tick,
     )
@@ -328,6 +318,7 @@ def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float,
             lr=lr,
             grad_norm=grad_norm,
             tokens_per_second=round(pace.tokens_per_second),
+            data_wait=pace.data_wait,
             epoch=ledger.epoch,
         )
     )
@@ -343,6 +334,7 @@ def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float,
         loss=loss,
         tokens_per_second=pace.tokens_per_second,
         eta_seconds=steps_left * pace.step_s,
+        data_wait=pace.data_wait,
         epoch=ledger.epoch,
         position=ledger.position,
         chain=ledger.chain,

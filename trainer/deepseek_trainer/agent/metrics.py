@@ -20,6 +20,7 @@ GAUGES = {
     "validation_loss": "Loss on held-out data, nats per token.",
     "tokens_per_second": "Throughput of the whole job.",
     "eta_seconds": "Estimated seconds to the last step.",
+    "data_wait": "Share of the last steps' time in which rank 0 waited for its data.",
     "resumed_step": "Step of the checkpoint that training went on from.",
     "generation": "Generation of the membership.",
     "attempt": "Start from scratch or from a checkpoint.",
@@ -31,6 +32,7 @@ RANK_GAUGES = {
     "step": "Optimizer steps done by a rank of this pod.",
     "step_seconds": "Wall seconds of its last step.",
     "own_work_seconds": "Seconds of it in which the rank worked and did not wait for others, where that is measured.",
+    "data_wait_seconds": "Seconds of its own work in which it waited for its data.",
 }
 
 
@@ -69,7 +71,12 @@ class ProgressCollector(Collector):
         for name, text in RANK_GAUGES.items():
             family = GaugeMetricFamily(f"deepseekjob_rank_{name}", text, labels=(*LABELS, "rank"))
             for rank, pulse in pulses.items():
-                value = {"step": pulse.step, "step_seconds": pulse.step_s, "own_work_seconds": pulse.busy_s}[name]
+                value = {
+                    "step": pulse.step,
+                    "step_seconds": pulse.step_s,
+                    "own_work_seconds": pulse.busy_s,
+                    "data_wait_seconds": pulse.data_s,
+                }[name]
                 if math.isfinite(value):
                     family.add_metric((*labels, str(rank)), value)
             yield family

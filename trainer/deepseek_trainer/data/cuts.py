@@ -64,3 +64,37 @@ class Stream:
         starts = samples * self.length
         lengths = np.minimum(self.length, self.tokens - 1 - starts)
         return Pieces(starts, lengths, np.arange(len(samples), dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class MaskedStream:
+    """The same windows, each cut where a document ends: its end predicts nothing, and nobody sees beyond it.
+
+    Each token but the first of a document is predicted exactly once.
+
+    Attributes:
+        documents: int64, shape (documents + 1,): where each starts, and the end.
+    """
+
+    stream: Stream
+    documents: NDArray[np.int64]
+
+    @property
+    def layout(self) -> str:
+        return f"{self.stream.layout}:masked"
+
+    @property
+    def count(self) -> int:
+        return self.stream.count
+
+    def pieces(self, samples: NDArray[np.int64]) -> Pieces:
+        windows = self.stream.pieces(samples)
+        ends = windows.starts + windows.lengths
+        first = np.searchsorted(self.documents, windows.starts, side="right") - 1
+        counts = np.searchsorted(self.documents, ends, side="left") - first
+        rows = np.repeat(windows.rows, counts)
+        number = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(len(rows))
+        starts = np.maximum(self.documents[number], windows.starts[rows])
+        lengths = np.minimum(self.documents[number + 1] - 1, ends[rows]) - starts
+        some = lengths > 0
+        return Pieces(starts[some], lengths[some], rows[some])

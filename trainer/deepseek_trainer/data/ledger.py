@@ -31,7 +31,7 @@ GENESIS = "0" * 64
 _FIXED = {
     "fingerprint": "the data",
     "samples": "the number of training samples (data, trainer.training.sequenceLength or data.validationFraction)",
-    "layout": "the cut into samples (trainer.training.sequenceLength)",
+    "layout": "the cut into samples (trainer.training.sequenceLength, data.batching)",
     "seed": "trainer.training.seed",
     "global_batch": "trainer.training.globalBatchSize",
     "block_samples": "data.shuffle.blockSamples",

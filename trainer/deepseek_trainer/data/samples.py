@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from deepseek_trainer.config import RunConfig
-from deepseek_trainer.data.cuts import Cut, Pieces, Stream
+from deepseek_trainer.data import buckets, deal, index
+from deepseek_trainer.data.cuts import Cut, MaskedStream, Pieces, Stream
 from deepseek_trainer.data.permutation import Permutation
 from deepseek_trainer.data.store import TokenStore
 from deepseek_trainer.errors import DataError
@@ -41,6 +42,11 @@ class MicroBatch:
     labels: torch.Tensor
     positions: torch.Tensor | None
 
+    def pinned(self) -> MicroBatch:
+        """In memory that a GPU can copy from by itself."""
+        positions = None if self.positions is None else self.positions.pin_memory()
+        return MicroBatch(self.inputs.pin_memory(), self.labels.pin_memory(), positions)
+
     def to(self, device: torch.device) -> MicroBatch:
         """On that device; without a wait when it is pinned."""
         positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
@@ -55,6 +61,8 @@ class Samples:
 
     Attributes:
         length: the most tokens in a row, L.
+        micro_batch_size: the most rows in a micro-batch.
+        budget: the most tokens in one, padding included, whatever the number of rows; None: the rows count.
         training: number of training samples.
         validation: number of held-out samples.
     """
@@ -62,6 +70,8 @@ class Samples:
     store: TokenStore
     cut: Cut
     length: int
+    micro_batch_size: int
+    budget: int | None
     training: int
     validation: int
 
@@ -77,22 +87,33 @@ class Samples:
 
     def targets(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens that are predicted in each sample; int64, shape (len(samples),)."""
-        return self.lengths(samples)
+        if self.store.targets is None:
+            return self.lengths(samples)
+        pieces = self._pieces(samples)
+        places = zip(pieces.starts.tolist(), pieces.lengths.tolist(), strict=True)
+        counts = [int(self.store.targets[start + 1 : start + length + 1].sum()) for start, length in places]
+        return _sums(np.array(counts), pieces.rows, len(samples))
 
     def collate(self, samples: NDArray[np.int64]) -> MicroBatch:
-        """One row a sample, padded to the longest one's tokens rounded up to a multiple of eight, L at most."""
+        """One row a sample, padded to the longest one's tokens rounded up to a multiple of eight, L at most.
+
+        Of no samples it is a row in which nothing is to be predicted: for a rank that has run out of them, but has to
+        take part in the collectives of the others.
+        """
         pieces = self._pieces(samples)
         sizes = _sums(pieces.lengths, pieces.rows, len(samples))
-        longest = max(1, int(sizes.max()))
-        shape = (len(samples), min(self.length, -(-longest // MULTIPLE) * MULTIPLE))
+        shape = (max(1, len(samples)), int(self._widths(sizes).max(initial=MULTIPLE)))
         inputs, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
-        positions = np.zeros(shape, np.int64) if len(pieces.rows) > len(samples) else None
+        positions = np.zeros(shape, np.int64) if (np.diff(pieces.rows) == 0).any() else None
         counting = np.arange(shape[1])
         columns = np.cumsum(pieces.lengths) - pieces.lengths - (np.cumsum(sizes) - sizes)[pieces.rows]
         for start, length, row, column in zip(*(values.tolist() for values in (*pieces, columns)), strict=True):
             tokens = self.store.tokens[start : start + length + 1]
             inputs[row, column : column + length] = tokens[:-1]
             labels[row, column : column + length] = tokens[1:]
+            if self.store.targets is not None:
+                wanted = self.store.targets[start + 1 : start + length + 1]
+                labels[row, column : column + length][wanted == 0] = IGNORED
             if positions is not None:
                 positions[row, column : column + length] = counting[:length]
         return MicroBatch(
@@ -100,6 +121,22 @@ class Samples:
             torch.from_numpy(labels),
             None if positions is None else torch.from_numpy(positions),
         )
+
+    def micro_batches(self, samples: NDArray[np.int64], *, rank: int, world_size: int) -> list[NDArray[np.int64]]:
+        """One rank's micro-batches of a global batch: as many on each rank, and some may be empty.
+
+        Returns:
+            Places in `samples`, which may have a sample twice; over all ranks each place once.
+        """
+        places = np.arange(len(samples))
+        if self.budget is None:
+            return deal.micro_batches(places, rank=rank, world_size=world_size, micro_batch_size=self.micro_batch_size)
+        widths = self._widths(self.lengths(samples))
+        return buckets.micro_batches(widths, rank=rank, world_size=world_size, budget=self.budget)
+
+    def _widths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens of rows, as they are padded."""
+        return np.clip(-(-lengths // MULTIPLE) * MULTIPLE, MULTIPLE, self.length)
 
     def _pieces(self, samples: NDArray[np.int64]) -> Pieces:
         return self.cut.pieces(self._places(samples))
@@ -127,23 +164,37 @@ def of(config: RunConfig, store: TokenStore) -> Samples:
     Raises:
         DataError: the data is too short for a training and a validation sample.
     """
-    length = config.trainer.training.sequence_length
-    return split(store, Stream(store.info.tokens, length), length, config.data.validation_fraction)
+    training, batching = config.trainer.training, config.data.batching
+    length, budget = training.sequence_length, None
+    cut: Cut = Stream(store.info.tokens, length)
+    if batching.mode == "Packed":
+        cut = index.ensure(store, "packed", length)
+    elif batching.mode == "Bucketed":
+        cut = index.ensure(store, "documents", length)
+        budget = batching.tokens_per_micro_batch or training.micro_batch_size * length
+    elif batching.document_mask:
+        cut = MaskedStream(Stream(store.info.tokens, length), store.documents)
+    training_samples, validation = split(store, cut, length, config.data.validation_fraction)
+    return Samples(store, cut, length, training.micro_batch_size, budget, training_samples, validation)
 
 
-def split(store: TokenStore, cut: Cut, length: int, validation_fraction: float) -> Samples:
-    """Holds out a share of the samples, at least one."""
+def split(store: TokenStore, cut: Cut, length: int, validation_fraction: float) -> tuple[int, int]:
+    """How many samples are trained on, and how many are held out: at least one.
+
+    Raises:
+        DataError: there are too few, or too many.
+    """
     if cut.count < 2:
         raise DataError(
-            f"the data has {store.info.tokens} tokens: too few for a training and a validation sample of {length}; "
-            "lower trainer.training.sequenceLength or add text"
+            f"the data has {store.info.tokens} tokens in {store.info.documents} documents: too few for a training and a "
+            f"validation sample of {length}; lower trainer.training.sequenceLength or add text"
         )
     validation = min(cut.count - 1, max(1, round(cut.count * validation_fraction)))
     if cut.count * validation >= 2**63:
         raise DataError(
             f"{validation:,} of {cut.count:,} samples are too many to hold out; lower data.validationFraction"
         )
-    return Samples(store, cut, length, cut.count - validation, validation)
+    return cut.count - validation, validation
 
 
 def _sums(values: NDArray[np.int64], rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:

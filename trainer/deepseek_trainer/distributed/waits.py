@@ -35,6 +35,12 @@ class Waits:
         self._measures = step % self._every == 0
 
     @contextmanager
+    def data(self) -> Iterator[None]:
+        """Around each wait of the host for its data. On an accelerator that still computes it may hold up nothing."""
+        with self._pulse.loading():
+            yield
+
+    @contextmanager
     def collective(self) -> Iterator[None]:
         """Around each collective of a step, on every rank."""
         if not self._measures:

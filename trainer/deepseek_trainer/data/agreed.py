@@ -1,0 +1,40 @@
+"""The run's samples, prepared if need be, and the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from deepseek_trainer.config import RunConfig
+from deepseek_trainer.data import samples, store
+from deepseek_trainer.data.prepare import prepare
+from deepseek_trainer.data.samples import Samples
+from deepseek_trainer.distributed.world import World
+from deepseek_trainer.errors import DataError
+
+
+def open_samples(config: RunConfig, world: World, environ: Mapping[str, str]) -> Samples:
+    """Opens the data on every rank. A collective.
+
+    Rank 0 prepares the store first. Then each node's first rank looks: on a shared folder it finds that one, else
+    it prepares its own.
+
+    Raises:
+        DataError: the ranks have different data, or it can't be read.
+    """
+
+    def prepared() -> Path:
+        folder = prepare(config, environ)
+        samples.of(config, store.open_store(folder))  # what it is cut by, too
+        return folder
+
+    world.lead(prepared)
+    folders = world.agree(prepared, on=lambda world: world.local_rank == 0)
+    opened = store.open_store(next(folder for folder in folders if folder is not None))
+    fingerprints = world.gather(opened.info.fingerprint)
+    if len(set(fingerprints)) > 1:
+        raise DataError(
+            f"the ranks have different data: fingerprints {', '.join(sorted({f[:12] for f in fingerprints}))}; "
+            "put dataCache on a volume that all workers share, or give all nodes the same files"
+        )
+    return samples.of(config, opened)

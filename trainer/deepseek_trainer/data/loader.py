@@ -1,0 +1,149 @@
+"""Micro-batches of the coming steps, made in a thread while the present step computes.
+
+What was prefetched counts as nothing: what a step trains on is a function of its number alone, and a process that is
+killed takes what it prefetched with it. A thread, as making a micro-batch is copying out of mapped files, which other
+threads don't have to wait for; processes would have to hand over what they made.
+
+`depth` micro-batches are made ahead at most. Where there is a GPU they are in pinned memory, so that copying them to it
+is no wait either.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deepseek_trainer.data.ledger import Batch
+from deepseek_trainer.data.samples import MicroBatch, Samples
+
+DEPTH = 16
+_CLOSING_S = 10.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step's data.
+
+    Attributes:
+        number: steps that were made before it.
+        batch: the global batch.
+        micro_steps: how many micro-batches this rank gets, the same on all ranks.
+        tokens: of the global batch, without padding.
+        targets: tokens of the global batch that are predicted, but 1 if there are none; its loss is a mean over them.
+    """
+
+    number: int
+    batch: Batch
+    micro_steps: int
+    tokens: int
+    targets: int
+
+
+class Part(NamedTuple):
+    """One rank's micro-batch of a step.
+
+    Attributes:
+        places: int64: where its samples are in the global batch; none for a rank that has run out of them.
+        micro_batch: on the device.
+    """
+
+    places: NDArray[np.int64]
+    micro_batch: MicroBatch
+
+
+class Loader:
+    """One rank's data from a step on. Take a step, then its micro-batches, then the next step."""
+
+    def __init__(
+        self,
+        data: Samples,
+        batch_of: Callable[[int], Batch],
+        *,
+        first: int,
+        last: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        depth: int = DEPTH,
+    ) -> None:
+        """Starts to load.
+
+        Args:
+            batch_of: the global batch of a step, by its number.
+            first, last: steps in [first, last) are loaded.
+        """
+        self._data = data
+        self._batch_of = batch_of
+        self._steps = range(first, last)
+        self._rank, self._world_size = rank, world_size
+        self._device = device
+        self._made: queue.Queue[Step | Part | BaseException] = queue.Queue(depth)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
+        self._thread.start()
+
+    def step(self, number: int) -> Step:
+        """The next step, which has to be the one with that number.
+
+        Raises:
+            Exception: whatever stopped the loading, from here on each time.
+        """
+        taken = self._take()
+        if not isinstance(taken, Step) or taken.number != number:
+            raise RuntimeError(f"step {number} is asked for, and what was loaded next is something else")
+        return taken
+
+    def micro_batch(self) -> Part:
+        """The next micro-batch of the step.
+
+        Raises:
+            Exception: as above.
+        """
+        taken = self._take()
+        if not isinstance(taken, Part):
+            raise RuntimeError("the step has no more micro-batches")
+        return Part(taken.places, taken.micro_batch.to(self._device))
+
+    def close(self) -> None:
+        """Stops loading and returns when the thread has ended."""
+        self._closed.set()
+        while not self._made.empty():
+            self._made.get_nowait()  # the thread waits for room at most once more
+        self._thread.join(_CLOSING_S)
+
+    def _take(self) -> Step | Part:
+        taken = self._made.get()
+        if isinstance(taken, BaseException):
+            self._made.put(taken)
+            raise taken
+        return taken
+
+    def _run(self) -> None:
+        try:
+            if self._device.type == "cuda":
+                torch.cuda.set_device(self._device)  # else pinning would begin a context on the first GPU
+            for number in self._steps:
+                self._load(number)
+                if self._closed.is_set():
+                    return
+            self._made.put(RuntimeError("there are no more steps to load"))
+        except BaseException as error:  # the loop has to hear of it, whatever it is
+            self._made.put(error)
+
+    def _load(self, number: int) -> None:
+        batch = self._batch_of(number)
+        mine = self._data.micro_batches(batch.samples, rank=self._rank, world_size=self._world_size)
+        tokens, targets = self._data.lengths(batch.samples), self._data.targets(batch.samples)
+        self._made.put(Step(number, batch, len(mine), int(tokens.sum()), max(1, int(targets.sum()))))
+        for places in mine:
+            if self._closed.is_set():
+                return
+            made = self._data.collate(batch.samples[places])
+            self._made.put(Part(places, made.pinned() if self._device.type == "cuda" else made))
