@@ -97,8 +97,8 @@ test-native: setup ## the native cluster itself: crashes, power cuts, side by si
 	$(PYTEST) tests/e2e/test_native_cluster.py
 
 .PHONY: soak
-soak: setup ## an hour of jobs under up to 200 random faults, their data exactly once; five minutes of it are in test-cluster
-	DEEPSEEKJOB_SOAK_S=3600 $(PYTEST) -s tests/cluster/test_soak.py
+soak: setup ## an hour of jobs under several hundred random faults, their data exactly once; five minutes of it are in test-cluster
+	DEEPSEEKJOB_SOAK_S=3600 DEEPSEEKJOB_SOAK_FAULTS=10000 $(PYTEST) -s tests/cluster/test_soak.py
 
 # ---- numbers ----------------------------------------------------------------------------------
 .PHONY: bench bench-control-plane bench-recovery bench-data
