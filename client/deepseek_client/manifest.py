@@ -133,6 +133,7 @@ def _trainer(manifest: dict[str, Any]) -> Iterator[str]:
         part = spec.get(key)
         if not isinstance(part, dict):
             continue  # absent, or of a wrong type: said by the API's model
+        part = {name: value for name, value in part.items() if (key, name) != ("data", "ray")}  # the operator's own
         try:
             model.model_validate(part)
         except ValidationError as error:

@@ -1,6 +1,7 @@
 """Writes a Plan: the status first, and only when that is in do its effects follow; Events come last.
 
-Creation, patches and deletions follow in this order, the job's own comes last; those of one kind are sent side by side.
+Creation (of Secrets before what mounts them), patches and deletions follow in this order, the job's own comes last; those
+of one kind are sent side by side.
 One that is refused doesn't stop the others: all refusals are collected and told to the caller. Each write may be
 repeated by the next pass without harm.
 """
@@ -8,6 +9,7 @@ repeated by the next pass without harm.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +21,9 @@ from deepseek_operator.cluster.errors import ApiError, Conflict, NotFound
 from deepseek_operator.cluster.mergepatch import merge_patch
 from deepseek_operator.decide.types import DeleteWorkload, Manifest, PatchWorkload, Plan
 from deepseek_operator.recorder import Recorder
+from deepseek_operator.render.ray import SECRET, TOKEN_KEY
 
+TOKEN_BYTES = 32
 Effect = Callable[[], Awaitable[None]]
 
 
@@ -44,11 +48,14 @@ class Applier:
         *,
         concurrency: int,
         on_made: Callable[[Manifest, str], None] = lambda manifest, job_uid: None,
+        token: Callable[[], str] = lambda: secrets.token_hex(TOKEN_BYTES),
     ) -> None:
+        """Args: token: makes up what nobody can guess."""
         self._client = client
         self._recorder = recorder
         self._slots = asyncio.Semaphore(concurrency)
         self._on_made = on_made
+        self._token = token
 
     async def write_status(self, raw: Mapping[str, Any], status: Status) -> tuple[str, bool]:
         """Writes what differs. Returns the job's version and whether there was anything to write.
@@ -89,7 +96,8 @@ class Applier:
         """The effects in their order; those within a part are sent side by side."""
         client, meta = self._client, job.metadata
         return (
-            [partial(self._create, manifest, meta.uid) for manifest in plan.create],
+            [partial(self._create, manifest, meta.uid) for manifest in plan.create if manifest["kind"] == SECRET],
+            [partial(self._create, manifest, meta.uid) for manifest in plan.create if manifest["kind"] != SECRET],
             [partial(client.annotate_pod, meta.namespace, p.name, p.uid, p.annotations) for p in plan.patch],
             [partial(client.delete_pod, meta.namespace, d.name, d.uid, force=d.force) for d in plan.delete],
             [self._quota_effect(meta.namespace, plan.quota)] if plan.quota is not None else [],
@@ -102,7 +110,8 @@ class Applier:
         return partial(self._client.patch_workload_status, namespace, change.name, change.version, change.status)
 
     async def _create(self, manifest: Manifest, job_uid: str) -> None:
-        await create_or_own(self._client, manifest, job_uid)
+        told = manifest | {"stringData": {TOKEN_KEY: self._token()}} if manifest["kind"] == SECRET else manifest
+        await create_or_own(self._client, told, job_uid)
         self._on_made(manifest, job_uid)
 
     async def _attempt(self, effect: Effect) -> ApiError | None:

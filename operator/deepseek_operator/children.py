@@ -1,4 +1,5 @@
-"""Which children of a job exist beside its pods: its Service, its PodGroup and its PodDisruptionBudget.
+"""Which children of a job exist beside its pods: its Services, its PodGroup, its PodDisruptionBudget, and what its Ray cluster
+needs.
 
 Nobody watches them. What was seen or made is remembered until the next resync, so that a job usually costs one request
 for each of them in its life, and one that somebody deletes is made again after the resync.
@@ -9,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deepseek_operator.api.names import LABEL_RAY_HEAD
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.cluster.client import KubeClient, controller_uid
 from deepseek_operator.cluster.errors import Forbidden, NotFound
+from deepseek_operator.decide.types import RayChildren
 from deepseek_operator.render import disruption_budget, headless_service, pod_group
 from deepseek_operator.render.disruptions import BUDGET
 from deepseek_operator.render.gang import POD_GROUP
+from deepseek_operator.render.ray import POLICY, SECRET, head_service, network_policy
 
 
 class Children:
@@ -25,11 +29,20 @@ class Children:
         self._services: set[str] = set()
         self._groups: dict[str, int] = {}
         self._budgets: dict[str, int | str] = {}
+        self._secrets: set[str] = set()
+        self._policies: set[str] = set()
+        self._ray_services: dict[str, int] = {}
 
     def made(self, manifest: Mapping[str, Any], job_uid: str) -> None:
         """The child was just made or put right, so the next pass needn't ask for it."""
-        if manifest["kind"] == "Service":
+        if manifest["kind"] == "Service" and (head := _head_of(manifest)) is not None:
+            self._ray_services[job_uid] = head
+        elif manifest["kind"] == "Service":
             self._services.add(job_uid)
+        elif manifest["kind"] == SECRET:
+            self._secrets.add(job_uid)
+        elif manifest["kind"] == POLICY:
+            self._policies.add(job_uid)
         elif manifest["kind"] == POD_GROUP:
             self._groups[job_uid] = manifest["spec"]["minMember"]
         elif manifest["kind"] == BUDGET:
@@ -37,20 +50,48 @@ class Children:
 
     def forget(self) -> None:
         """All of them are asked for again: somebody may have deleted one."""
-        self._services.clear()
+        for found in (self._services, self._secrets, self._policies, self._ray_services):
+            found.clear()
         self._groups.clear()
         self._budgets.clear()
 
     async def service_exists(self, job: DeepSeekJob) -> bool:
         """Whether the job has its Service."""
+        return await self._exists(self._services, headless_service(job), job)
+
+    async def ray(self, job: DeepSeekJob) -> RayChildren:
+        """What there is of the job's Ray cluster beside pods. Secrets may not be read: an unknown one is made again, and
+        found to exist."""
+        uid, wanted = job.metadata.uid, job.spec.ray
+        if wanted is None:
+            return RayChildren()
+        policy = network_policy(job, wanted)
+        return RayChildren(
+            secret=uid in self._secrets,
+            policy=policy is not None and await self._exists(self._policies, policy, job),
+            service_head=await self._ray_service_head(job),
+        )
+
+    async def _ray_service_head(self, job: DeepSeekJob) -> int | None:
         uid = job.metadata.uid
-        if uid not in self._services:
+        if uid not in self._ray_services:
             try:
-                if await self._client.owner_of(headless_service(job)) == uid:
-                    self._services.add(uid)
+                service = await self._client.get_child(head_service(job, 0))
             except NotFound:
+                return None
+            if controller_uid(service["metadata"]) == uid:
+                self._ray_services[uid] = _head_of(service) or 0
+        return self._ray_services.get(uid)
+
+    async def _exists(self, known: set[str], manifest: Mapping[str, Any], job: DeepSeekJob) -> bool:
+        uid = job.metadata.uid
+        if uid not in known:
+            try:
+                if await self._client.owner_of(manifest) == uid:
+                    known.add(uid)
+            except (NotFound, Forbidden):  # a creation will be refused with a reason, and that is told
                 return False
-        return uid in self._services
+        return uid in known
 
     async def group_members(self, job: DeepSeekJob) -> int | None:
         """How many members the job's PodGroup is for; None: it has none, or needs none."""
@@ -79,3 +120,9 @@ class Children:
             if controller_uid(budget["metadata"]) == uid:
                 self._budgets[uid] = budget["spec"].get("maxUnavailable", 0)
         return self._budgets.get(uid)
+
+
+def _head_of(service: Mapping[str, Any]) -> int | None:
+    """The number of the head that a Service points at; None: it is not the head's."""
+    number = service["spec"].get("selector", {}).get(LABEL_RAY_HEAD, "")
+    return int(number) if number.isdecimal() else None

@@ -5,14 +5,22 @@ Kueue may be missing, or the operator may have no right to it: that is a problem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.cluster.client import KubeClient, controller_uid
 from deepseek_operator.cluster.errors import ApiError, Forbidden, NotFound
 from deepseek_operator.decide.types import Queue, Workload
-from deepseek_operator.render.kueue import API_VERSION, POD_SET, WORKLOAD, Placement, priority_class, workload_name
+from deepseek_operator.render.kueue import (
+    API_VERSION,
+    HEAD_SET,
+    POD_SET,
+    WORKLOAD,
+    Placement,
+    priority_class,
+    workload_name,
+)
 
 NOT_INSTALLED = (
     f"the API server knows no {WORKLOAD} of {API_VERSION}: install Kueue 0.15 or newer, or choose another "
@@ -44,7 +52,8 @@ class Kueue:
             raw = await self._client.get_child(address)
             if controller_uid(raw["metadata"]) != meta.uid:
                 return Queue(problem=f"Workload {name} belongs to something else; delete it or rename the job")
-            return Queue(strip(raw, await self._flavors(raw)))
+            heads = await self._flavors(raw, HEAD_SET) if job.spec.ray is not None else ()
+            return Queue(strip(raw, await self._flavors(raw, POD_SET), heads))
         except NotFound as error:
             return await self._without(job) if name in error.message else Queue(problem=NOT_INSTALLED)
         except Forbidden as error:
@@ -63,13 +72,13 @@ class Kueue:
             return Queue(problem=f"{error.message}: {NO_RIGHT}")
         return Queue(priority=int(found["value"]))
 
-    async def _flavors(self, raw: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """The flavors that an admission assigned.
+    async def _flavors(self, raw: Mapping[str, Any], pod_set: str) -> list[Mapping[str, Any]]:
+        """The flavors that an admission assigned to a pod set.
 
         Raises:
             ApiError: one of them can't be read.
         """
-        assigned = _assignment(raw).get("flavors", {})
+        assigned = _assignment(raw, pod_set).get("flavors", {})
         flavors: list[Mapping[str, Any]] = []
         for name in sorted(set(assigned.values())):
             try:
@@ -79,8 +88,16 @@ class Kueue:
         return flavors
 
 
-def strip(raw: Mapping[str, Any], flavors: list[Mapping[str, Any]]) -> Workload:
-    """A Workload of the API server, stripped to what is decided by. Pure."""
+Flavors = Sequence[Mapping[str, Any]]
+"""Specs of ResourceFlavors."""
+
+
+def strip(raw: Mapping[str, Any], flavors: Flavors, head_flavors: Flavors = ()) -> Workload:
+    """A Workload of the API server, stripped to what is decided by. Pure.
+
+    Args:
+        flavors: those of the workers; head_flavors: those of the Ray head.
+    """
     meta, spec, status = raw["metadata"], raw["spec"], raw.get("status", {})
     conditions = tuple(status.get("conditions", ()))
     by_type = {condition["type"]: condition for condition in conditions}
@@ -93,7 +110,7 @@ def strip(raw: Mapping[str, Any], flavors: list[Mapping[str, Any]]) -> Workload:
         name=meta["name"],
         uid=meta["uid"],
         version=meta["resourceVersion"],
-        pods=sum(pods.get("count", 1) for pods in spec.get("podSets", ())),
+        pods=sum(pods.get("count", 1) for pods in spec.get("podSets", ()) if pods.get("name") != HEAD_SET),
         active=spec.get("active", True),
         reserved=holds("QuotaReserved"),
         admitted=holds("Admitted"),
@@ -101,22 +118,23 @@ def strip(raw: Mapping[str, Any], flavors: list[Mapping[str, Any]]) -> Workload:
         evicted=evicted.get("reason", ""),
         message=(evicted or by_type.get("QuotaReserved", {})).get("message", ""),
         conditions=conditions,
-        placement=_placement(status, flavors),
+        placement=_placement(status, POD_SET, flavors),
+        head_placement=_placement(status, HEAD_SET, head_flavors),
     )
 
 
-def _assignment(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def _assignment(raw: Mapping[str, Any], pod_set: str) -> Mapping[str, Any]:
     found = (raw.get("status", {}).get("admission") or {}).get("podSetAssignments", ())
-    return next((assignment for assignment in found if assignment.get("name") == POD_SET), {})
+    return next((assignment for assignment in found if assignment.get("name") == pod_set), {})
 
 
-def _placement(status: Mapping[str, Any], flavors: list[Mapping[str, Any]]) -> Placement:
+def _placement(status: Mapping[str, Any], pod_set: str, flavors: Flavors) -> Placement:
     """Flavors' labels and tolerations, and what admission checks ask for."""
     updates = [
         update
         for check in status.get("admissionChecks", ())
         for update in check.get("podSetUpdates", ())
-        if update.get("name") == POD_SET
+        if update.get("name") == pod_set
     ]
     selectors = [flavor.get("nodeLabels", {}) for flavor in flavors]
     selectors += [update.get("nodeSelector", {}) for update in updates]

@@ -22,10 +22,10 @@ from deepseek_operator.decide.effective import effective, needs_profile, take
 from deepseek_operator.decide.hang import accused_by
 from deepseek_operator.decide.suspicion import Suspicion, suspicion
 from deepseek_operator.decide.topology import nodes_to_read
-from deepseek_operator.decide.types import Consulted, Held, Observation, Pod, Progress
+from deepseek_operator.decide.types import Consulted, Held, Observation, Pod, Progress, RayChildren
 from deepseek_operator.kueue import Kueue
 from deepseek_operator.nodes import is_lost, marked, overdue_on
-from deepseek_operator.pods import own_pods
+from deepseek_operator.pods import own_heads, own_pods
 from deepseek_operator.progress import Source
 from deepseek_operator.render.membership import Announced, read_announced
 
@@ -89,11 +89,15 @@ class Observer(Generic[K]):
             return Observation(now=self._now(), job=whole.job, queue=queue, profile=whole.profile, held=whole.held)
         meta = job.metadata
         pods = own_pods(await self._client.list_pods(meta.namespace, meta.uid), meta.uid)
+        wants_ray = job.spec.ray is not None
+        heads = await self._client.list_heads(meta.namespace, meta.uid) if wants_ray else []
         progress = self._follow(key, progress_source(pods, job.status.generation))
         seen = Observation(
             now=self._now(),
             job=whole.job,
             pods=pods,
+            heads=own_heads(heads, meta.uid),
+            ray=await self._children.ray(job) if wants_ray else RayChildren(),
             service_exists=await self._children.service_exists(job),
             group_members=await self._children.group_members(whole.job),
             max_unavailable=await self._children.max_unavailable(whole.job),
@@ -104,7 +108,8 @@ class Observer(Generic[K]):
             profile=whole.profile,
             held=whole.held,
         )
-        seen = replace(seen, pods=await self._marked(key, seen))
+        pods, found = await self._marked(key, seen)
+        seen = replace(seen, pods=pods, heads=found)
         names = nodes_to_read(seen)
         return replace(seen, nodes=await self._topology_of(names, whole.job)) if names else seen
 
@@ -115,12 +120,13 @@ class Observer(Generic[K]):
         report, silent = self._consult(key, None if pod is None else Source(pod.uid, pod.ip or ""))
         return None if pod is None else Consulted(pod.name, report, silent)
 
-    async def _marked(self, key: K, seen: Observation) -> tuple[Pod, ...]:
-        """The pods, those marked whose node is lost."""
+    async def _marked(self, key: K, seen: Observation) -> tuple[tuple[Pod, ...], tuple[Pod, ...]]:
+        """The pods and the heads, those marked whose node is lost."""
         doubt = suspicion(seen)
-        names = {*overdue_on(seen.pods, seen.now), *(suspect.node for suspect in doubt.suspects)}
+        names = {*overdue_on((*seen.pods, *seen.heads), seen.now), *(suspect.node for suspect in doubt.suspects)}
         proven = [node for node in sorted(names) if await self._is_lost(node)]
-        return marked(seen.pods, frozenset(proven), self._lost_nodes(key, doubt), seen.now)
+        lost = frozenset(proven), self._lost_nodes(key, doubt)
+        return marked(seen.pods, *lost, seen.now), marked(seen.heads, *lost, seen.now)
 
     async def _is_lost(self, node: str) -> bool:
         """Only a clear answer is a proof; without one the pod is asked about again in the next pass."""

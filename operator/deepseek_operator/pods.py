@@ -15,7 +15,9 @@ from deepseek_operator.api.names import (
     ANNOTATION_REMINDER,
     CONTAINER,
     LABEL_INCARNATION,
+    LABEL_RAY_HEAD,
     LABEL_SLOT,
+    RAY_CONTAINER,
 )
 from deepseek_operator.cluster.client import controller_uid
 from deepseek_operator.decide.causes import NODE_DISRUPTIONS
@@ -42,22 +44,34 @@ def own_pods(raw_pods: Iterable[Mapping[str, Any]], job_uid: str) -> tuple[Pod, 
     return tuple(sorted((pod for pod in pods if pod), key=lambda pod: (pod.slot, pod.incarnation)))
 
 
+def own_heads(raw_pods: Iterable[Mapping[str, Any]], job_uid: str) -> tuple[Pod, ...]:
+    """The pods of the job's Ray head, in the order of their numbers."""
+    own = [raw for raw in raw_pods if controller_uid(raw["metadata"]) == job_uid]
+    numbered = [(raw, raw["metadata"].get("labels", {}).get(LABEL_RAY_HEAD, "")) for raw in own]
+    pods = [_read(raw, 0, int(number)) for raw, number in numbered if number.isdecimal()]
+    return tuple(sorted(pods, key=lambda pod: pod.incarnation))
+
+
 def strip(raw: Mapping[str, Any]) -> Pod | None:
-    """One pod; None when its labels don't say which slot and incarnation it is."""
-    meta, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
-    labels = meta.get("labels", {})
+    """One worker pod; None when its labels don't say which slot and incarnation it is."""
+    labels = raw["metadata"].get("labels", {})
     slot, incarnation = labels.get(LABEL_SLOT, ""), labels.get(LABEL_INCARNATION, "")
     if not (slot.isdecimal() and incarnation.isdecimal()):
         return None
+    return _read(raw, int(slot), int(incarnation))
+
+
+def _read(raw: Mapping[str, Any], slot: int, incarnation: int) -> Pod:
+    meta, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
     conditions = {c["type"]: c for c in status.get("conditions", ())}
     ending = _ending(status, conditions)
     return Pod(
         name=meta["name"],
         uid=meta["uid"],
-        slot=int(slot),
-        incarnation=int(incarnation),
+        slot=slot,
+        incarnation=incarnation,
         phase=_phase(status),
-        ready=_holds(conditions, "Ready"),
+        ready=_holds(conditions, "Ready") or _lacks_only_ray(status, conditions),
         terminating="deletionTimestamp" in meta,
         ip=status.get("podIP"),
         node=spec.get("nodeName"),
@@ -68,6 +82,7 @@ def strip(raw: Mapping[str, Any]) -> Pod | None:
         reason=ending.reason,
         message=ending.message[:MAX_MESSAGE],
         container=ending.container,
+        raylet=_raylet(spec, status),
         disrupted=_holds(conditions, "DisruptionTarget") or status.get("reason") in NODE_DISRUPTIONS,
         gone_by=parse_time(meta.get("deletionTimestamp")),
     )
@@ -84,6 +99,26 @@ def _phase(status: Mapping[str, Any]) -> Phase:
     return phase if phase in get_args(Phase) else "Unknown"
 
 
+def _lacks_only_ray(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the pod would be ready but for the raylet, which nobody waits for: Kubernetes counts sidecars.
+
+    A pod whose node was lost isn't: there it is the control plane that takes the readiness away, of the pod alone.
+    """
+    if conditions.get("ContainersReady", {}).get("status") != "False":
+        return False
+    workers, helpers = status.get("containerStatuses", ()), status.get("initContainerStatuses", ())
+    sidecars = [found for found in helpers if found.get("state", {}).get("terminated", {}).get("exitCode") != 0]
+    unready = {found.get("name") for found in (*workers, *sidecars) if not found.get("ready")}
+    return unready == {RAY_CONTAINER} and any(found.get("name") == CONTAINER for found in workers)
+
+
+def _raylet(spec: Mapping[str, Any], status: Mapping[str, Any]) -> bool | None:
+    if not any(found.get("name") == RAY_CONTAINER for found in spec.get("initContainers", ())):
+        return None
+    found = [one for one in status.get("initContainerStatuses", ()) if one.get("name") == RAY_CONTAINER]
+    return any("running" in one.get("state", {}) for one in found)
+
+
 def _holds(conditions: Mapping[str, Mapping[str, Any]], name: str) -> bool:
     return conditions.get(name, {}).get("status") == "True"
 
@@ -95,6 +130,9 @@ def _ending(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any
     cluster says; else the container that waits for something.
     """
     helpers, workers = status.get("initContainerStatuses", ()), status.get("containerStatuses", ())
+    if any(not found.get("state", {}).get("waiting") for found in workers):
+        # The worker has begun. From here on the raylet, which is started again for ever, is not why anything happens.
+        helpers = [found for found in helpers if found.get("name") != RAY_CONTAINER]
     worker = [found for found in workers if found.get("name") == CONTAINER]
     for container in (*worker, *helpers, *[found for found in workers if found not in worker]):
         ended = container.get("state", {}).get("terminated")

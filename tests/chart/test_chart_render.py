@@ -17,7 +17,7 @@ ALL_ON = (
 )
 
 
-GANG_RULES = {
+ON_DEMAND = {
     "kueue": {
         ("kueue.x-k8s.io", "workloads", "get list create delete"),
         ("kueue.x-k8s.io", "workloads/status", "patch"),
@@ -27,6 +27,7 @@ GANG_RULES = {
     },
     "volcano": {("scheduling.volcano.sh", "podgroups", "get create patch")},
     "coscheduling": {("scheduling.x-k8s.io", "podgroups", "get create patch")},
+    "ray": {("", "secrets", "create"), ("networking.k8s.io", "networkpolicies", "get create")},
 }
 """Switch -> group, resource and verbs of what it allows."""
 
@@ -113,11 +114,16 @@ def test_named_namespaces_get_roles_instead_of_a_cluster_role(helm: Helm) -> Non
     assert environment["DEEPSEEKJOB_OPERATOR_NAMESPACES"] == "team-a,team-b"
 
 
-@pytest.mark.parametrize("switch", GANG_RULES)
-def test_rights_on_a_gang_schedulers_objects_are_given_on_demand(helm: Helm, switch: str) -> None:
+@pytest.mark.parametrize("switch", ON_DEMAND)
+def test_rights_that_few_jobs_need_are_given_on_demand(helm: Helm, switch: str) -> None:
     for namespaces in ((), ("watchNamespaces={team-a}",)):
         plain, allowed = (_rules(helm.template(*namespaces, *more)) for more in ((), (f"rbac.{switch}=true",)))
-        assert not [rule for rule in plain if set(rule["apiGroups"]) & {group for group, _, _ in GANG_RULES[switch]}]
+        assert not [
+            (group, resource)
+            for rule in plain
+            for group, resource, _ in ON_DEMAND[switch]
+            if group in rule["apiGroups"] and resource in rule["resources"]
+        ]
         added = [rule for rule in allowed if rule not in plain]
         rights = {
             (group, resource, " ".join(rule["verbs"]))
@@ -125,7 +131,7 @@ def test_rights_on_a_gang_schedulers_objects_are_given_on_demand(helm: Helm, swi
             for group in rule["apiGroups"]
             for resource in rule["resources"]
         }
-        assert rights == GANG_RULES[switch]
+        assert rights == ON_DEMAND[switch]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ JOBS = {
     "every-field-script": full_job.script_job(),
     "every-field-module": full_job.module_job(),
 }
-OF_LIBRARIES = ("NCCL_", "GLOO_", "TORCH_NCCL_")
+OF_LIBRARIES = ("NCCL_", "GLOO_", "TORCH_NCCL_", "RAY_")
 """Variables that are theirs, and not of our contract."""
 MEMBERSHIP = Membership(generation=7, attempt=2, node_rank=3, nodes=8, master="10.0.3.7", host=True)
 
@@ -58,7 +58,8 @@ def test_the_run_config_is_one_that_the_trainer_loads(name: str, tmp_path: Path)
     loaded = config.load(path)
     assert (loaded.job, loaded.backend) == (job.metadata.name, job.spec.backend)
     assert loaded.trainer == config.TrainerSpec.model_validate(job.spec.trainer)
-    assert loaded.data == config.DataSpec.model_validate(job.spec.data)
+    assert job.spec.data is not None
+    assert loaded.data == config.DataSpec.model_validate(job.spec.data.trainers())
     assert job.spec.checkpoint is not None
     assert loaded.checkpoint is not None
     volume = job.spec.checkpoint.volume

@@ -41,6 +41,8 @@ NEVER: dict[str, Change] = {
     "data.shuffle": {"data/shuffle/windowBlocks": 513},
     "data.allowChange": {"data/allowChange": False},
     "data to a path": {"data": {"path": "/data"}},
+    "data.ray": {"data/ray/objectStore": "1Gi"},
+    "data.ray removed": {"data/ray": GONE},
     "managedBy": {"managedBy": "example.com/other"},
     "managedBy removed": {"managedBy": GONE},
     "checkpoint.volume": {"checkpoint/volume/claimName": "other"},

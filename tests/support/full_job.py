@@ -161,6 +161,15 @@ TRAINER: Manifest = {
 }
 
 
+RAY: Manifest = {
+    "head": {"resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}}},
+    "raylet": {"cpus": 4, "resources": {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"memory": "8Gi"}}},
+    "objectStore": "2Gi",
+    "image": "ghcr.io/example/ray:2.60",
+    "networkPolicy": False,
+}
+
+
 def trainer_job() -> Manifest:
     """Every field that a job of the built-in trainer can have."""
     return {
@@ -185,6 +194,7 @@ def trainer_job() -> Manifest:
                 "shuffle": {"blockSamples": 64, "windowBlocks": 512},
                 "allowChange": True,
                 "audit": True,
+                "ray": RAY,
             },
             "checkpoint": {
                 "volume": {"claimName": "checkpoints", "subPath": "runs/full"},

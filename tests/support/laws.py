@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from deepseek_operator.api.conditions import is_true
 from deepseek_operator.api.names import Cause, ConditionType, Reason, State
-from deepseek_operator.api.v1alpha1 import Status
+from deepseek_operator.api.v1alpha1 import RayStatus, Status
 from deepseek_operator.decide.activity import active_s
 from deepseek_operator.decide.budgets import COUNTER, limit_of
 from deepseek_operator.decide.effects import may_have_pods
@@ -50,12 +50,16 @@ class Watcher:
         self._a_suspended_job_has_no_pods(status)
         self._active_time_only_grows(status)
         self._one_live_member_a_slot()
+        self._one_live_head_at_most(whole_pass)
         self._a_planned_move_waits_for_nobody(status)
         self._candidates_are_apart(status)
         self._no_name_is_used_twice(whole_pass)
         self.last = status
 
     def _counters_only_grow(self, status: Status) -> None:
+        ray, before = status.ray or RayStatus(), self.last.ray or RayStatus()
+        assert ray.head >= before.head, f"the number of the head went back: {before!r} -> {ray!r}"
+        assert ray.restarts >= before.restarts, f"restarts of the head went back: {before!r} -> {ray!r}"
         for name in ("generation", "attempt", "launched_generation", "total_restarts", "active_seconds"):
             assert getattr(status, name) >= getattr(self.last, name), f"{name} went back: {self.last!r} -> {status!r}"
         for slot, count in self.last.incarnations.items():
@@ -95,7 +99,8 @@ class Watcher:
 
     def _a_suspended_job_has_no_pods(self, status: Status) -> None:
         if is_true(status.conditions, ConditionType.SUSPENDED):
-            assert not self.world.live(), f"suspended, and pods run: {self.world.live()!r}"
+            live = [*self.world.live(), *self.world.live_heads()]
+            assert not live, f"suspended, and pods run: {live!r}"
         if status.state == self.last.state == State.SUSPENDED:
             assert status.active_seconds == self.last.active_seconds, "rest was counted as active time"
             assert status.generation == self.last.generation, "a new generation without a run"
@@ -110,6 +115,17 @@ class Watcher:
         live = [pod for pod in self.world.live() if not pod.terminating]
         told = [(pod.slot, announced(pod)) for pod in live if announced(pod)]  # 0: in no generation
         assert len(told) == len(set(told)), f"two live members for one slot and generation: {live!r}"
+
+    def _one_live_head_at_most(self, whole_pass: bool) -> None:
+        """And none of a job that wants none, or that may have no pods."""
+        live = [head for head in self.world.live_heads() if not head.terminating]
+        wanted = self.world.job.spec.ray is not None and may_have_pods(self.world.status)
+        if whole_pass and not self.world.refuse_deletes:
+            assert len(live) <= int(wanted), f"heads: {live!r}"
+        ray = self.world.status.ray or RayStatus()
+        for head in self.world.heads.values():
+            if ray.seen and head.incarnation == ray.head:
+                assert self.uids.setdefault(head.name, head.uid) == head.uid, f"{head.name} was created again"
 
     def _a_planned_move_waits_for_nobody(self, status: Status) -> None:
         """Training is not stopped for a worker that isn't there."""
@@ -162,9 +178,10 @@ def ends(world: World, watcher: Watcher, ticks: int = 60) -> World:
     for count in range(ticks):
         if count == ticks // 2:
             world.thaw()
-        if world.status.completion_time is not None and not [p for p in world.live() if p.name not in world.frozen]:
+        live = [p for p in (*world.live(), *world.live_heads()) if p.name not in world.frozen]
+        if world.status.completion_time is not None and not live:
             return world
-        if world.job.spec.suspend and not [p for p in world.live() if p.name not in world.frozen]:
+        if world.job.spec.suspend and not live:
             world.edit(suspend=False)
         tick(world, watcher)
     raise AssertionError(f"not ended within {ticks} ticks: {world.status!r}\npods: {list(world.pods.values())!r}")
@@ -197,7 +214,7 @@ def comes_to_rest(world: World) -> None:
     assert third.status == world.status
     assert effects(third) == ()
     asleep = is_true(world.status.conditions, ConditionType.SUSPENDED)
-    assert not (asleep and world.live()), f"suspended, and pods run: {world.live()!r}"
+    assert not (asleep and (world.live() or world.live_heads())), f"suspended, and pods run: {world.live()!r}"
     if world.status.completion_time is None and not asleep:
         assert third.requeue_after_s is not None, "nobody looks again"
     before = world.status
@@ -210,8 +227,8 @@ def comes_to_rest(world: World) -> None:
         assert third.requeue_after_s is not None
         assert third.requeue_after_s <= REGULAR_S
         comes_to_rest(world)
-    elif world.status.renewed_at != before.renewed_at:
-        comes_to_rest(world)  # time alone also brings another pod for one that would join
+    elif world.status.renewed_at != before.renewed_at or world.status.ray != before.ray:
+        comes_to_rest(world)  # time alone also brings another pod for one that would join, or for a head that was lost
     else:
         assert effects(much_later) == ()
 
@@ -246,4 +263,5 @@ def outcome(world: World) -> tuple[object, ...]:
         tuple(sorted(status.incarnations.items())),
         tuple(failures),
         tuple(pods),
+        None if status.ray is None else (status.ray.head, status.ray.restarts),
     )

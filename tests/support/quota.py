@@ -27,7 +27,7 @@ class FakeKueue:
         """The operator creates the Workload."""
         if self.workload is None:
             self._serial += 1
-            [pods] = manifest["spec"]["podSets"]
+            pods, *_ = manifest["spec"]["podSets"]
             name = manifest["metadata"]["name"]
             self.workload = Workload(name, f"wl-{self._serial}", version=f"{self._serial}.0", pods=pods["count"])
 

@@ -13,16 +13,33 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_REMINDER, LABEL_INCARNATION, LABEL_SLOT
+from deepseek_operator.api.names import (
+    ANNOTATION_MEMBERSHIP,
+    ANNOTATION_REMINDER,
+    LABEL_INCARNATION,
+    LABEL_RAY_HEAD,
+    LABEL_SLOT,
+)
 from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob, Status
 from deepseek_operator.decide import decide
 from deepseek_operator.decide.effective import effective
 from deepseek_operator.decide.topology import nodes_to_read
-from deepseek_operator.decide.types import Event, Held, Observation, Plan, Pod, Progress, SettledHang, Straggler
+from deepseek_operator.decide.types import (
+    Event,
+    Held,
+    Observation,
+    Plan,
+    Pod,
+    Progress,
+    RayChildren,
+    SettledHang,
+    Straggler,
+)
 from deepseek_operator.render.disruptions import BUDGET
 from deepseek_operator.render.gang import POD_GROUP
 from deepseek_operator.render.kueue import WORKLOAD
 from deepseek_operator.render.membership import read_announced
+from deepseek_operator.render.ray import POLICY, SECRET
 from support.make import START, make_checkpoint, make_last_words, make_manifest
 from support.quota import FakeKueue
 
@@ -47,6 +64,9 @@ class World:
     profile: AppliedProfile | Held | None = None
     """What is read where the job names a profile."""
     pods: dict[str, Pod] = field(default_factory=dict)
+    heads: dict[str, Pod] = field(default_factory=dict)
+    """Pods of the Ray head."""
+    ray: RayChildren = field(default_factory=RayChildren)
     service: bool = False
     group: int | None = None
     """minMember of the PodGroup."""
@@ -83,6 +103,8 @@ class World:
     spare-<slot>, then spare-<slot>-2, …"""
     zones: dict[str, str] = field(default_factory=dict)
     """Node -> its value of the topology's label."""
+    broken_ray: bool = False
+    """No head comes up."""
     deleted: bool = False
     """The job itself was deleted by the operator."""
     _serial: int = 0
@@ -130,7 +152,9 @@ class World:
             self.now,
             whole.job,
             pods,
-            self.service,
+            service_exists=self.service,
+            heads=tuple(replace(head, node_lost=head.name in self.lost) for head in self.heads.values()),
+            ray=self.ray,
             group_members=self.group,
             max_unavailable=self.max_unavailable,
             queue=self.kueue.look() if self.job.spec.scheduling.gang == "Kueue" else None,
@@ -197,8 +221,21 @@ class World:
         return status.model_dump(by_alias=True, exclude_none=True, mode="json")
 
     def _create(self, manifest: dict[str, Any]) -> None:
+        number = head_of(manifest)
+        if manifest["kind"] == SECRET:
+            self.ray = replace(self.ray, secret=True)
+            return
+        if manifest["kind"] == POLICY:
+            self.ray = replace(self.ray, policy=True)
+            return
+        if manifest["kind"] == "Service" and number is not None:
+            self.ray = replace(self.ray, service_head=number)
+            return
         if manifest["kind"] == "Service":
             self.service = True
+            return
+        if number is not None:
+            self._create_head(manifest["metadata"]["name"], number)
             return
         if manifest["kind"] == BUDGET:
             self.max_unavailable = manifest["spec"]["maxUnavailable"]
@@ -223,6 +260,11 @@ class World:
             membership=meta["annotations"].get(ANNOTATION_MEMBERSHIP),
         )
 
+    def _create_head(self, name: str, number: int) -> None:
+        if name not in self.heads:
+            self._serial += 1
+            self.heads[name] = Pod(name=name, uid=f"uid-{self._serial}", slot=0, incarnation=number, phase="Pending")
+
     def _patch(self, name: str, uid: str, annotations: dict[str, str]) -> None:
         pod = self.pods.get(name)
         if pod is not None and pod.uid == uid:
@@ -233,15 +275,16 @@ class World:
             )
 
     def delete(self, name: str, uid: str, *, force: bool = False) -> None:
-        pod = self.pods.get(name)
+        pods = self.heads if name in self.heads else self.pods
+        pod = pods.get(name)
         if pod is None or pod.uid != uid:
             return
         if self.refuse_deletes > 0:
             self.refuse_deletes -= 1
         elif force or pod.phase in ("Succeeded", "Failed"):
-            del self.pods[name]
+            del pods[name]
         else:
-            self.pods[name] = replace(pod, terminating=True, ready=False, gone_by=self.now + GRACE)
+            pods[name] = replace(pod, terminating=True, ready=False, gone_by=self.now + GRACE)
 
     # -- the cluster's side --------------------------------------------------------------------------------
 
@@ -251,6 +294,13 @@ class World:
         gang = self._newest(lambda pod: pod.terminating)
         if gang and len(gang) == told(gang[0], "nodes") and announced(gang[0]) == self.trained_generation:
             self.saved_step = self.step
+        for name, head in list(self.heads.items()):
+            if head.terminating and name not in self.frozen:
+                del self.heads[name]
+            elif head.phase == "Pending" and name not in self.held:
+                self.heads[name] = replace(head, phase="Running", ready=not self.broken_ray, node="node-0")
+            elif head.phase == "Running" and self.broken_ray:
+                self.heads[name] = replace(head, phase="Failed", ready=False, exit_code=1)
         for name, pod in list(self.pods.items()):
             if pod.terminating and name not in self.frozen:
                 del self.pods[name]
@@ -362,6 +412,12 @@ class World:
     def vanish(self, name: str) -> None:
         """A pod is deleted by force."""
         self.pods.pop(name, None)
+        self.heads.pop(name, None)
+
+    def end_head(self, exit_code: int = 1) -> None:
+        """The container of the newest head ends."""
+        if live := [head for head in self.heads.values() if head.phase == "Running"]:
+            self.heads[live[-1].name] = replace(live[-1], phase="Failed", ready=False, exit_code=exit_code)
 
     def end(self, name: str, exit_code: int, **fields: Any) -> None:
         """A pod's container ends."""
@@ -402,11 +458,23 @@ class World:
         raise AssertionError(f"not within {ticks} ticks: {self.status!r}\npods: {list(self.pods.values())!r}")
 
     def run_to_end(self) -> World:
-        return self.run(lambda world: world.status.state in ("Succeeded", "Failed") and not world.live())
+        return self.run(
+            lambda world: world.status.state in ("Succeeded", "Failed") and not world.live() and not world.live_heads()
+        )
 
     def live(self) -> list[Pod]:
-        """Pods that run or will run."""
+        """Workers' pods that run or will run."""
         return [pod for pod in self.pods.values() if pod.phase not in ("Succeeded", "Failed")]
+
+    def live_heads(self) -> list[Pod]:
+        """The same for the Ray head."""
+        return [pod for pod in self.heads.values() if pod.phase not in ("Succeeded", "Failed")]
+
+
+def head_of(manifest: dict[str, Any]) -> int | None:
+    """The number of the Ray head that a pod is, or a Service points at; None: it is not about the head."""
+    labels = manifest["metadata"].get("labels", {}) | manifest.get("spec", {}).get("selector", {})
+    return int(labels[LABEL_RAY_HEAD]) if LABEL_RAY_HEAD in labels else None
 
 
 def effects(plan: Plan) -> tuple[object, ...]:

@@ -80,6 +80,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, create, patch]
+{{- if .Values.rbac.ray }}
+# The token of a job's Ray cluster (data.ray): made, and never read again. Deleted with its job, never by the operator.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
+# The NetworkPolicy that keeps strangers from its ports. The same.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create]
+{{- end }}
 {{- if .Values.rbac.kueue }}
 # The Workload of a job with scheduling.gang Kueue: ask for quota, notice what comes of it, give the place up.
 - apiGroups: [kueue.x-k8s.io]

@@ -2,7 +2,7 @@
 
 It keeps what an API server keeps (the job, its pods and their annotations) in memory and in the work folder,
 and follows the same order as the operator's apply: status first, then create, patch, delete, then Events.
-Deterministic names make "already exists" a success here too. Profiles, queues, gangs and topologies are a cluster's: a job
+Deterministic names make "already exists" a success here too. Profiles, queues, gangs, topologies and Ray are a cluster's: a job
 that asks for one starts here without it.
 """
 
@@ -223,10 +223,11 @@ class LocalWorld:
 
 
 def _of_one_machine(spec: Spec) -> Spec:
-    """Without what is the cluster's: its queues and topologies, its interfaces and adapters."""
+    """Without what is the cluster's: its queues and topologies, its interfaces and adapters, Ray over its nodes."""
     wanted = spec.communication
     network = Communication(debug=wanted.debug, timeout_seconds=wanted.timeout_seconds)
-    return spec.model_copy(update={"scheduling": Scheduling(), "communication": network})
+    data = spec.data.model_copy(update={"ray": None}) if spec.data is not None else None
+    return spec.model_copy(update={"scheduling": Scheduling(), "communication": network, "data": data})
 
 
 def _rfc3339(moment: datetime) -> str:

@@ -1,7 +1,8 @@
 """The CustomResourceDefinitions of DeepSeekJob and DeepSeekProfile, made from the models: schema, rules, columns, names.
 
 `spec.trainer` and `spec.data` are the trainer's: whoever generates the CRD hands their JSON schemas in, because the
-operator may not import the trainer. What crosses their fields is written here, as CEL is Kubernetes' own.
+operator may not import the trainer. `spec.data.ray` is the operator's own, and put beside the trainer's fields. What
+crosses their fields is written here, as CEL is Kubernetes' own.
 """
 
 from __future__ import annotations
@@ -169,8 +170,10 @@ def schema(trainer: Schema, data: Schema) -> Schema:
     """The structural schema of the whole object. For arguments and errors see `crd`."""
     spec = structural(Spec.model_json_schema(by_alias=True))
     for field, injected in {"trainer": trainer, "data": data}.items():
-        own = {"description": spec["properties"][field]["description"]}
-        spec["properties"][field] = structural(injected) | own
+        own = spec["properties"][field]
+        whole = structural(injected) | {"description": own["description"]}
+        whole["properties"] |= own.get("properties", {})
+        spec["properties"][field] = whole
     for path, rules in INJECTED_RULES.items():
         _find(spec, path)[VALIDATIONS] = [rule.entry() for rule in rules]
     return _object(

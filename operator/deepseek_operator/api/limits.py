@@ -9,7 +9,6 @@ from deepseek_operator.api.fields import parse_quantity
 from deepseek_operator.api.profile import Limits
 from deepseek_operator.api.resources import Resources
 from deepseek_operator.api.v1alpha1 import Spec
-from deepseek_operator.api.workers import Workers
 
 
 def violations(spec: Spec, limits: Limits) -> list[str]:
@@ -21,9 +20,10 @@ def violations(spec: Spec, limits: Limits) -> list[str]:
     """
     return [
         *_counts(spec, limits),
-        *_resources(spec.workers, limits),
+        *_resources(spec, limits),
+        *_head(spec, limits),
         *_deadline(spec, limits),
-        *_images(spec.workers, limits),
+        *_images(spec, limits),
     ]
 
 
@@ -47,23 +47,39 @@ def _counts(spec: Spec, limits: Limits) -> Iterator[str]:
             yield f"{field} is {wish}, at most {most} allowed"
 
 
-def _resources(workers: Workers, limits: Limits) -> Iterator[str]:
+def _resources(spec: Spec, limits: Limits) -> Iterator[str]:
+    workers = spec.workers
     for name, most in limits.max_resources.items():
         for kind in ("requests", "limits"):
-            wish = _of_the_pod(workers, kind, name)
+            wish = _of_the_pod(spec, kind, name)
             if wish > parse_quantity(most):
                 field, shown = f"workers.resources.{kind}[{name}]", getattr(workers.resources, kind).get(name)
                 alone = shown is not None and parse_quantity(shown) == wish
                 yield f"{field} is {shown if alone else f'{wish.normalize():f} over all containers'}, at most {most} allowed"
 
 
-def _of_the_pod(workers: Workers, kind: str, name: str) -> Decimal:
-    """What a pod asks for at once: the worker and its sidecars, or the sidecars and one init container, if that is more."""
+def _head(spec: Spec, limits: Limits) -> Iterator[str]:
+    """The head of Ray has a pod of its own."""
+    resources = spec.ray.head.resources if spec.ray is not None else Resources()
+    for name, most in limits.max_resources.items():
+        for kind in ("requests", "limits"):
+            wish = getattr(resources, kind).get(name, "0")
+            if parse_quantity(wish) > parse_quantity(most):
+                yield f"data.ray.head.resources.{kind}[{name}] is {wish}, at most {most} allowed"
+
+
+def _of_the_pod(spec: Spec, kind: str, name: str) -> Decimal:
+    """What a pod asks for at once: the worker and its sidecars, or the sidecars and one init container, if that is more.
+    The raylet is a sidecar."""
+    workers = spec.workers
+    sidecars = [helper.resources for helper in workers.sidecars]
+    if spec.ray is not None:
+        sidecars.append(spec.ray.raylet.resources)
 
     def amount(resources: Resources) -> Decimal:
         return parse_quantity(getattr(resources, kind).get(name, "0"))
 
-    beside = sum((amount(helper.resources) for helper in workers.sidecars), Decimal(0))
+    beside = sum(map(amount, sidecars), Decimal(0))
     return beside + max([amount(workers.resources), *(amount(helper.resources) for helper in workers.init_containers)])
 
 
@@ -73,8 +89,9 @@ def _deadline(spec: Spec, limits: Limits) -> Iterator[str]:
         yield f"lifecycle.activeDeadlineSeconds is {'not set' if wish is None else wish}, at most {most} allowed"
 
 
-def _images(workers: Workers, limits: Limits) -> Iterator[str]:
-    wishes = [("workers.image", workers.image)]
+def _images(spec: Spec, limits: Limits) -> Iterator[str]:
+    workers = spec.workers
+    wishes = [("workers.image", workers.image), ("data.ray.image", spec.ray.image if spec.ray is not None else None)]
     for field, helpers in (("initContainers", workers.init_containers), ("sidecars", workers.sidecars)):
         wishes += [(f"workers.{field}[{helper.name}].image", helper.image) for helper in helpers]
     wishes += [(f"workers.volumes[{v.name}].image", v.image.reference) for v in workers.volumes if v.image]

@@ -28,6 +28,12 @@ LABEL_JOB_UID = f"{GROUP}/job-uid"
 LABEL_SLOT = f"{GROUP}/slot"
 LABEL_INCARNATION = f"{GROUP}/incarnation"
 
+LABEL_RAY = f"{GROUP}/ray-cluster"
+"""UID of the job, on all pods of its Ray cluster: the workers, and the head."""
+LABEL_RAY_HEAD = f"{GROUP}/ray-head"
+"""How often the head was replaced; on the head's pod, which has neither the job's UID nor a slot on its labels: what selects
+the workers must not find it."""
+
 ANNOTATION_MEMBERSHIP = f"{GROUP}/membership"
 """JSON of the pod's part in the current generation; the pod sees it as a file through the downward API."""
 ANNOTATION_REMINDER = f"{GROUP}/reminder"
@@ -36,6 +42,8 @@ ANNOTATION_RUN_CONFIG = f"{GROUP}/run-config"
 """JSON of the trainer's run config; the pod sees it as a file through the downward API."""
 
 CONTAINER = "worker"
+RAY_CONTAINER = "ray"
+"""The raylet in a worker's pod, and the head in its own."""
 AGENT_PORT = 8471
 MASTER_PORT = 29500
 MAX_JOB_NAME = 45
@@ -83,6 +91,7 @@ class Paths:
     MEMBERSHIP_FILE = "/etc/deepseekjob/membership.json"
     RUN_CONFIG_FILE = "/etc/deepseekjob/run-config.json"
     RUN_DIR = "/run/deepseekjob"
+    RAY_DIR = "/var/run/deepseekjob"
     CHECKPOINTS = "/checkpoints"
     TERMINATION_LOG = "/dev/termination-log"
     RAY_TOKEN = "/var/run/deepseekjob/ray/token"  # noqa: S105 - where it is
@@ -157,6 +166,8 @@ class ConditionType(StrEnum):
     """The job is on its way back to a checkpoint."""
     STRAGGLING = "Straggling"
     """Ranks are persistently slower than the others, who wait for them in each step. Nothing follows from it."""
+    RAY_READY = "RayReady"
+    """The head of the job's Ray cluster is ready, and a raylet runs beside each worker. Nothing follows from it."""
     COMPLETE = "Complete"
     """Terminal: every worker ended with exit status 0, or the one that lifecycle.successPolicy asks for."""
     FAILED = "Failed"
@@ -210,5 +221,10 @@ class Reason(StrEnum):
     """The API server refuses what the job needs: a quota, a policy, RBAC, or a name that is taken."""
     SLOW_RANKS = "SlowRanks"
     NOT_MEASURED = "NotMeasured"
+    RAY_NOT_USED = "NotUsed"
+    RAY_READY = "Ready"
+    RAY_HEAD_STARTING = "HeadStarting"
+    RAY_HEAD_LOST = "HeadLost"
+    RAYLET_MISSING = "RayletMissing"
     FINISHED = "Finished"
     AS_EXPECTED = "AsExpected"

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from deepseek_operator.api import ray
 from deepseek_operator.api.fields import Model
 from deepseek_operator.api.profile import ProfileSpec
 from deepseek_operator.api.resources import Resources, limit_is_request
@@ -112,6 +113,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What stands where neither the job nor its profile says anything."""
 
 
+WITH_RAY: dict[str, Any] = {"shared_memory": ray.SHARED_MEMORY}
+"""The same for the workers of a job with data.ray."""
+
+
 def resolve(spec: Spec, profile: ProfileSpec | None) -> Spec:
     """The spec with everything filled in. Resolving the answer again changes nothing.
 
@@ -125,7 +130,8 @@ def resolve(spec: Spec, profile: ProfileSpec | None) -> Spec:
     if profile is not None:
         spec = _with_profile(spec, profile)
     # The defaults break no rule, so nothing is validated again: this is done in each pass over each job.
-    return spec.model_copy(update={name: _completed(getattr(spec, name), DEFAULTS[name]) for name in DEFAULTS})
+    defaults = DEFAULTS | {"workers": DEFAULTS["workers"] | WITH_RAY} if spec.ray is not None else DEFAULTS
+    return spec.model_copy(update={name: _completed(getattr(spec, name), defaults[name]) for name in defaults})
 
 
 def _with_profile(spec: Spec, profile: ProfileSpec) -> Spec:
@@ -137,9 +143,15 @@ def _with_profile(spec: Spec, profile: ProfileSpec) -> Spec:
             problems += [_told(name, *problem["loc"], message=problem["msg"]) for problem in error.errors()]
     if spec.workers.image is None and profile.workers.image is None:
         problems.append("workers.image: neither the job nor the profile has one")
+    if spec.ray is not None and not ray.fits_shared_memory(spec.ray, _shared_memory(merged)):
+        problems.append(f"data.ray.objectStore: {ray.FITS.message}")
     if problems:
         raise Misfit("; ".join(problems))
     return _rebuilt(spec, merged)
+
+
+def _shared_memory(merged: Mapping[str, Any]) -> str | None:
+    return merged["workers"].shared_memory if "workers" in merged else None
 
 
 def _merged(name: str, spec: Spec, profile: ProfileSpec) -> Model:

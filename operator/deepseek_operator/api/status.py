@@ -151,6 +151,26 @@ class GoodputStatus(StatusModel):
     ratio: str | None = Field(None, description="Productive share of the active time.")
 
 
+class RayStatus(StatusModel):
+    """The head of the job's Ray cluster, counted before it is made."""
+
+    head: Annotated[int, Field(ge=0)] = Field(0, description="Number of the head, a part of its pod's name.")
+    seen: bool = Field(
+        False, description="Its pod was seen: one that is missing was lost, and its successor gets another name."
+    )
+    since: str | None = Field(
+        None,
+        description="When it was asked for; absent while the job may have no pods.",
+        json_schema_extra={"format": "date-time"},
+    )
+    restarts: Annotated[int, Field(ge=0)] = Field(
+        0, description="Heads that were lost and replaced. They cost the job nothing."
+    )
+    unready: Annotated[int, Field(ge=0)] = Field(
+        0, description="Heads in a row that were lost before they were ready: the next one is put off the longer."
+    )
+
+
 class Master(StatusModel):
     """The worker that hosts the store of the present generation."""
 
@@ -215,6 +235,7 @@ class Status(StatusModel):
     master: Master | None = Field(
         None, description="The worker that hosts the present generation's store, chosen before it is announced."
     )
+    ray: RayStatus | None = Field(None, description="The job's Ray cluster, where it has data.ray.")
     nodes: Nodes = Field(default_factory=Nodes, description="Workers ready and wanted.")
     ready_nodes: str | None = Field(None, description="Ready and wanted workers as text, for the NODES column.")
     training: TrainingProgress | None = Field(None, description="What the training reported last.")

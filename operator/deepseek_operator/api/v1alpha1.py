@@ -2,8 +2,8 @@
 
 Rules: every field has a description; unknown fields are errors; names are camelCase on the wire; a rule that
 crosses fields is a `Rule` beside the model it belongs to, so that the API server enforces it, and so does the
-local mode. `spec.trainer` and `spec.data` are opaque here: their schema lives in `deepseek_trainer.config` and
-is written into the CRD by `make generate`.
+local mode. `spec.trainer` and `spec.data` (but for its `ray`) are opaque here: their schema lives in
+`deepseek_trainer.config` and is written into the CRD by `make generate`.
 
 This module is the address of the API: everything is importable from here, wherever it is defined.
 """
@@ -49,6 +49,7 @@ from deepseek_operator.api.policies import (
     Scheduling,
     Topology,
 )
+from deepseek_operator.api.ray import FITS, Data, Ray, RayHead, Raylet
 from deepseek_operator.api.resources import Resources
 from deepseek_operator.api.status import (
     AppliedProfile,
@@ -59,6 +60,7 @@ from deepseek_operator.api.status import (
     GoodputStatus,
     Master,
     Nodes,
+    RayStatus,
     Restarts,
     RestoredFrom,
     Status,
@@ -79,6 +81,7 @@ __all__ = [
     "ClaimRef",
     "Communication",
     "Condition",
+    "Data",
     "DeepSeekJob",
     "DnsLabel",
     "DnsName",
@@ -106,6 +109,10 @@ __all__ = [
     "Preflight",
     "Projected",
     "Quantity",
+    "Ray",
+    "RayHead",
+    "RayStatus",
+    "Raylet",
     "Recovery",
     "Resources",
     "Restarts",
@@ -218,7 +225,9 @@ class Spec(Model):
             "!has(self.data) || !has(self.data.audit) || !self.data.audit || has(self.checkpoint)",
             "data.audit is kept beside the checkpoints; set checkpoint.volume, or remove data.audit",
             ".data.audit",
-            holds=lambda spec: not (spec.data or {}).get("audit") or spec.checkpoint is not None,
+            holds=lambda spec: (
+                spec.data is None or not spec.data.trainers().get("audit") or spec.checkpoint is not None
+            ),
         ),
         Rule(
             "has(self.workers.image) || has(self.profile)",
@@ -235,6 +244,7 @@ class Spec(Model):
                 spec.elastic is None or spec.elastic.min_replicas <= spec.workers.replicas <= spec.elastic.max_replicas
             ),
         ),
+        FITS,
         *map(_mounts_exist, ("initContainers", "sidecars")),
         *TRANSITIONS,
     )
@@ -251,7 +261,7 @@ class Spec(Model):
     backend: Literal["auto", "nccl", "gloo"] = Field(
         "auto", description="Collectives: nccl on GPUs, gloo on CPUs; auto takes nccl where the pod has CUDA."
     )
-    data: dict[str, Any] | None = Field(None, description="What the built-in trainer trains on.")
+    data: Data | None = Field(None, description="What the built-in trainer trains on.")
     checkpoint: Checkpoint | None = Field(
         None, description="Where and how often the state is saved. Without it, a restart starts over."
     )
@@ -279,6 +289,11 @@ class Spec(Model):
         description="Another controller that this job is left to, for example kueue.x-k8s.io/multikueue; the operator "
         "then does nothing about it. Default: training.deepseekjob.dev/deepseek-operator, this one.",
     )
+
+    @property
+    def ray(self) -> Ray | None:
+        """The Ray cluster that the job wants; None: none."""
+        return self.data.ray if self.data is not None else None
 
 
 class ObjectMeta(Model):

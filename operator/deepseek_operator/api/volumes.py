@@ -24,9 +24,12 @@ from deepseek_operator.api.fields import (
 )
 from deepseek_operator.api.names import Paths
 
-RESERVED_MOUNTS = (Paths.CHECKPOINTS, Paths.CONFIG_DIR, Paths.RUN_DIR, "/tmp", "/dev", "/proc", "/sys")  # noqa: S108
+RESERVED_MOUNTS = (
+    *(Paths.CHECKPOINTS, Paths.CONFIG_DIR, Paths.RUN_DIR, Paths.RAY_DIR),
+    *("/tmp", "/dev", "/proc", "/sys"),  # noqa: S108
+)
 """Folders of the operator's own volumes, and the kernel's; a user's volume may not cover or enter them."""
-RESERVED_PARENTS = ("/etc", "/run")
+RESERVED_PARENTS = ("/etc", "/run", "/var", "/var/run")
 """Folders that contain reserved ones: a volume may be mounted inside, not over them."""
 RESERVED_VOLUME_PREFIX = "deepseekjob-"
 
@@ -118,7 +121,7 @@ class Volume(Model):
             f"self.mountPath == p + '/') && !{_cel_list(RESERVED_MOUNTS)}.exists(p, "
             "self.mountPath.startsWith(p + '/'))",
             f"mountPath is reserved: {', '.join(RESERVED_MOUNTS)} and what is in them, and "
-            f"{' and '.join(RESERVED_PARENTS)} themselves, belong to the operator and the system; "
+            f"{', '.join(RESERVED_PARENTS)} themselves, belong to the operator and the system; "
             "mount elsewhere, for example under /data or /mnt (for a larger /dev/shm set workers.sharedMemory)",
             ".mountPath",
             holds=_outside_of_reserved,
@@ -128,7 +131,7 @@ class Volume(Model):
     name: DnsLabel = Field(description="Name of the volume, unique among the workers' volumes.")
     mount_path: MountPath = Field(
         description="Where the container sees it; absolute, outside of /checkpoints, /etc/deepseekjob, "
-        "/run/deepseekjob, /tmp, /dev, /proc and /sys."
+        "/run/deepseekjob, /var/run/deepseekjob, /tmp, /dev, /proc and /sys."
     )
     sub_path: SubPath | None = Field(None, description="Folder of the volume that is mounted instead of its root.")
     read_only: bool = Field(False, description="Mount without write access.")

@@ -17,12 +17,14 @@ from deepseek_operator.api.names import (
     LABEL_JOB_NAME,
     LABEL_JOB_UID,
     LABEL_MANAGED_BY,
+    LABEL_RAY,
+    LABEL_RAY_HEAD,
     MANAGER,
     PLURAL,
     PROFILE_PLURAL,
     VERSION,
 )
-from deepseek_operator.cluster.errors import AlreadyExists, NotFound, NotServed
+from deepseek_operator.cluster.errors import AlreadyExists, Forbidden, NotFound, NotServed
 from deepseek_operator.cluster.transport import METADATA_LIST, METADATA_ONLY, Transport
 from deepseek_operator.render import kueue
 
@@ -38,9 +40,13 @@ _PLURALS = {
     "PodGroup": "podgroups",
     "PodDisruptionBudget": "poddisruptionbudgets",
     "Workload": "workloads",
+    "Secret": "secrets",
+    "NetworkPolicy": "networkpolicies",
 }
 CHANGEABLE = ("Service", "PodGroup", "PodDisruptionBudget")
 """Kinds of children that are put right where they exist; of the others nothing that matters can change."""
+OF_RAY = ("Secret", "NetworkPolicy")
+"""Kinds that only jobs with a Ray cluster need."""
 PAGE = 500
 
 
@@ -117,12 +123,16 @@ class KubeClient:
 
     # ---- children -----------------------------------------------------------------------------
     async def list_pods(self, namespace: str, job_uid: str) -> list[Object]:
-        """The pods that carry the job's UID, as the API server has them now (a consistent read)."""
-        answer = await self._http.send(
-            "list",
-            f"{CORE}/namespaces/{namespace}/pods",
-            query={"labelSelector": f"{LABEL_MANAGED_BY}={MANAGER},{LABEL_JOB_UID}={job_uid}"},
-        )
+        """The workers' pods, which carry the job's UID, as the API server has them now (a consistent read)."""
+        return await self._list_pods(namespace, f"{LABEL_JOB_UID}={job_uid}")
+
+    async def list_heads(self, namespace: str, job_uid: str) -> list[Object]:
+        """The pods of the head of the job's Ray cluster."""
+        return await self._list_pods(namespace, f"{LABEL_RAY}={job_uid},{LABEL_RAY_HEAD}")
+
+    async def _list_pods(self, namespace: str, labels: str) -> list[Object]:
+        query = {"labelSelector": f"{LABEL_MANAGED_BY}={MANAGER},{labels}"}
+        answer = await self._http.send("list", f"{CORE}/namespaces/{namespace}/pods", query=query)
         items: list[Object] = answer.json()["items"]
         return items
 
@@ -149,6 +159,7 @@ class KubeClient:
         Raises:
             AlreadyExists: there is one of that name, whoever owns it.
             NotServed: the API server doesn't know the kind.
+            Forbidden: the operator has no right to it, or a policy or a quota says no.
         """
         try:
             await self._http.send(
@@ -158,6 +169,11 @@ class KubeClient:
                 query={"fieldManager": MANAGER},
                 accept=METADATA_ONLY,
             )
+        except Forbidden as error:
+            if manifest["kind"] not in OF_RAY:
+                raise
+            message = f"{error.message} (rights for jobs with data.ray: the chart's value rbac.ray)"
+            raise Forbidden(error.status, error.reason, message, error.request) from error
         except NotFound as error:
             if "namespaces" in error.message:
                 raise
@@ -333,6 +349,8 @@ async def create_or_own(client: KubeClient, manifest: Mapping[str, Any], job_uid
         return await client.create(manifest)
     except AlreadyExists as error:
         kind, meta = manifest["kind"], manifest["metadata"]
+        if kind == "Secret":
+            return None  # it may not be read, and has a part of the job's UID in its name
         owner = await client.owner_of(manifest)
         if owner != job_uid:
             whose = f"another job (UID {owner})" if owner else "something else"

@@ -27,11 +27,12 @@
         topology    node ranks in the order of the nodes
         readiness   which pods are ready, and what the others wait for
         running     whether training makes steps
+        ray         the head of the job's Ray cluster
         straggling  which ranks the others wait for
         accounted   an ended job's active time
 
     at rest
-        training, headway, deadlines, resting, straggling, accounted
+        training, headway, deadlines, resting, straggling, ray_at_rest, accounted
 
     settle      conditions and state; whether any of it is worth a write
 
@@ -58,6 +59,7 @@ from deepseek_operator.decide.held import held
 from deepseek_operator.decide.invalid import invalid_status
 from deepseek_operator.decide.launch import launch
 from deepseek_operator.decide.quota import quota_change
+from deepseek_operator.decide.ray import ray, ray_at_rest
 from deepseek_operator.decide.readiness import readiness
 from deepseek_operator.decide.recovery import recovery
 from deepseek_operator.decide.reminding import reminding
@@ -116,9 +118,10 @@ AT_WORK: tuple[Policy, ...] = (
     readiness,
     running,
     straggling,
+    ray,
     accounted,
 )
-AT_REST: tuple[Policy, ...] = (training, headway, deadlines, resting, straggling, accounted)
+AT_REST: tuple[Policy, ...] = (training, headway, deadlines, resting, straggling, ray_at_rest, accounted)
 
 
 def decide(seen: Observation) -> Plan:

@@ -22,6 +22,7 @@ from deepseek_operator.decide.gang import (
     to_be_created,
 )
 from deepseek_operator.decide.quota import quota_wanted
+from deepseek_operator.decide.rayeffects import ray_creations, ray_deletions
 from deepseek_operator.decide.reminding import reminder
 from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import DeletePod, Manifest, Observation, PatchPod, Pod
@@ -45,8 +46,8 @@ def may_have_pods(status: Status) -> bool:
 
 
 def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
-    """What asks for quota; else the Service, the PodGroup, the PodDisruptionBudget, and the pods of the present generation
-    that are missing.
+    """What asks for quota; else the Service, the PodGroup, the PodDisruptionBudget, the parts of the Ray cluster, and the pods
+    of the present generation that are missing.
 
     No pod is created before its PodGroup was seen: its scheduler would not know what it belongs to; and none of a job with
     a queue while it can't be seen where its quota is.
@@ -76,7 +77,7 @@ def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
         placed(away_from(worker_pod(seen.job, member.slot, member.incarnation, part), avoided), place)
         for member, part in (*missing, *beside)
     ]
-    return (*service, *groups, *pods)
+    return (*service, *groups, *ray_creations(seen, status), *pods)
 
 
 def _scheduled_together(seen: Observation, status: Status) -> int:
@@ -133,10 +134,9 @@ def deletions(seen: Observation, status: Status) -> tuple[DeletePod, ...]:
     kept = _kept(over, names) if not _cleans_all(seen, status) else set()
     spent = [pod for pod in over if pod.uid not in kept and not pod.terminating]
     forced = [pod for pod in seen.pods if pod.terminating and pod.node_lost and (stop or pod.name not in names)]
-    return tuple(
-        DeletePod(pod.name, pod.uid, force=pod.terminating)
-        for pod in sorted((*live, *spent, *forced), key=lambda pod: (pod.slot, pod.incarnation))
-    )
+    workers = sorted((*live, *spent, *forced), key=lambda pod: (pod.slot, pod.incarnation))
+    heads = ray_deletions(seen, status, stop=stop, clean=_cleans_all(seen, status))
+    return (*(DeletePod(pod.name, pod.uid, force=pod.terminating) for pod in workers), *heads)
 
 
 def _cleans_all(seen: Observation, status: Status) -> bool:

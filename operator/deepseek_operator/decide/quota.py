@@ -52,7 +52,7 @@ def quota_change(seen: Observation, status: Status) -> PatchWorkload | DeleteWor
 
 
 def _is_busy(seen: Observation) -> bool:
-    return any(pod.phase not in ("Succeeded", "Failed") for pod in seen.pods)
+    return any(pod.phase not in ("Succeeded", "Failed") for pod in (*seen.pods, *seen.heads))
 
 
 def _finished(found: Workload, status: Status, now: datetime) -> PatchWorkload:

@@ -45,5 +45,5 @@ def _regular_s(turn: Turn, *, deleting: bool) -> float | None:
     if deleting:
         return DELETE_AGAIN_S
     if ended(turn.status):
-        return REGULAR_S if any(pod.terminating for pod in turn.seen.pods) else None
+        return REGULAR_S if any(pod.terminating for pod in (*turn.seen.pods, *turn.seen.heads)) else None
     return None if is_true(turn.status.conditions, ConditionType.SUSPENDED) else REGULAR_S

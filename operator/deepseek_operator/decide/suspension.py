@@ -20,7 +20,7 @@ from deepseek_operator.decide.gang import slots
 from deepseek_operator.decide.generation import next_generation
 from deepseek_operator.decide.success import success
 from deepseek_operator.decide.turn import Turn
-from deepseek_operator.decide.types import Event, Pod
+from deepseek_operator.decide.types import Event, Observation
 
 
 def suspension(turn: Turn) -> Turn:
@@ -29,7 +29,7 @@ def suspension(turn: Turn) -> Turn:
         return _waiting(turn)
     if turn.status.active_since is not None and success(turn) is not None:
         return turn
-    fact = _suspended(turn.seen.pods)
+    fact = _suspended(turn.seen)
     before = fact_of(turn.seen.job.status.conditions, ConditionType.SUSPENDED)
     turn = replace(turn, rest=fact).stating(fact).changed(waiting_since=None)
     if before is not None and (before.status == "True" or before.reason == Reason.SUSPENDING):
@@ -55,10 +55,12 @@ def resumption(turn: Turn) -> Turn:
     )
 
 
-def _suspended(pods: tuple[Pod, ...]) -> Fact:
-    going = sum(1 for pod in pods if pod.phase not in ("Succeeded", "Failed"))
-    if going:
+def _suspended(seen: Observation) -> Fact:
+    going = sum(1 for pod in seen.pods if pod.phase not in ("Succeeded", "Failed"))
+    head = any(pod.phase not in ("Succeeded", "Failed") for pod in seen.heads)
+    if going or head:
         message = f"{going} worker pod{'s have' if going > 1 else ' has'} still to save and go"
+        message = message if going else "the pod of the Ray head has still to go"
         return Fact(ConditionType.SUSPENDED, "False", Reason.SUSPENDING, message)
     return Fact(ConditionType.SUSPENDED, "True", Reason.SUSPENDED, "spec.suspend is true")
 

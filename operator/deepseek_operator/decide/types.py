@@ -57,6 +57,8 @@ class Pod:
     """When a terminating pod must be gone, its grace included."""
     node_lost: bool = False
     """Its node is proven to be lost; only asked for pods that are long overdue."""
+    raylet: bool | None = None
+    """A raylet runs beside the worker; None: there shall be none."""
     unreachable: bool = False
     """Its node is lost, as far as anybody can tell: nothing is to be expected of it any more."""
 
@@ -154,7 +156,7 @@ class Workload:
     version: str
     """Its resourceVersion: a status is written only to the version that was read."""
     pods: int
-    """For how many it asks."""
+    """For how many workers it asks."""
     active: bool = True
     """False: somebody keeps it from being admitted (spec.active)."""
     reserved: bool = False
@@ -168,6 +170,8 @@ class Workload:
     conditions: tuple[Mapping[str, Any], ...] = ()
     """As they are."""
     placement: Placement = field(default_factory=Placement)
+    head_placement: Placement = field(default_factory=Placement)
+    """The same for the Ray head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,17 @@ class Consulted:
 
 
 @dataclass(frozen=True, slots=True)
+class RayChildren:
+    """What there is of a job's Ray cluster beside pods, as far as it is known."""
+
+    secret: bool = False
+    """The token was made. Nobody looks: one that is made again is the same."""
+    policy: bool = False
+    service_head: int | None = None
+    """Number of the head that the Service points at; None: there is no Service."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Everything that decide() may know about one job at one moment."""
 
@@ -202,6 +217,9 @@ class Observation:
     pods: tuple[Pod, ...] = ()
     """All pods that carry the job's UID, of any slot and incarnation, terminating ones included."""
     service_exists: bool = False
+    heads: tuple[Pod, ...] = ()
+    """All pods of the job's Ray head, terminating ones included; their incarnation is the number of the head."""
+    ray: RayChildren = field(default_factory=RayChildren)
     group_members: int | None = None
     """minMember of the job's PodGroup; None: there is none."""
     max_unavailable: int | str | None = None

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from deepseek_operator.api.containers import HelperContainer
-from deepseek_operator.api.names import AGENT_PORT, CONTAINER, Paths
+from deepseek_operator.api.names import AGENT_PORT, CONTAINER, RAY_CONTAINER, Paths
+from deepseek_operator.api.ray import Ray
 from deepseek_operator.api.resources import Resources
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.render.environment import environment_from, helper_environment, worker_environment
@@ -47,17 +48,46 @@ def worker(job: DeepSeekJob) -> dict[str, Any]:
 
 
 def helpers(job: DeepSeekJob) -> list[dict[str, Any]]:
-    """The user's init containers, and behind them the sidecars.
+    """The user's init containers, and behind them the sidecars, the raylet last.
 
     A sidecar is an init container that is always restarted: Kubernetes starts it before the worker, leaves it running,
     and stops it when the worker has ended, so that it neither delays a start for ever nor keeps a finished pod alive.
     The init containers come first, so that a sidecar may use what they made.
     """
-    workers = job.spec.workers
+    workers, ray = job.spec.workers, job.spec.ray
     return [
         *[_helper(job, helper) for helper in workers.init_containers],
         *[_helper(job, helper) | {"restartPolicy": "Always"} for helper in workers.sidecars],
+        *([_raylet(job, ray)] if ray is not None else []),
     ]
+
+
+def _raylet(job: DeepSeekJob, ray: Ray) -> dict[str, Any]:
+    """What sees all that the worker sees: Ray's tasks read its data and write to its volumes.
+
+    It has no probe. Nobody waits for it, and when it ends it is started again beside the worker.
+    """
+    return {
+        **ray_container(job, ray, "node"),
+        "restartPolicy": "Always",
+        "env": worker_environment(job),
+        **({"envFrom": found} if (found := environment_from(job.spec.workers.env_from)) else {}),
+        "resources": resources(ray.raylet.resources),
+        "volumeMounts": worker_mounts(job),
+    }
+
+
+def ray_container(job: DeepSeekJob, ray: Ray, part: str) -> dict[str, Any]:
+    """What the head and the raylets have in common."""
+    pull = job.spec.workers.image_pull_policy
+    return {
+        "name": RAY_CONTAINER,
+        "image": ray.image or job.spec.workers.image,
+        **({"imagePullPolicy": pull} if pull else {}),
+        "command": ["python", "-m", "deepseek_trainer.raycluster", part],
+        "securityContext": confinement(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
 
 
 def _helper(job: DeepSeekJob, helper: HelperContainer) -> dict[str, Any]:

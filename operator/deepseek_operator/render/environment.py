@@ -1,7 +1,7 @@
 """The environment of the pod's containers.
 
 Rules: what the operator says (DEEPSEEKJOB_*) can't be overridden, the API refuses such names; every other variable of
-ours gives way to the user's of the same name. The user's come last, so that they may refer to ours as $(NAME).
+ours, but for Ray's token, gives way to the user's of the same name. The user's come last, so that they may refer to ours as $(NAME).
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import re
 from typing import Any
 
 from deepseek_operator.api.containers import EnvFrom, EnvVar, HelperContainer
+from deepseek_operator.api.fields import parse_quantity
 from deepseek_operator.api.names import AGENT_PORT, Env, Paths
+from deepseek_operator.api.ray import object_store_bytes
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Spec
 from deepseek_operator.render.grace import saving_s
+from deepseek_operator.render.identity import ray_dns
 from deepseek_operator.render.runconfig import checkpoint_directory
-from deepseek_operator.render.volumes import TMP
+from deepseek_operator.render.volumes import HEAD_SHARED_MEMORY, TMP
 
 WATCHDOG_FLOOR_S = 120
 """Loading CUDA and the first collective may hold torch's watchdog up for that long without any harm."""
@@ -26,7 +29,7 @@ Variables = list[dict[str, Any]]
 def worker_environment(job: DeepSeekJob) -> Variables:
     """Variables of the worker container."""
     spec = job.spec
-    return _with_users(
+    variables = _with_users(
         [
             *_identity(job),
             {"name": Env.POD_IP, **_field("status.podIP")},
@@ -34,6 +37,28 @@ def worker_environment(job: DeepSeekJob) -> Variables:
         ],
         spec.workers.env,
     )
+    if spec.ray is None:
+        return variables
+    ours = ray_variables(job, spec.ray.raylet.cpus, object_store_bytes(spec.ray, spec.workers.shared_memory))
+    return [*[variable for variable in variables if variable["name"] not in ours], *_literals(ours)]
+
+
+def head_environment(job: DeepSeekJob) -> Variables:
+    """Variables of the Ray head."""
+    ours = ray_variables(job, cpus=0, object_store=int(parse_quantity(HEAD_SHARED_MEMORY)) // 2)
+    address = {"name": Env.POD_IP, **_field("status.podIP")}
+    return [*_identity(job), address, *_literals(ours | {"HOME": TMP})]
+
+
+def ray_variables(job: DeepSeekJob, cpus: int, object_store: int) -> dict[str, str]:
+    """The Ray cluster, for those in it. Nobody can choose to do without the token."""
+    return {
+        Env.RAY_HEAD: ray_dns(job.metadata),
+        Env.RAY_CPUS: str(cpus),
+        Env.RAY_OBJECT_STORE: str(object_store),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": Paths.RAY_TOKEN,
+    }
 
 
 def helper_environment(job: DeepSeekJob, helper: HelperContainer) -> Variables:

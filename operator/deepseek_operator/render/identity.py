@@ -13,6 +13,8 @@ from deepseek_operator.api.names import (
     LABEL_JOB_NAME,
     LABEL_JOB_UID,
     LABEL_MANAGED_BY,
+    LABEL_RAY,
+    LABEL_RAY_HEAD,
     LABEL_SLOT,
     MANAGER,
 )
@@ -42,6 +44,37 @@ def job_labels(meta: ObjectMeta) -> dict[str, str]:
 def pod_labels(meta: ObjectMeta, slot: int, incarnation: int) -> dict[str, str]:
     """Labels of a worker pod."""
     return job_labels(meta) | {LABEL_SLOT: str(slot), LABEL_INCARNATION: str(incarnation)}
+
+
+def head_name(job_name: str, number: int) -> str:
+    """Name of the pod of the Ray head."""
+    return f"{job_name}-ray-{number}"
+
+
+def ray_name(job_name: str) -> str:
+    """Name of the head's Service, and of the NetworkPolicy."""
+    return f"{job_name}-ray"
+
+
+def ray_dns(meta: ObjectMeta) -> str:
+    """DNS name of the head, whichever it is."""
+    return f"{ray_name(meta.name)}.{meta.namespace}.svc"
+
+
+def token_name(meta: ObjectMeta) -> str:
+    """Name of the Secret. It has a part of the UID: one that exists is this very job's, and nobody needs to read it."""
+    return f"{meta.name}-ray-{meta.uid[:8]}"
+
+
+def ray_labels(meta: ObjectMeta) -> dict[str, str]:
+    """The label of all pods of a job's Ray cluster."""
+    return {LABEL_RAY: meta.uid}
+
+
+def head_labels(meta: ObjectMeta, number: int) -> dict[str, str]:
+    """Labels of the head's pod: without those by which workers are found."""
+    found = {LABEL_MANAGED_BY: MANAGER, LABEL_JOB_NAME: meta.name}
+    return found | ray_labels(meta) | {LABEL_RAY_HEAD: str(number)}
 
 
 def owner_reference(meta: ObjectMeta) -> dict[str, object]:

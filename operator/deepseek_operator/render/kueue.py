@@ -12,11 +12,14 @@ from typing import Any
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.render.identity import child_metadata, job_labels
 from deepseek_operator.render.pods import worker_pod
+from deepseek_operator.render.ray import head_pod
 
 GROUP = "kueue.x-k8s.io"
 API_VERSION = f"{GROUP}/v1beta2"
 WORKLOAD = "Workload"
 POD_SET = "workers"
+HEAD_SET = "ray-head"
+"""The pod set of the Ray head, of a job that has one."""
 _OF_ONE_POD = ("hostname", "subdomain")
 
 
@@ -55,20 +58,27 @@ def priority_class(job: DeepSeekJob) -> PriorityClass | None:
 
 
 def workload(job: DeepSeekJob, pods: int, priority: int | None) -> dict[str, Any]:
-    """Manifest of the Workload for so many pods. priority: the value of its class; None where it names none."""
+    """Manifest of the Workload for so many workers, and the Ray head if the job has one. priority: the value of its class; None where it names none."""
     named = priority_class(job)
     urgency = {"priorityClassRef": {"group": named.group, "kind": named.kind, "name": named.name}} if named else {}
-    template = {key: value for key, value in worker_pod(job, 0, 0, None)["spec"].items() if key not in _OF_ONE_POD}
+    sets = [_pod_set(POD_SET, pods, worker_pod(job, 0, 0, None))]
+    if job.spec.ray is not None:
+        sets.append(_pod_set(HEAD_SET, 1, head_pod(job, job.spec.ray, 0)))
     return {
         "apiVersion": API_VERSION,
         "kind": WORKLOAD,
         "metadata": child_metadata(job, workload_name(job.metadata.name), job_labels(job.metadata)),
         "spec": {
             "queueName": job.spec.scheduling.queue,
-            "podSets": [{"name": POD_SET, "count": pods, "template": {"spec": template}}],
+            "podSets": sets,
             **(urgency | {"priority": priority} if urgency else {}),
         },
     }
+
+
+def _pod_set(name: str, count: int, pod: dict[str, Any]) -> dict[str, Any]:
+    template = {key: value for key, value in pod["spec"].items() if key not in _OF_ONE_POD}
+    return {"name": name, "count": count, "template": {"spec": template}}
 
 
 def placed(pod: dict[str, Any], placement: Placement) -> dict[str, Any]:

@@ -34,6 +34,13 @@ def placement(job: DeepSeekJob) -> dict[str, Any]:
     return {key: value for key, value in wanted.items() if value}
 
 
+def head_placement(job: DeepSeekJob) -> dict[str, Any]:
+    """The same for the Ray head: on the workers' kind of nodes, and beside whoever is there."""
+    wanted = job.spec.workers.affinity
+    nodes = wanted.model_dump(by_alias=True, exclude_none=True, include={"node_affinity"}) if wanted else {}
+    return {key: value for key, value in (placement(job) | {"affinity": nodes}).items() if value}
+
+
 def affinity(job: DeepSeekJob) -> dict[str, Any]:
     """The user's affinity, with the job's own pods as neighbours where a topology is asked for.
 

@@ -13,7 +13,7 @@ from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.render.containers import helpers, worker
 from deepseek_operator.render.gang import group_annotations, group_labels
 from deepseek_operator.render.grace import grace_s
-from deepseek_operator.render.identity import child_metadata, pod_labels, pod_name, service_name
+from deepseek_operator.render.identity import child_metadata, pod_labels, pod_name, ray_labels, service_name
 from deepseek_operator.render.membership import Membership, membership_json
 from deepseek_operator.render.placement import placement
 from deepseek_operator.render.runconfig import run_config_json
@@ -36,7 +36,7 @@ def worker_pod(job: DeepSeekJob, slot: int, incarnation: int, membership: Member
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            **child_metadata(job, name, workers.labels | group_labels(job) | pod_labels(meta, slot, incarnation)),
+            **child_metadata(job, name, workers.labels | group_labels(job) | _labels(job, slot, incarnation)),
             "annotations": workers.annotations | group_annotations(job) | _annotations(job, membership),
         },
         "spec": {
@@ -46,20 +46,30 @@ def worker_pod(job: DeepSeekJob, slot: int, incarnation: int, membership: Member
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": grace_s(job),
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER_ID,
-                "runAsGroup": USER_ID,
-                "fsGroup": USER_ID,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": pod_security(),
             **placement(job),
             **{key: value for key, value in optional.items() if value},
             "containers": [worker(job)],
             "volumes": pod_volumes(job),
         },
     }
+
+
+def pod_security() -> dict[str, Any]:
+    """The security context of every pod."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER_ID,
+        "runAsGroup": USER_ID,
+        "fsGroup": USER_ID,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _labels(job: DeepSeekJob, slot: int, incarnation: int) -> dict[str, str]:
+    ray = ray_labels(job.metadata) if job.spec.ray is not None else {}
+    return pod_labels(job.metadata, slot, incarnation) | ray
 
 
 def _annotations(job: DeepSeekJob, membership: Membership | None) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The built-in trainer's run config, made of the job's spec.
 
-Rule: `spec.trainer` and `spec.data` pass through as they are; their one home is `deepseek_trainer.config`, which
-also checks the result when the worker starts. tests/contract proves that what is rendered here is valid there.
+Rule: `spec.trainer` and `spec.data` (but for its `ray`, which is the operator's) pass through as they are; their one home
+is `deepseek_trainer.config`, which also checks the result when the worker starts. tests/contract proves that what is
+rendered here is valid there.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def run_config_json(job: DeepSeekJob) -> str | None:
         "job": job.metadata.name,
         "backend": spec.backend,
         "trainer": spec.trainer,
-        "data": spec.data or {},
+        "data": spec.data.trainers() if spec.data is not None else {},
         "checkpoint": _checkpoint_section(job),
         "dataCache": f"{checkpoint_directory(job) or Paths.RUN_DIR}/data",
     }

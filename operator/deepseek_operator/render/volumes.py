@@ -12,11 +12,15 @@ from deepseek_operator.api.containers import CHECKPOINTS, HelperContainer, Mount
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_RUN_CONFIG, Paths
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Volume
 from deepseek_operator.api.volumes import SOURCES
+from deepseek_operator.render.identity import token_name
 
 Mounted = tuple[dict[str, Any], dict[str, Any]]
 """A pod's volume, and the container's mount of it."""
 
 TMP = "/tmp"  # noqa: S108 - a volume of the pod's own, and HOME
+SHM = "/dev/shm"  # noqa: S108
+HEAD_SHARED_MEMORY = "256Mi"
+"""Of the Ray head, in which no task runs."""
 TMP_VOLUME = "deepseekjob-tmp"
 CHECKPOINTS_VOLUME = "deepseekjob-checkpoints"
 
@@ -58,7 +62,27 @@ def _shared_memory(job: DeepSeekJob) -> list[Mounted]:
     size = job.spec.workers.shared_memory
     if size is None:
         return []
-    return [_scratch("deepseekjob-shm", "/dev/shm", {"medium": "Memory", "sizeLimit": size})]  # noqa: S108
+    return [_scratch("deepseekjob-shm", SHM, {"medium": "Memory", "sizeLimit": size})]
+
+
+def _ray_token(job: DeepSeekJob) -> list[Mounted]:
+    return [ray_token(job)] if job.spec.ray is not None else []
+
+
+def ray_token(job: DeepSeekJob) -> Mounted:
+    """The token of the job's Ray cluster. A pod starts without it, too: Ray is nothing that training waits for."""
+    name = "deepseekjob-ray-token"
+    secret = {"secretName": token_name(job.metadata), "optional": True, "defaultMode": 0o440}
+    return (
+        {"name": name, "secret": secret},
+        {"name": name, "mountPath": Paths.RAY_TOKEN.rpartition("/")[0], "readOnly": True},
+    )
+
+
+def head_mounted(job: DeepSeekJob) -> list[Mounted]:
+    """What the pod of the Ray head has, in the same form."""
+    memory = {"medium": "Memory", "sizeLimit": HEAD_SHARED_MEMORY}
+    return [_scratch(TMP_VOLUME, TMP), _scratch("deepseekjob-shm", SHM, memory), ray_token(job)]
 
 
 def _source(volume: Volume) -> dict[str, Any]:
@@ -88,6 +112,7 @@ def _mounted(job: DeepSeekJob) -> list[Mounted]:
         _scratch(TMP_VOLUME, TMP),
         *_checkpoints(job),
         *_shared_memory(job),
+        *_ray_token(job),
         *[_user_volume(volume) for volume in job.spec.workers.volumes],
     ]
 

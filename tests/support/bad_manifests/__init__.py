@@ -6,9 +6,9 @@ them. A case names the field and, where Kubernetes' own message for a schema err
 
 from __future__ import annotations
 
-from support.bad_manifests import containers, placement, policies, spec, volumes, workers
+from support.bad_manifests import containers, placement, policies, ray, spec, volumes, workers
 from support.bad_manifests.case import GONE, Bad, Manifest, changed, script_job, trainer_job
 
 __all__ = ["BAD", "GONE", "Bad", "Manifest", "changed", "script_job", "trainer_job"]
 
-BAD = [*spec.BAD, *workers.BAD, *containers.BAD, *volumes.BAD, *placement.BAD, *policies.BAD]
+BAD = [*spec.BAD, *workers.BAD, *containers.BAD, *volumes.BAD, *placement.BAD, *policies.BAD, *ray.BAD]

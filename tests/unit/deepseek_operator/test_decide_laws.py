@@ -173,6 +173,29 @@ def answers_nothing(slot: int) -> Fault:
     return fault
 
 
+def head_ends(world: World) -> None:
+    """The head of Ray dies."""
+    world.end_head()
+
+
+def head_gone(world: World) -> None:
+    """Its pod is deleted by force."""
+    for head in world.live_heads()[-1:]:
+        world.vanish(head.name)
+
+
+def head_lost(world: World) -> None:
+    """It is terminating, and its kubelet will never say that it is gone."""
+    for head in world.live_heads()[-1:]:
+        world.frozen.add(head.name)
+        world.delete(head.name, head.uid)
+
+
+def ray_is_broken(world: World) -> None:
+    """No head comes up any more."""
+    world.broken_ray = True
+
+
 def nothing(world: World) -> None:
     """No fault."""
 
@@ -263,6 +286,34 @@ def test_the_operator_knows_when_it_is_done(fault: Fault, ticks: int) -> None:
     comes_to_rest(world)
 
 
+WITH_RAY: dict[str, Fault] = {
+    "nothing": nothing,
+    "head ended": head_ends,
+    "head gone": head_gone,
+    "head lost with its node": head_lost,
+    "no head comes up": both(ray_is_broken, head_ends),
+    "head ended beside a lost worker": both(head_ends, vanish(1)),
+    "head ended when all have succeeded": both(end(0, 0), end(1, 0), end(2, 0), head_ends),
+    "head ended, and suspended": both(head_ends, suspend),
+    "suspended and resumed at once, the head lost with its node": both(head_lost, suspend, resume),
+    "worker failed": end(1, 1),
+    "config": end(2, 78),
+    "second operator": both(head_ends, second_operator),
+    "active deadline": deadline(activeDeadlineSeconds=1),
+}
+
+
+@pytest.mark.parametrize("ticks", [0, 1, 2, 5], ids=["new", "created", "launched", "training"])
+@pytest.mark.parametrize("fault", WITH_RAY.values(), ids=WITH_RAY.keys())
+def test_the_same_holds_of_a_job_with_ray(fault: Fault, ticks: int) -> None:
+    world = World(make_manifest(spec=SPEC | {"data": {"corpus": "chitchat", "ray": {}}}))
+    for _ in range(ticks):
+        world.tick()
+    fault(world)
+    comes_to_rest(world)
+    crash_everywhere(world)
+
+
 @pytest.mark.parametrize(("slot", "ticks"), [(slot, ticks) for slot in range(3) for ticks in range(1, 12)])
 def test_any_child_may_be_dropped_at_any_time(slot: int, ticks: int) -> None:
     world = started(ticks=ticks)
@@ -298,6 +349,7 @@ faults = st.one_of(
     st.builds(heals, slots),
     st.builds(accused, slots),
     st.sampled_from([hangs, second_operator]),
+    st.sampled_from([head_ends, head_gone, head_lost, ray_is_broken]),
     st.sampled_from([suspend, resume]),
     st.builds(scale, st.integers(1, 5)),
     st.builds(room_for, st.sampled_from([1, 2, 3, 4, None])),
@@ -315,7 +367,7 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # histories are short already; shrinking takes minutes
 )
-@given(history=st.lists(steps, max_size=6), refused=st.integers(0, 3), spares=st.integers(0, 2))
+@given(history=st.lists(steps, max_size=6), refused=st.integers(0, 3), spares=st.integers(0, 2), with_ray=st.booleans())
 @example(  # so many losses that a restart is put off: it must come when its time has come, though nothing happens
     history=[
         (delete(0), None, 2),
@@ -326,11 +378,13 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
     ],
     refused=0,
     spares=0,
+    with_ray=False,
 )
 @example(  # the restart is decided while the last step is made: those who succeed meanwhile never hear of it
     history=[(end(0, 137), None, 9), (disrupt(0), 1, 2)],
     refused=0,
     spares=0,
+    with_ray=False,
 )
 @example(  # two nodes die one after the other: each is known to be dead before it may be used again
     history=[
@@ -343,12 +397,14 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
     ],
     refused=0,
     spares=0,
+    with_ray=False,
 )
 def test_any_history_ends_and_keeps_the_laws(
-    history: list[tuple[Fault, int | None, int]], refused: int, spares: int
+    history: list[tuple[Fault, int | None, int]], refused: int, spares: int, with_ray: bool
 ) -> None:
     """Faults, operators that die after some writes, and refused deletes, in any order: no job hangs."""
-    world = World(make_manifest(spec=SPEC | {"scheduling": {"spares": spares}}))
+    data = {"data": {"corpus": "chitchat", "ray": {}}} if with_ray else {}
+    world = World(make_manifest(spec=SPEC | data | {"scheduling": {"spares": spares}}))
     world.refuse_deletes = refused
     watcher = Watcher(world)
     for fault, stop_after, ticks in history:

@@ -73,6 +73,19 @@ def test_an_admission_adds_to_the_pods() -> None:
     assert placed(pod, Placement())["spec"] == pod["spec"]
 
 
+def test_the_head_of_ray_is_a_pod_set_of_its_own() -> None:
+    with_ray = make_job(
+        workers=WORKERS,
+        spec={"scheduling": {"gang": "Kueue", "queue": "team"}, "data": {"corpus": "chitchat", "ray": {}}},
+    )
+    workers, head = workload(with_ray, 3, None)["spec"]["podSets"]
+    assert (workers["name"], workers["count"]) == ("workers", 3)
+    assert (head["name"], head["count"]) == ("ray-head", 1)
+    assert head["template"]["spec"]["nodeSelector"] == {"disk": "fast"}
+    assert head["template"]["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "500m", "memory": "1Gi"}
+    assert workers["template"]["spec"]["initContainers"][0]["resources"]["requests"] == {"cpu": "500m", "memory": "1Gi"}
+
+
 # -- what is read --------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +125,16 @@ def test_conditions(conditions: list[tuple[str, str]], expected: dict[str, Any])
     plain = {"reserved": False, "admitted": False, "evicted": "", "finished": False, "message": ""}
     assert {name: getattr(found, name) for name in fields} == plain | expected
     assert (found.pods, found.version, found.active) == (3, "5", True)
+
+
+def test_the_head_goes_where_its_own_flavors_and_checks_say() -> None:
+    updates = [{"name": "workers", "nodeSelector": {"zone": "b"}}, {"name": "ray-head", "nodeSelector": {"zone": "c"}}]
+    workload = raw(admissionChecks=[{"name": "check", "podSetUpdates": updates}])
+    workload["spec"]["podSets"].append({"name": "ray-head", "count": 1})
+    found = strip(workload, [{"nodeLabels": {"pool": "a"}}], [{"nodeLabels": {"pool": "cpu"}}])
+    assert found.pods == 3
+    assert found.placement.node_selector == {"pool": "a", "zone": "b"}
+    assert found.head_placement.node_selector == {"pool": "cpu", "zone": "c"}
 
 
 def test_flavors_and_checks_say_where_the_pods_go() -> None:

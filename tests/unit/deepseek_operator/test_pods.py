@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from deepseek_operator.pods import own_pods, strip
+from deepseek_operator.decide.types import Pod
+from deepseek_operator.pods import own_heads, own_pods, strip
 
 GROUP = "training.deepseekjob.dev"
 OWNER = {"apiVersion": f"{GROUP}/v1alpha1", "kind": "DeepSeekJob", "name": "j", "uid": "job", "controller": True}
@@ -183,3 +184,74 @@ def test_a_sidecars_end_is_not_the_pods() -> None:
     pod = strip(raw_pod(phase="Running", **status))
     assert pod is not None
     assert pod.phase == "Running"
+
+
+# -- the raylet beside the worker, and the head --------------------------------------------------------------------
+
+UNREADY = [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "False"}]
+LOST = [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]
+RESTARTED = {"waiting": {"reason": "CrashLoopBackOff"}, "lastState": ENDED}
+UP: dict[str, Any] = {"running": {}}
+
+
+def beside_raylet(raylet: dict[str, Any], worker: dict[str, Any], conditions: list[Any], *, ready: bool = True) -> Pod:
+    raw = raw_pod(
+        phase="Running",
+        conditions=conditions,
+        initContainerStatuses=[
+            {"name": "fetch", "ready": True, "state": DONE},
+            {"name": "ray", "ready": "running" in raylet, "state": raylet},
+        ],
+        containerStatuses=[{"name": "worker", "ready": ready, "state": worker}],
+    )
+    raw["spec"]["initContainers"] = [{"name": "fetch"}, {"name": "ray"}]
+    pod = strip(raw)
+    assert pod is not None
+    return pod
+
+
+@pytest.mark.parametrize("raylet", [ENDED, RESTARTED, {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}])
+def test_a_raylet_that_ended_is_nothing_but_a_raylet_that_ended(raylet: dict[str, Any]) -> None:
+    pod = beside_raylet(raylet, UP, UNREADY)
+    assert (pod.phase, pod.ready, pod.raylet) == ("Running", True, False)
+    assert (pod.exit_code, pod.reason, pod.container) == (None, "", "")
+
+
+@pytest.mark.parametrize(
+    ("raylet", "ready", "conditions"),
+    [(ENDED, False, UNREADY), (UP, False, UNREADY), (UP, True, LOST)],
+    ids=["both", "the worker alone", "its node is lost"],
+)
+def test_a_worker_that_is_not_ready_is_not_made_so_by_its_raylet(
+    raylet: dict[str, Any], ready: bool, conditions: list[Any]
+) -> None:
+    assert not beside_raylet(raylet, UP, conditions, ready=ready).ready
+
+
+def test_a_raylet_that_keeps_the_worker_from_starting_is_told() -> None:
+    pod = beside_raylet(
+        {"waiting": {"reason": "ImagePullBackOff"}}, {"waiting": {"reason": "PodInitializing"}}, UNREADY, ready=False
+    )
+    assert (pod.reason, pod.container, pod.raylet, pod.ready) == ("ImagePullBackOff", "ray", False, False)
+
+
+@pytest.mark.parametrize(("worker", "phase"), [(DONE, "Succeeded"), (ENDED, "Failed")])
+def test_the_workers_end_counts_whatever_its_raylet_does(worker: dict[str, Any], phase: str) -> None:
+    pod = beside_raylet({"terminated": {"exitCode": 137, "reason": "Error"}}, worker, UNREADY, ready=False)
+    assert (pod.phase, pod.exit_code, pod.container) == (phase, worker["terminated"]["exitCode"], "")
+
+
+def raw_head(number: str, uid: str = "job", **status: Any) -> dict[str, Any]:
+    raw = raw_pod(**status)
+    owner = [{**OWNER, "uid": uid}]
+    raw["metadata"] |= {"name": f"j-ray-{number}", "labels": {f"{GROUP}/ray-head": number}, "ownerReferences": owner}
+    return raw
+
+
+def test_heads_are_the_jobs_own_in_their_order() -> None:
+    ended = {"name": "ray", "state": {"terminated": {"exitCode": 1, "reason": "Error", "message": "no port"}}}
+    failed = raw_head("2", phase="Failed", containerStatuses=[ended])
+    heads = own_heads([failed, raw_head("1"), raw_head("3", uid="another"), raw_head("x"), raw_pod("0")], "job")
+    assert [head.incarnation for head in heads] == [1, 2]
+    assert (heads[1].phase, heads[1].exit_code, heads[1].message) == ("Failed", 1, "no port")
+    assert own_pods([failed], "job") == ()

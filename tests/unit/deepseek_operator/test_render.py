@@ -10,6 +10,7 @@ import pytest
 import yaml
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_RUN_CONFIG, MAX_JOB_NAME, Env
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.decide.effective import effective
 from deepseek_operator.render import (
     Membership,
     headless_service,
@@ -21,6 +22,7 @@ from deepseek_operator.render import (
     service_name,
     worker_pod,
 )
+from deepseek_operator.render.ray import head_pod, head_service, network_policy, token_secret
 from support.full_job import trainer_job
 from support.make import UID, make_job, make_manifest, make_script_manifest
 
@@ -33,6 +35,11 @@ def full_job() -> DeepSeekJob:
     manifest = trainer_job()
     manifest["metadata"] = make_manifest()["metadata"]
     return DeepSeekJob.model_validate(manifest)
+
+
+def ray_job(**ray: Any) -> DeepSeekJob:
+    """Ray is asked for, and nothing else said."""
+    return effective(make_job(spec={"data": {"corpus": "chitchat", "ray": ray}})).job
 
 
 def container(pod: dict[str, Any]) -> dict[str, Any]:
@@ -49,6 +56,14 @@ def test_manifests_of_a_full_job_are_the_golden_ones() -> None:
     job = full_job()
     rendered = [headless_service(job), worker_pod(job, 1, 2, MEMBERSHIP), pod_group(job, 3)]
     assert rendered == list(yaml.safe_load_all((GOLDEN / "full-job.yaml").read_text()))
+
+
+def test_the_parts_of_ray_are_the_golden_ones() -> None:
+    job = ray_job()
+    ray = job.spec.ray
+    assert ray is not None
+    rendered = [token_secret(job), network_policy(job, ray), head_service(job, 2), head_pod(job, ray, 2)]
+    assert rendered == list(yaml.safe_load_all((GOLDEN / "ray.yaml").read_text()))
 
 
 def test_plain_job_asks_for_nothing_that_was_not_asked_for() -> None:
