@@ -8,27 +8,29 @@ from pathlib import Path
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data import samples, store
 from deepseek_trainer.data.prepare import prepare
+from deepseek_trainer.data.processes import Executor
 from deepseek_trainer.data.samples import Samples
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import DataError
+from deepseek_trainer.raycluster import executor
 
 
 def open_samples(config: RunConfig, world: World, environ: Mapping[str, str]) -> Samples:
     """Opens the data on every rank. A collective.
 
-    Rank 0 prepares the store first. Then each node's first rank looks: on a shared folder it finds that one, else
-    it prepares its own.
+    Rank 0 prepares the store first, on the job's Ray nodes where it has some. Then each node's first rank looks: on a
+    shared folder it finds that one, else it prepares its own.
 
     Raises:
         DataError: the ranks have different data, or it can't be read.
     """
 
-    def prepared() -> Path:
-        folder = prepare(config, environ)
+    def prepared(execute: Executor | None = None) -> Path:
+        folder = prepare(config, environ, execute)
         samples.of(config, store.open_store(folder))  # what it is cut by, too
         return folder
 
-    world.lead(prepared)
+    world.lead(lambda: prepared(executor.of(environ)))
     folders = world.agree(prepared, on=lambda world: world.local_rank == 0)
     opened = store.open_store(next(folder for folder in folders if folder is not None))
     fingerprints = world.gather(opened.info.fingerprint)

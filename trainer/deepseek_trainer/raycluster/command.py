@@ -12,6 +12,8 @@ GONE_S = 15
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": str(GONE_S),
+    # A raylet that was killed is known to be lost after five of these.
+    "RAY_health_check_period_ms": "1000",
     # A node that starts on a busy machine is slow, not broken.
     "RAY_agent_register_timeout_ms": "120000",
     # Nothing here serves anybody who would have to look for another server first.
@@ -26,7 +28,7 @@ _ENVIRONMENT = {
     "RAY_ROTATION_MAX_BYTES": str(8 << 20),
     "RAY_ROTATION_BACKUP_COUNT": "1",
 }
-"""For the processes that a container starts; what the pod's own environment says goes before."""
+"""For all processes of Ray, and its drivers; what the pod's own environment says goes before."""
 
 
 def build(settings: Settings) -> list[str]:
