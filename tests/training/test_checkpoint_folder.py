@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import layout, load, retention
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.distributed.world import World, join
@@ -55,6 +56,13 @@ def _truncate(checkpoint: Path) -> None:
 def _other_ledger(checkpoint: Path) -> None:
     manifest = json.loads((checkpoint / "manifest.json").read_bytes())
     (checkpoint / "manifest.json").write_text(json.dumps({**manifest, "ledger": {"step": 1}}))
+    (checkpoint / "COMMITTED").write_text(durable.describe(checkpoint / "manifest.json")["sha256"])
+
+
+def _other_chain(checkpoint: Path) -> None:
+    """Still JSON, and every field is there."""
+    path = checkpoint / "manifest.json"
+    path.write_text(path.read_text().replace('"step": 4', '"step": 5'))
 
 
 @pytest.mark.parametrize(
@@ -67,6 +75,8 @@ def _other_ledger(checkpoint: Path) -> None:
         (lambda checkpoint: (checkpoint / "manifest.json").write_text("{"), "its manifest can't be read"),
         (lambda checkpoint: (checkpoint / "manifest.json").unlink(), "its manifest can't be read"),
         (lambda checkpoint: (checkpoint / "COMMITTED").unlink(), "it was never committed"),
+        (_other_chain, "manifest.json differs from the sha256 in COMMITTED"),
+        (lambda checkpoint: (checkpoint / "COMMITTED").write_bytes(b"\xff"), "its mark COMMITTED can't be read"),
         (_other_ledger, "its ledger is at step 1, its weights at 4"),
     ],
 )
@@ -154,13 +164,23 @@ def test_retention_counts_whole_checkpoints_only(writer: Writer) -> None:
     _truncate(layout.checkpoint_folder(writer.folder, 2))
     (layout.checkpoint_folder(writer.folder, 3) / "COMMITTED").unlink()
 
-    retention.apply(writer.folder, keep=1, generation=2)
+    retention.apply(writer.folder, keep=1, generation=2, newest=3)
     assert 1 in _steps(writer.folder), "the newest good one stays, though two newer ones are there"
 
     _save(replace(writer, keep=2), 4)
     assert _steps(writer.folder) == [4, 3, 2, 1]
     _save(replace(writer, keep=2), 5)
     assert _steps(writer.folder) == [5, 4]
+
+
+def test_retention_does_not_count_what_was_refused_when_training_started(writer: Writer) -> None:
+    _save(replace(writer, keep=3), 2, 4, 6)
+    _flip(layout.checkpoint_folder(writer.folder, 6))  # its size is what it was
+
+    _save(replace(writer, keep=2), 5)
+
+    assert _steps(writer.folder) == [6, 5, 4]
+    assert load.newest_whole(writer.folder).manifest.step == 5  # type: ignore[union-attr]
 
 
 def test_leftovers_of_older_generations_are_cleaned(writer: Writer) -> None:

@@ -1,6 +1,6 @@
 """Names in a job's checkpoint folder, and what can be known from them.
 
-    step-00000040/                  a checkpoint; it counts once COMMITTED is in it
+    step-00000040/                  a checkpoint; it counts once COMMITTED is in it, with the sha256 of manifest.json
       manifest.json  COMMITTED  .metadata  __<rank>_0.distcp
     step-00000040.g2.tmp/           being written (or left behind) by a process of generation 2
     resumes.jsonl                   one line each time training starts
@@ -19,6 +19,8 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 COMMITTED = "COMMITTED"
+MARK = "COMMITTED.next"
+"""COMMITTED before it counts."""
 RESUMES = "resumes.jsonl"
 AUDIT = "audit"
 _CHECKPOINT = re.compile(r"step-(\d{8,})")

@@ -112,6 +112,12 @@ def _verify(checkpoint: Path) -> tuple[str, Manifest | None]:
         manifest = layout.read_manifest(checkpoint)
     except (OSError, ValueError, TypeError) as error:
         return f"its manifest can't be read: {error}", None
+    try:
+        expected = (checkpoint / layout.COMMITTED).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        return f"its mark {layout.COMMITTED} can't be read: {error}", None
+    if durable.describe(checkpoint / layout.MANIFEST)["sha256"] != expected:
+        return f"{layout.MANIFEST} differs from the sha256 in {layout.COMMITTED}", None
     if manifest.ledger.get("step") != manifest.step:
         return f"its ledger is at step {manifest.ledger.get('step')}, its weights at {manifest.step}", None
     for name, expected in manifest.files.items():

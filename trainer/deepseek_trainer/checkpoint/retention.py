@@ -17,10 +17,16 @@ from deepseek_trainer.checkpoint import layout
 log = logging.getLogger(__name__)
 
 
-def apply(folder: Path, *, keep: int, generation: int) -> None:
-    """Deletes what is older than the newest `keep` whole checkpoints."""
+def apply(folder: Path, *, keep: int, generation: int, newest: int) -> None:
+    """Deletes what is older than the newest `keep` whole checkpoints.
+
+    Args:
+        newest: step of the one that was just committed. Later ones were refused when training started, and don't count.
+    """
     whole = 0
     for step, checkpoint in layout.checkpoints(folder):
+        if step > newest:
+            continue
         if whole >= keep:
             doomed = layout.temporary_folder(folder, step, generation, "deleted")
             durable.rename(checkpoint, doomed)

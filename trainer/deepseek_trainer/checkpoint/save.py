@@ -14,6 +14,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,13 @@ class Writer:
             ledger=ledger,
             model=self.model,
             files=files,
-            versions={name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES},
+            versions=_versions(),
             seconds=round(time.perf_counter() - started, 3),
             time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             start=self.start,
         )
         durable.write_json(temporary / layout.MANIFEST, manifest.to_json())
+        durable.write_bytes(temporary / layout.MARK, durable.describe(temporary / layout.MANIFEST)["sha256"].encode())
         durable.sync_folder(temporary)
         checkpoint = layout.checkpoint_folder(self.folder, manifest.step)
         if checkpoint.exists():  # one that was refused at the start; training has come past it again
@@ -112,9 +114,8 @@ class Writer:
             durable.rename(checkpoint, aside)
             shutil.rmtree(aside)
         durable.rename(temporary, checkpoint)
-        durable.write_bytes(checkpoint / layout.COMMITTED, b"")
-        durable.sync_folder(checkpoint)
-        retention.apply(self.folder, keep=self.keep, generation=self.generation)
+        durable.rename(checkpoint / layout.MARK, checkpoint / layout.COMMITTED)
+        retention.apply(self.folder, keep=self.keep, generation=self.generation, newest=manifest.step)
         return info(checkpoint, manifest)
 
     def _fence(self) -> None:
@@ -137,6 +138,11 @@ def info(checkpoint: Path, manifest: Manifest) -> CheckpointInfo:
         bytes=manifest.bytes,
         seconds=manifest.seconds,
     )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES}
 
 
 def _make_empty(folder: Path) -> None:
