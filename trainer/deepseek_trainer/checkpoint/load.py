@@ -113,10 +113,10 @@ def _verify(checkpoint: Path) -> tuple[str, Manifest | None]:
     except (OSError, ValueError, TypeError) as error:
         return f"its manifest can't be read: {error}", None
     try:
-        expected = (checkpoint / layout.COMMITTED).read_text(encoding="ascii").strip()
+        committed = (checkpoint / layout.COMMITTED).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         return f"its mark {layout.COMMITTED} can't be read: {error}", None
-    if durable.describe(checkpoint / layout.MANIFEST)["sha256"] != expected:
+    if durable.describe(checkpoint / layout.MANIFEST)["sha256"] != committed:
         return f"{layout.MANIFEST} differs from the sha256 in {layout.COMMITTED}", None
     if manifest.ledger.get("step") != manifest.step:
         return f"its ledger is at step {manifest.ledger.get('step')}, its weights at {manifest.step}", None
