@@ -114,6 +114,8 @@ class RayExecutor:
         if line is None:
             raise UnavailableError(f"its driver ended with status {driver.wait()}")
         said: dict[str, Any] = json.loads(line)
+        if "problem" in said:
+            raise UnavailableError(said["problem"])
         return said
 
 

@@ -38,8 +38,15 @@ def main() -> None:
     say = _Saying()
     order: Order = pickle.load(sys.stdin.buffer)  # noqa: S301  from the trainer that started this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _run(order, say)
+    except Exception as error:
+        say(problem=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+
+
+def _run(order: Order, say: _Saying) -> None:
     session.connect(os.environ)
-    import ray
+    import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
