@@ -1,4 +1,4 @@
-"""The `dsj` command. Exit status: 0 done; 1 the job failed; 2 the input is wrong or the cluster said no; 130 Ctrl-C.
+"""The `dsj` command. Exit status: 0 done; 1 the job failed, or its audit; 2 the input is wrong or the cluster said no; 130 Ctrl-C.
 
 Rule: a user sees one line for one error, and never a traceback.
 """
@@ -207,6 +207,39 @@ def logs(
         job = client.get(name)
         pods = shown.choose(client.pods(name), job, rank, everything)
         shown.print_logs(_out(), client, pods, None, follow)
+
+
+@app.command()
+def audit(
+    name: Annotated[str | None, typer.Argument(help="Name of a job on the cluster.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a job: its checkpoint folder, or the work folder of `dsj run`, on this machine."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for the audit's pod to start and to end.")] = 300,
+    memory: Annotated[str, typer.Option(help="Memory limit of the pod.")] = "1Gi",
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Prove that a job with data.audit lost and repeated no sample. Exit status 0 proven, 1 not, 2 it can't be judged."""
+    if (name is None) == (folder is None):
+        raise ClientError("give the name of a job, or --folder")
+    if folder is not None:
+        from deepseek_client.audit.folder import audit_folder
+
+        answer = audit_folder(folder)
+    else:
+        from deepseek_client.audit.cluster import audit_job
+
+        with DeepSeekJobClient(kubeconfig, context, namespace) as client, shown.told_to_end():
+            answer = audit_job(client, str(name), timeout_s=timeout, memory=memory)
+    if output is Output.JSON:
+        shown.print_json(_out(), answer.facts)
+    else:
+        _out().print(shown.audit_table(name or str(folder), answer))
+    raise typer.Exit(answer.exit_status)
 
 
 @app.command()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from deepseek_client.audit.answer import Answer
 from deepseek_client.errors import ClientError
 from deepseek_client.sdk import DeepSeekJobClient, Pod
 from deepseek_client.text import duration
@@ -92,6 +96,31 @@ def job_table(job: DeepSeekJob) -> Table:
         code = "vanished" if failure.exit_code is None else f"exit status {failure.exit_code}"
         table.add_row("failure", f"{failure.time} {failure.pod}: {failure.reason} ({code}) {failure.message}")
     return table
+
+
+def audit_table(subject: str, answer: Answer) -> Table:
+    """What an audit said, a row for each thing."""
+    table = Table(show_header=False, title=Text(f"audit of {subject}"), title_style="bold")
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    style = {0: "bold green", 1: "bold red"}.get(answer.exit_status, "yellow")
+    for number, (name, said) in enumerate(answer.rows):
+        table.add_row(Text(name), Text(said, style=style if number == 0 else ""))
+    return table
+
+
+@contextmanager
+def told_to_end() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does, so that what it has made is taken away."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    earlier = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def one_line(job: DeepSeekJob) -> str:

@@ -58,6 +58,9 @@ class DeepSeekJobClient:
         kubeconfig: path of a kubeconfig; None: $KUBECONFIG, ~/.kube/config, or the pod's service account.
         context: context of the kubeconfig; None: its current one.
         namespace: default namespace; None: the context's, else `default`.
+
+    Attributes:
+        core: the official client's API of pods and claims, with the same connections.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class DeepSeekJobClient:
         self.namespace = namespace or found or "default"
         self._api = api
         self._objects = client.CustomObjectsApi(api)
-        self._core = client.CoreV1Api(api)
+        self.core = client.CoreV1Api(api)
 
     def __enter__(self) -> DeepSeekJobClient:
         return self
@@ -90,7 +93,7 @@ class DeepSeekJobClient:
         """
         body = _body(job)
         where = namespace or (body.get("metadata") or {}).get("namespace") or self.namespace
-        with _errors(f"job {body['metadata']['name']}"):
+        with api_errors(f"job {body['metadata']['name']}"):
             return _job(self._objects.create_namespaced_custom_object(GROUP, VERSION, where, PLURAL, body))
 
     def get(self, name: str, namespace: str | None = None) -> DeepSeekJob:
@@ -99,14 +102,14 @@ class DeepSeekJobClient:
         Raises:
             NotFoundError: there is none of this name.
         """
-        with _errors(f"job {name}"):
+        with api_errors(f"job {name}"):
             return _job(
                 self._objects.get_namespaced_custom_object(GROUP, VERSION, namespace or self.namespace, PLURAL, name)
             )
 
     def list(self, namespace: str | None = None, all_namespaces: bool = False) -> Jobs:
         """All jobs of a namespace, or of all; sorted by namespace and name."""
-        with _errors("jobs"):
+        with api_errors("jobs"):
             if all_namespaces:
                 answer = self._objects.list_cluster_custom_object(GROUP, VERSION, PLURAL)
             else:
@@ -164,7 +167,7 @@ class DeepSeekJobClient:
         Raises:
             NotFoundError: there is none of this name.
         """
-        with _errors(f"job {name}"):
+        with api_errors(f"job {name}"):
             self._objects.delete_namespaced_custom_object(
                 GROUP, VERSION, namespace or self.namespace, PLURAL, name, propagation_policy="Background"
             )
@@ -195,7 +198,7 @@ class DeepSeekJobClient:
         return self._patch(name, namespace, {"workers": {"replicas": replicas}})
 
     def _patch(self, name: str, namespace: str | None, spec: dict[str, Any]) -> DeepSeekJob:
-        with _errors(f"job {name}"):
+        with api_errors(f"job {name}"):
             return _job(
                 self._objects.patch_namespaced_custom_object(
                     GROUP, VERSION, namespace or self.namespace, PLURAL, name, {"spec": spec}
@@ -204,8 +207,8 @@ class DeepSeekJobClient:
 
     def pods(self, name: str, namespace: str | None = None) -> Pods:
         """The newest worker pod of every slot, by slot."""
-        with _errors(f"pods of job {name}"):
-            answer = self._core.list_namespaced_pod(
+        with api_errors(f"pods of job {name}"):
+            answer = self.core.list_namespaced_pod(
                 namespace or self.namespace, label_selector=f"{LABEL_JOB_NAME}={name}"
             )
         newest: dict[int, Pod] = {}
@@ -222,8 +225,8 @@ class DeepSeekJobClient:
             NotFoundError: there is no such pod.
             ClientError: it has no output yet.
         """
-        with _errors(f"pod {pod}"):
-            stream = self._core.read_namespaced_pod_log(
+        with api_errors(f"pod {pod}"):
+            stream = self.core.read_namespaced_pod_log(
                 pod, namespace or self.namespace, container=CONTAINER, follow=follow, _preload_content=False
             )
         try:
@@ -290,7 +293,7 @@ def _connect(kubeconfig: str | None, context: str | None) -> tuple[Any, str | No
 
 
 @contextmanager
-def _errors(subject: str) -> Iterator[None]:
+def api_errors(subject: str) -> Iterator[None]:
     """The Kubernetes client's exceptions as one line each."""
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data import corpora
+from deepseek_trainer.data.audit.proof import Verdict, prove
 from deepseek_trainer.data.prepare import prepare
 from support import exactly_once, zygote
 from support.api import Api, Jobs
@@ -47,7 +48,8 @@ def stores() -> Path:
 def config(stores: Path) -> RunConfig:
     """What the trainer is told about the data, but for the folders."""
     spec = job_spec(STEPS)
-    told = {"job": "soak", "trainer": spec["trainer"], "data": spec["data"], "dataCache": str(stores)}
+    folders = {"dataCache": str(stores), "checkpoint": {"directory": "/nowhere"}}
+    told = {"job": "soak", "trainer": spec["trainer"], "data": spec["data"], **folders}
     return RunConfig.model_validate(told)
 
 
@@ -61,8 +63,13 @@ def test_jobs_survive_random_faults(
 
     def check(name: str, status: dict[str, Any]) -> None:
         logs = nodes.logs(f"{name}-worker-")
-        exactly_once.require(wanted, status=status, folder=nodes.claim(CLAIM) / name, logs=logs)
-        print(f"{name}: {STEPS} steps, each sample once; restarts {status['restarts']}, {len(logs)} pods")
+        folder = nodes.claim(CLAIM) / name
+        exactly_once.require(wanted, status=status, folder=folder, logs=logs)
+        proof = prove(folder)
+        assert (proof.verdict, proof.audited) == (Verdict.PROVEN, STEPS), proof
+        print(
+            f"{name}: {STEPS} steps, each sample once, {proof.counted} of {proof.starts} starts count; restarts {status['restarts']}, {len(logs)} pods"
+        )
 
     target = ProcessTarget(jobs, nodes, operator, steps=STEPS, stores=stores, check=check)
     soak = Soak(target, Random(SEED), time.monotonic, time.sleep)

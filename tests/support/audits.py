@@ -1,11 +1,100 @@
-"""Lies in an audit, with right checksums: what only the count and the chain can find."""
+"""Training without a model that keeps an audit, and lies in one with right checksums: what only the count can find."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
-from deepseek_trainer.data.audit.records import Encoder, Reader, Record
+import numpy as np
+from deepseek_trainer.checkpoint import layout, load
+from deepseek_trainer.checkpoint.layout import Manifest
+from deepseek_trainer.data.audit.records import Encoder, Header, Reader, Record, file_of
+from deepseek_trainer.data.audit.writer import AuditLog
+from deepseek_trainer.data.deal import micro_batches
+from deepseek_trainer.data.ledger import Ledger
+
+SAMPLES, BATCH = 20, 6
+
+
+class Training:
+    """A job's training without a model: the trainer's own ledger, writer and records, on as many ranks as asked for.
+
+    It goes on from the newest committed checkpoint, as the trainer does, unless it is told of another.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ranks: int = 2,
+        *,
+        generation: int = 1,
+        samples: int = SAMPLES,
+        batch: int = BATCH,
+        audited: bool = True,
+        fall_back_to: int | None = None,
+        fingerprint: str = "f" * 64,
+    ) -> None:
+        self.folder, self.ranks, self.generation = folder, ranks, generation
+        self.ledger = Ledger(fingerprint, samples, "stream:32", 0, batch)
+        found = self._found(fall_back_to)
+        if found is not None:
+            self.ledger = self.ledger.continued_from(found.manifest.ledger, allow_change=True)
+        self.start = load.record_start(
+            folder,
+            job="uid-1",
+            generation=generation,
+            attempt=generation,
+            found=found,
+            world_size=ranks,
+            audited=audited,
+        )
+        ledger = self.ledger.to_json()
+        self.logs = [
+            AuditLog(
+                folder / layout.AUDIT,
+                Header.of(self.start, rank, ledger),
+            )
+            for rank in range(ranks)
+        ]
+
+    def _found(self, step: int | None) -> load.Found | None:
+        newest = [path for at, path in layout.checkpoints(self.folder) if step is None or at == step]
+        return load.Found(newest[0], layout.read_manifest(newest[0])) if newest else None
+
+    def steps(self, count: int = 1) -> Training:
+        for _ in range(count):
+            batch = self.ledger.batch()
+            self.ledger = self.ledger.advance(batch)
+            for rank, log in enumerate(self.logs):
+                mine = micro_batches(
+                    np.arange(len(batch.samples)), rank=rank, world_size=self.ranks, micro_batch_size=2
+                )
+                places = np.concatenate(mine)
+                log.record(self.ledger.step, batch.samples[places], batch.epochs[places])
+        return self
+
+    def sync(self) -> Training:
+        if self.start.audited:
+            for log in self.logs:
+                log.sync()
+        return self
+
+    def save(self) -> Training:
+        self.sync()
+        step = self.ledger.step
+        manifest = Manifest(
+            *(1, "job", step, self.generation, self.generation, self.ranks, self.ledger.to_json(), {}, {}, {}, 0.1, ""),
+            start=self.start.start,
+        )
+        path = layout.checkpoint_folder(self.folder, step)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / layout.MANIFEST).write_text(json.dumps(manifest.to_json()))
+        (path / layout.COMMITTED).touch()
+        return self
+
+    def file(self, rank: int = 0) -> Path:
+        return file_of(self.folder / layout.AUDIT, self.start.start, rank)
 
 
 def rewrite(path: Path, change: Callable[[list[Record]], list[Record]]) -> None:

@@ -1,4 +1,4 @@
-"""`python -m deepseek_trainer.data.audit FOLDER [--json] [--at STEP]`: proves that a job's data was used exactly once.
+"""`python -m deepseek_trainer.data.audit FOLDER`: proves that a job's data was used exactly once.
 
 FOLDER is the job's folder on the checkpoint volume; nothing is written there, and nothing of the training is needed.
 Exit status: 0 proven; 1 not proven: samples were lost or repeated; 2 it can't be judged.
@@ -11,9 +11,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from deepseek_trainer.data.audit.proof import Verdict, prove
-from deepseek_trainer.data.audit.summary import rows
+from deepseek_trainer.data.audit.summary import brief, rows
 from deepseek_trainer.errors import DataError
 
 EXIT = {Verdict.PROVEN: 0, Verdict.NOT_PROVEN: 1, Verdict.UNKNOWN: 2}
@@ -25,26 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="the job's folder on the checkpoint volume")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--at", type=int, metavar="STEP", help="show the chain at this step too")
+    parser.add_argument("--brief-to", type=Path, metavar="FILE", help="put 4 KiB of JSON there, a pod's last words")
     told = parser.parse_args(arguments)
     try:
         proof = prove(told.folder, at=told.at)
     except (DataError, OSError) as error:
-        return _sorry(str(error), as_json=told.json)
-    shown = rows(proof)
-    if told.json:
-        print(json.dumps({**proof.to_json(), "rows": shown}, sort_keys=True))  # noqa: T201  its output is the answer
+        answer: dict[str, Any] = {"verdict": Verdict.UNKNOWN.value, "rows": [("unknown", str(error))]}
     else:
-        width = max(len(name) for name, _ in shown)
-        print("\n".join(f"{name:{width}}  {text}" for name, text in shown))  # noqa: T201
-    return EXIT[proof.verdict]
+        answer = {**proof.to_json(), "rows": rows(proof)}
+    if told.brief_to is not None:
+        told.brief_to.write_text(json.dumps(brief(answer)), encoding="utf-8")
+    print(json.dumps(answer, sort_keys=True) if told.json else _table(answer["rows"]))  # noqa: T201  its output is the answer
+    return EXIT[Verdict(answer["verdict"])]
 
 
-def _sorry(message: str, *, as_json: bool) -> int:
-    if as_json:
-        print(json.dumps({"verdict": Verdict.UNKNOWN.value, "error": message, "rows": [["verdict", message]]}))  # noqa: T201
-    else:
-        print(f"unknown: {message}", file=sys.stderr)  # noqa: T201
-    return EXIT[Verdict.UNKNOWN]
+def _table(shown: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in shown)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in shown)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from deepseek_trainer.contract import TERMINATION_LOG_MAX_BYTES
 from deepseek_trainer.data.audit.proof import Proof, Verdict
 
 _WORDS = {
@@ -9,6 +13,9 @@ _WORDS = {
     Verdict.NOT_PROVEN: "NOT proven",
     Verdict.UNKNOWN: "unknown: evidence is missing or damaged",
 }
+
+_ROW_MAX = 400
+"""Characters of a row in a brief answer."""
 
 
 def rows(proof: Proof) -> list[tuple[str, str]]:
@@ -34,6 +41,19 @@ def rows(proof: Proof) -> list[tuple[str, str]]:
     shown += [("no evidence", gap) for gap in proof.gaps]
     shown += [("problem", problem) for problem in proof.problems]
     return shown
+
+
+def brief(answer: dict[str, Any]) -> dict[str, Any]:
+    """Of an answer (a proof as JSON, and its rows) what fits into a pod's last words: rows are left out at the end."""
+    kept: dict[str, Any] = {
+        name: answer[name] for name in ("verdict", "checkpoint", "step", "chain", "chain_at") if name in answer
+    }
+    shown = [(name, text[:_ROW_MAX]) for name, text in answer["rows"]]
+    left_out = 0
+    while len(json.dumps({**kept, "rows": shown})) > TERMINATION_LOG_MAX_BYTES - _ROW_MAX:
+        shown.pop()
+        left_out += 1
+    return {**kept, "rows": [*shown, ("more", f"{left_out} rows are left out")] if left_out else shown}
 
 
 def _missing(proof: Proof) -> str:

@@ -57,12 +57,12 @@ class Tally:
         """Counts what all ranks together trained in a step: int64 arrays of one length."""
         known = (samples >= 0) & (samples < self.samples) & (epochs >= 0) & (epochs <= self.last_epoch)
         self.strange += int((~known).sum())
-        numbers = np.unique(epochs[known])
-        for number in numbers.tolist():
-            self._count(step, number, samples[known & (epochs == number)])
-        if len(numbers):
-            for number in [number for number in self._open if number < numbers[0] - 1]:
-                self._close(number)
+        one = known.all() and len(epochs) and (epochs == epochs[0]).all()  # of nearly every step
+        numbers = [int(epochs[0])] if one else np.unique(epochs[known]).tolist()
+        for number in numbers:
+            self._count(step, number, samples if one else samples[known & (epochs == number)])
+        for number in [number for number in self._open if numbers and number < numbers[0] - 1]:
+            self._close(number)
 
     def finish(self, complete: int) -> None:
         """Ends the count; epochs below `complete` are over, one of which there is no record at all too."""
@@ -78,8 +78,10 @@ class Tally:
         if epoch is None:
             epoch = self.epochs[number] = Epoch(number)
             self._open[number] = np.zeros((self.samples + 7) // 8, np.uint8)
-        once, first = np.unique(samples, return_index=True)
-        again = np.delete(samples, first)
+        ordered = np.sort(samples)
+        first = np.ones(len(ordered), np.bool_)
+        np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+        once, again = ordered[first], ordered[~first]
         seen = self._open.get(number)
         if seen is None:  # the epoch is over: whatever comes now is too much
             again, once = samples, once[:0]
