@@ -75,6 +75,8 @@ def test_the_account_may(release: Helm, kubectl: Kubectl, verb: str, resource: s
     ("verb", "resource"),
     [
         ("get", "secrets"),
+        ("create", "secrets"),
+        ("create", "networkpolicies.networking.k8s.io"),
         ("get", "configmaps"),
         ("list", "nodes"),
         ("list", "deepseekprofiles"),

@@ -16,6 +16,7 @@ from deepseek_operator.api.profile import DeepSeekProfile
 from deepseek_operator.api.resolve import resolve
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.render import Membership, worker_pod
+from deepseek_operator.render.ray import head_pod, head_service, network_policy, token_secret
 from support import bad_manifests, full_job
 from support.api import PODS, Api
 from support.crd import ROOT
@@ -79,11 +80,34 @@ def lost(sent: Any, found: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {sent!r} became {found!r}"
 
 
-def rendered(manifest: dict[str, Any], namespace: str) -> dict[str, Any]:
+def whole(manifest: dict[str, Any], namespace: str) -> DeepSeekJob:
     metadata = {**manifest["metadata"], "namespace": namespace, "uid": "abc"}
     job = DeepSeekJob.model_validate(manifest | {"metadata": metadata})
-    spec = resolve(job.spec, PROFILES.get(job.spec.profile or ""))
-    return worker_pod(job.model_copy(update={"spec": spec}), 0, 0, MEMBERSHIP)
+    return job.model_copy(update={"spec": resolve(job.spec, PROFILES.get(job.spec.profile or ""))})
+
+
+def rendered(manifest: dict[str, Any], namespace: str) -> dict[str, Any]:
+    return worker_pod(whole(manifest, namespace), 0, 0, MEMBERSHIP)
+
+
+@pytest.mark.parametrize("name", [name for name, job in JOBS.items() if "ray" in job["spec"].get("data", {})])
+def test_the_parts_of_ray_are_taken_whole(api: Api, pods_path: str, name: str) -> None:
+    namespace = pods_path.split("/")[-2]
+    job = whole(JOBS[name], namespace)
+    assert job.spec.ray is not None
+    open_to_all = job.spec.ray.model_copy(update={"network_policy": True})
+    policies = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
+    sent = {
+        f"/api/v1/namespaces/{namespace}/secrets": token_secret(job),
+        f"/api/v1/namespaces/{namespace}/services": head_service(job, 1),
+        policies: network_policy(job, open_to_all),
+        pods_path: head_pod(job, job.spec.ray, 1),
+    }
+    for path, manifest in sent.items():
+        assert manifest is not None
+        taken = api.create(f"{path}?dryRun=All&fieldValidation=Strict", manifest)
+        assert list(lost(manifest, taken)) == []
+    assert not [volume for volume in taken["spec"]["volumes"] if volume["name"].startswith("kube-api-access")]
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -41,7 +41,7 @@ def operator(site: Site) -> Iterator[None]:
     """The operator, installed the way users install it."""
     repository, _, tag = site.operator_image.rpartition(":")
     helm = [str(site.helm), f"--kubeconfig={site.kubeconfig}", f"--namespace={NAMESPACE}"]
-    values = [f"--set=image.repository={repository}", f"--set=image.tag={tag}"]
+    values = [f"--set=image.repository={repository}", f"--set=image.tag={tag}", "--set=rbac.ray=true"]
     install = [*helm, "install", RELEASE, str(CHART), "--create-namespace", "--wait", "--timeout=120s", *values]
     done = subprocess.run(install, capture_output=True, text=True, timeout=180, check=False)
     if done.returncode != 0:

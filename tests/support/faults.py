@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+_RAY = b"deepseek_trainer.raycluster"
+"""The raylet beside a worker has the same environment."""
 _ZYGOTE, _STANDS_FOR_A_FORK = b"deepseek_trainer.agent.zygote", b"agent/exec.py"
 
 
@@ -34,16 +36,36 @@ def processes_of(pod: str, namespace: str) -> PodProcesses:
     Raises:
         LookupError: no agent of this pod runs on this machine.
     """
-    marks = {f"DEEPSEEKJOB_POD_NAME={pod}".encode(), f"DEEPSEEKJOB_NAMESPACE={namespace}".encode()}
-    marked = [pid for pid in _pids() if marks <= set(_read(pid, "environ").split(b"\0"))]
-    parents = {pid: _parent(pid) for pid in _pids()}
-    agents = [pid for pid in marked if parents.get(pid) not in marked]
+    agents = [pid for pid in _first(pod, namespace) if _RAY not in _read(pid, "cmdline")]
     if len(agents) != 1:
         raise LookupError(f"pod {pod} has {len(agents)} agents on this machine")
-    tree = [agents[0]]
-    for pid in tree:  # grows while it is read
-        tree += [child for child, parent in parents.items() if parent == pid]
+    tree = _tree(agents[0])
     return PodProcesses(agents[0], tuple(pid for pid in tree[1:] if _is_rank(pid, agents[0])), tuple(tree))
+
+
+def ray_processes(pod: str, namespace: str) -> tuple[int, ...]:
+    """PIDs of the pod's container of Ray, its first process first.
+
+    Raises:
+        LookupError: no such container runs on this machine.
+    """
+    keepers = [pid for pid in _first(pod, namespace) if _RAY in _read(pid, "cmdline")]
+    if not keepers:
+        raise LookupError(f"pod {pod} has no container of Ray on this machine")
+    return tuple(_tree(keepers[0]))
+
+
+def kill_ray(pod: str, namespace: str) -> None:
+    """SIGKILL to all of them: the container ends."""
+    for pid in ray_processes(pod, namespace):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def memory_mib(pids: Sequence[int]) -> int:
+    """What these processes use, pages that several share counted once."""
+    lines = [line for pid in pids for line in _read(pid, "smaps_rollup").splitlines() if line.startswith(b"Pss:")]
+    return sum(int(line.split()[1]) for line in lines) // 1024
 
 
 def kill_rank(pod: str, namespace: str) -> None:
@@ -75,6 +97,22 @@ def require_processes(pod: str, namespace: str) -> None:
         processes_of(pod, namespace)
     except LookupError as error:
         pytest.skip(f"needs root and a cluster whose containers run on this machine: {error}")
+
+
+def _first(pod: str, namespace: str) -> list[int]:
+    """The first process of each of the pod's containers."""
+    marks = {f"DEEPSEEKJOB_POD_NAME={pod}".encode(), f"DEEPSEEKJOB_NAMESPACE={namespace}".encode()}
+    marked = [pid for pid in _pids() if marks <= set(_read(pid, "environ").split(b"\0"))]
+    return [pid for pid in marked if _parent(pid) not in marked]
+
+
+def _tree(root: int) -> list[int]:
+    """A process and its descendants."""
+    parents = {pid: _parent(pid) for pid in _pids()}
+    tree = [root]
+    for pid in tree:  # grows while it is read
+        tree += [child for child, parent in parents.items() if parent == pid]
+    return tree
 
 
 def _first_rank(pod: str, namespace: str) -> int:

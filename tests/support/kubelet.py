@@ -90,6 +90,11 @@ class Kubelet:
                 **self._host,
                 "conditions": [{"type": "Ready", "status": "True"}],
                 "containerStatuses": [_container(running, ready=True)],
+                "initContainerStatuses": [
+                    _container(running, ready=True, name=helper["name"])
+                    for helper in pod["spec"].get("initContainers", ())
+                    if helper.get("restartPolicy") == "Always"
+                ],
             },
         )
 
@@ -120,9 +125,9 @@ class Kubelet:
                 self.errors.append(error)
 
 
-def _container(state: Mapping[str, Any], *, ready: bool) -> dict[str, Any]:
+def _container(state: Mapping[str, Any], *, ready: bool, name: str = CONTAINER) -> dict[str, Any]:
     return {
-        "name": CONTAINER,
+        "name": name,
         "image": "example.org/trainer:1",
         "imageID": "",
         "ready": ready,

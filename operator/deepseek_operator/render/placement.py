@@ -37,7 +37,8 @@ def placement(job: DeepSeekJob) -> dict[str, Any]:
 def head_placement(job: DeepSeekJob) -> dict[str, Any]:
     """The same for the Ray head: on the workers' kind of nodes, and beside whoever is there."""
     wanted = job.spec.workers.affinity
-    nodes = wanted.model_dump(by_alias=True, exclude_none=True, include={"node_affinity"}) if wanted else {}
+    found = wanted.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True) if wanted else {}
+    nodes = {key: value for key, value in found.items() if key == "nodeAffinity"}
     return {key: value for key, value in (placement(job) | {"affinity": nodes}).items() if value}
 
 

@@ -1,0 +1,103 @@
+"""A job with a Ray cluster on two real nodes loses the head and a raylet while it trains: nothing of it is noticed by the training.
+
+What is asserted comes from `kubectl get` and, for each sample, from the records on the checkpoint volume.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deepseek_trainer.data.audit.proof import Verdict, prove
+from support.eventually import eventually
+from support.faults import kill_ray, memory_mib, ray_processes
+from support.kubectl import Kubectl
+from support.running import manifest
+from support.runs import tiny_trainer
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+STEPS = 1500
+SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1536Mi"}}
+RAY = {"objectStore": "128Mi", "head": {"resources": SMALL}, "raylet": {"cpus": 1, "resources": SMALL}}
+
+
+def test_a_job_that_loses_its_ray_trains_each_sample_once(
+    kubectl: Kubectl, operator: None, trainer_image: str, shared_claim: tuple[str, Path]
+) -> None:
+    claim, volume = shared_claim
+    name, space = "with-ray", kubectl.namespace
+    job = manifest(
+        name,
+        trainer_image,
+        claim,
+        trainer=tiny_trainer(steps=STEPS, globalBatchSize=16),
+        data={"corpus": "chitchat", "audit": True, "ray": RAY},
+    )
+    job["spec"]["workers"]["sharedMemory"] = "512Mi"
+    kubectl.apply(job)
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = kubectl.json("get", "dsj", name).get("status", {})
+        assert found.get("state") != "Failed", found
+        return found
+
+    def ray_is_ready() -> bool:
+        facts = {fact["type"]: fact["status"] for fact in status().get("conditions", ())}
+        return facts.get("RayReady") == "True"
+
+    def step() -> int:
+        return int((status().get("training") or {}).get("step") or 0)
+
+    def describe() -> str:
+        logs = kubectl.run("logs", "-l", f"training.deepseekjob.dev/job-name={name}", "--all-containers", "--tail=20")
+        return f"{kubectl.run('get', 'dsj', '-o', 'yaml')}\n{kubectl.run('get', 'pods', '-o', 'wide')}\n{logs}"
+
+    def wait(what: str, deadline_s: float, probe: Any) -> Any:
+        return eventually(probe, deadline_s=deadline_s, interval_s=0.5, describe=describe, what=what)
+
+    # A head, and a raylet on each of the two nodes.
+    wait("Ray is ready", 240, ray_is_ready)
+    pods = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in kubectl.items("pods")}
+    assert set(pods) == {f"{name}-ray-0", f"{name}-worker-0-0", f"{name}-worker-1-0"}
+    assert pods[f"{name}-worker-0-0"] != pods[f"{name}-worker-1-0"], "both workers are on one node"
+    wait("the first steps", 300, lambda: step() > 20)
+    try:
+        for pod in pods:
+            print(f"{pod}: {memory_mib(ray_processes(pod, space))} MiB of Ray")
+    except LookupError as error:
+        pytest.skip(f"needs root and a cluster whose containers run on this machine: {error}")
+
+    # Both are lost at once; then the next head's pod, too.
+    kill_ray(f"{name}-worker-1-0", space)
+    kill_ray(f"{name}-ray-0", space)
+    wait("the head's successor", 120, lambda: (status().get("ray") or {}).get("restarts") == 1 and ray_is_ready())
+    kubectl.run("delete", "pod", f"{name}-ray-1", "--force", "--grace-period=0")
+    wait("the next one", 120, lambda: (status().get("ray") or {}).get("restarts") == 2 and ray_is_ready())
+    assert step() < STEPS, "the job was over before Ray was lost: give it more steps"
+
+    # The training has not noticed.
+    kubectl.run("wait", "--for=condition=Complete", f"dsj/{name}", "--timeout=400s", timeout_s=420)
+    done = status()
+    assert (done["generation"], done["attempt"], done["totalRestarts"]) == (1, 1, 0)
+    assert (done["restarts"]["process"], done.get("failures", [])) == (0, [])
+    proof = prove(volume / name)
+    assert proof.verdict is Verdict.PROVEN, proof
+    assert proof.to_json()["chain"] == done["training"]["chain"]
+    wait("no pod of Ray to be left", 60, lambda: not [p for p in running(kubectl) if "-ray-" in p])
+
+    # Deleting the job leaves nothing of it.
+    uid = kubectl.json("get", "dsj", name)["metadata"]["uid"]
+    kubectl.run("delete", "dsj", name)
+    kinds = "pods,services,secrets,networkpolicies.networking.k8s.io"
+    wait("no child to be left", 60, lambda: not [item for item in kubectl.items(kinds) if owned_by(item, uid)])
+
+
+def running(kubectl: Kubectl) -> list[str]:
+    """Names of pods that may still run."""
+    return [p["metadata"]["name"] for p in kubectl.items("pods") if p["status"].get("phase") in ("Pending", "Running")]
+
+
+def owned_by(item: dict[str, Any], uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences", []))
