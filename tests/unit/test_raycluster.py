@@ -61,6 +61,17 @@ def test_container_without_a_token_ends_with_the_status_of_a_wrong_config(
     assert "RAY_AUTH_MODE" in capsys.readouterr().out
 
 
+def test_a_node_without_a_token_waits_for_it_until_it_is_told_to_end(environ: dict[str, str]) -> None:
+    Path(environ["RAY_AUTH_TOKEN_PATH"]).unlink()
+    command = [sys.executable, "-m", "deepseek_trainer.raycluster", "node"]
+    with subprocess.Popen(command, env={**os.environ, **environ}, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "is the Secret mounted?" in process.stdout.readline()
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(10) == 0
+
+
 def _flags(words: list[str]) -> dict[str, str]:
     return {word[2:].partition("=")[0]: word.partition("=")[2] for word in words if word.startswith("--")}
 
