@@ -40,6 +40,7 @@ NEVER: dict[str, Change] = {
     "data.batching": {"data/batching/mode": "Packed"},
     "data.shuffle": {"data/shuffle/windowBlocks": 513},
     "data.allowChange": {"data/allowChange": False},
+    "data to a dataset": {"data": {"dataset": {"name": "org/data", "config": "en", "split": "test", "revision": "v1"}}},
     "data to a path": {"data": {"path": "/data"}},
     "data.ray": {"data/ray/objectStore": "1Gi"},
     "data.ray removed": {"data/ray": GONE},

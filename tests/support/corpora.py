@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pyarrow as pa
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data.store import TokenStore
@@ -26,13 +27,13 @@ TEXTS = (
 _SCHEMA = pa.schema({"id": pa.int64(), "text": pa.string()})
 
 
-def config(path: Path, cache: Path, **data: Any) -> RunConfig:
-    """Prepares what lies at `path` with a vocabulary of 512."""
+def config(path: Path | None, cache: Path, **data: Any) -> RunConfig:
+    """Prepares what lies at `path`, or what `data` names, with a vocabulary of 512."""
     return RunConfig.model_validate(
         {
             "job": "test",
             "trainer": {"training": {"steps": 1}, "tokenizer": {"vocabSize": 512}},
-            "data": {"path": str(path), **data},
+            "data": ({"path": str(path)} if path else {}) | data,
             "dataCache": str(cache),
         }
     )
@@ -51,6 +52,10 @@ def write(path: Path, texts: Sequence[str] = TEXTS, *, rows_per_group: int = 2) 
             write_page_checksum=True,
             compression="none",
         )
+    elif path.name.endswith(".lmdb"):
+        with lmdb.open(str(path)) as opened, opened.begin(write=True) as transaction:
+            for row in rows:
+                transaction.put(f"{row['id']:08}".encode(), json.dumps(row).encode())
     elif path.name.endswith(".array.json"):
         path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 from deepseek_trainer.config import DataSpec, TokenizerSpec
 from deepseek_trainer.contract import ExitCode
@@ -16,7 +18,7 @@ from deepseek_trainer.data.prepare import prepare
 from deepseek_trainer.errors import DataError, TrainerError
 from support.corpora import TEXTS, config, texts_of, write
 
-FORMATS = ("a.jsonl", "a.jsonl.gz", "a.json", "a.array.json", "a.json.gz", "a.parquet")
+FORMATS = ("a.jsonl", "a.jsonl.gz", "a.json", "a.array.json", "a.json.gz", "a.parquet", "a.lmdb")
 
 
 def read(path: Path, *, piece_bytes: int = 2**20, **data: Any) -> list[str]:
@@ -75,6 +77,24 @@ def test_files_are_read_in_the_order_of_their_names_below_the_folder(tmp_path: P
 def test_fields_are_joined(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": "One", "b": "two"}\n{"b": "four", "a": "Three"}\n')
     assert read(tmp_path, textFields=["a", "b"], separator=" </s> ") == ["One </s> two", "Three </s> four"]
+
+
+def test_lmdb_is_read_once_wherever_it_is_cut(tmp_path: Path) -> None:
+    texts = [f"Text {number}" for number in range(300)]
+    write(tmp_path / "a.lmdb", texts)
+    shutil.copy(tmp_path / "a.lmdb" / "data.mdb", tmp_path / "single.lmdb")
+    for path in (tmp_path / "a.lmdb", tmp_path / "single.lmdb"):
+        for piece_bytes in (1, 1000, 2**20):
+            assert read(path, piece_bytes=piece_bytes) == texts
+
+
+def test_lmdb_may_have_plain_texts_and_bad_ones(tmp_path: Path) -> None:
+    with lmdb.open(str(tmp_path / "a.lmdb")) as opened, opened.begin(write=True) as transaction:
+        for key, value in ((b"b", b"caf\xe9"), (b"a", b"First"), (b"c", b"{broken"), (b"d", "Größe".encode())):
+            transaction.put(key, value)
+    made = store.open_store(prepare(config(tmp_path / "a.lmdb", tmp_path / "s", onBadRecord="Quarantine"), {}))
+    assert texts_of(made) == ["First", "Größe"]
+    assert [entry["place"] for entry in store.quarantined(made.folder, 5)] == ["entry 2", "entry 3"]
 
 
 def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
@@ -167,12 +187,15 @@ def _corrupt_group(path: Path) -> None:
         pytest.param("a.jsonl.gz", _truncated, "not a whole gzip file", id="truncated gzip"),
         pytest.param("a.jsonl.gz", lambda path: path.write_bytes(b"no"), "not a whole gzip file", id="no gzip"),
         pytest.param("a.json.gz", lambda path: path.write_bytes(b"no"), "not a whole gzip file", id="no gzip, unclear"),
+        pytest.param(
+            "a.lmdb", lambda path: (path / "data.mdb").write_bytes(b"no"), "not a whole LMDB database", id="no LMDB"
+        ),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, spoil: Callable[[Path], object], says: str) -> None:
     spoil(write(tmp_path / name))
     with pytest.raises(DataError) as refused:
-        read(tmp_path)
+        read(tmp_path / name)
     assert says in str(refused.value)
     assert str(tmp_path / name) in str(refused.value)
 

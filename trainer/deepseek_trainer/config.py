@@ -201,6 +201,22 @@ class ShuffleSpec(Section):
 FieldName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+class DatasetSpec(Section):
+    """A dataset of the Hugging Face datasets library. The image needs the package; no code of a dataset is run."""
+
+    name: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
+        description="Its name on the hub, as org/name; or a folder on a volume of the workers, absolute: one that save_to_disk "
+        "wrote, or one that load_dataset reads."
+    )
+    config: FieldName | None = Field(None, description="Its configuration (subset). Default: the dataset's own.")
+    split: FieldName = Field("train", description="Its split; train[:10%] and the like are understood.")
+    revision: FieldName | None = Field(
+        None,
+        description="Branch, tag or commit of one on the hub. Default: the newest when the data is first prepared; after that the "
+        "job keeps to the store that was made of it.",
+    )
+
+
 class ChatSpec(Section):
     """Instruction data: conversations that become text by a chat template."""
 
@@ -242,7 +258,7 @@ class BatchingSpec(Section):
 
 
 class DataSpec(Section):
-    """What is trained on: a named corpus, or files on a mounted volume."""
+    """What is trained on: a named corpus, files on a mounted volume, or a dataset of the Hugging Face library."""
 
     corpus: Literal["chitchat", "gcide"] | None = Field(
         None,
@@ -252,7 +268,11 @@ class DataSpec(Section):
     path: Annotated[str, Field(min_length=1, max_length=4096, pattern="^/")] | None = Field(
         None,
         description="A file, or a folder of files, on a volume of the workers; absolute. Read are .txt (a document each), .json "
-        "(an array of records, or a record a line), .jsonl, these with .gz behind it, and .parquet.",
+        "(an array of records, or a record a line), .jsonl, these with .gz behind it, and .parquet; and a path that ends in "
+        ".lmdb, a database with a record as JSON, or a text, in each value.",
+    )
+    dataset: DatasetSpec | None = Field(
+        None, description="A dataset of the Hugging Face library, from the hub or from a volume."
     )
     text_field: Annotated[str, Field(min_length=1, max_length=256)] = Field(
         "text", description="The field of a record that holds the text: a key of JSON, a column of Parquet."
@@ -297,8 +317,8 @@ class DataSpec(Section):
 
     @model_validator(mode="after")
     def _exactly_one_source(self) -> DataSpec:
-        if (self.corpus is None) == (self.path is None):
-            raise ValueError("set exactly one of data.corpus and data.path")
+        if sum(source is not None for source in (self.corpus, self.path, self.dataset)) != 1:
+            raise ValueError("set exactly one of data.corpus, data.path and data.dataset")
         return self
 
 

@@ -69,8 +69,9 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "data": (
         Rule(
-            "has(self.corpus) != has(self.path)",
-            "set exactly one of corpus (a named corpus) and path (files on a volume of the workers)",
+            "[has(self.corpus), has(self.path), has(self.dataset)].filter(source, source).size() == 1",
+            "set exactly one of corpus (a named corpus), path (files on a volume of the workers) and dataset (of the Hugging "
+            "Face library)",
         ),
     ),
 }

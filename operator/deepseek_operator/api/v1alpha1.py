@@ -211,7 +211,7 @@ class Spec(Model):
         ),
         Rule(
             "!has(self.trainer) || has(self.data)",
-            "trainer needs data: set data.corpus to a named corpus or data.path to files on a volume",
+            "trainer needs data: set data.corpus to a named corpus, data.path to files on a volume, or data.dataset",
             ".trainer",
             holds=lambda spec: spec.trainer is None or spec.data is not None,
         ),

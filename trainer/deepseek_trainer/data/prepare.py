@@ -13,6 +13,7 @@ A damaged store is set aside, with the reason in the log, and made again.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -21,14 +22,15 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deepseek_trainer import durable
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data import chat as chat_
-from deepseek_trainer.data import documents, parts, processes, records, sources, store, tokenizer
+from deepseek_trainer.data import documents, hub, parts, processes, records, sources, store, tokenizer
+from deepseek_trainer.data.documents import Reading
 from deepseek_trainer.data.parts import Made, Part, Said
 from deepseek_trainer.data.processes import Executor
 from deepseek_trainer.data.sources import Source
@@ -57,7 +59,8 @@ class Preparation:
 
     config: RunConfig
     source: Source
-    parts: tuple[Part, ...]
+    reading: Reading
+    piece_bytes: int
     shape: str
     state: str
 
@@ -68,6 +71,19 @@ class Preparation:
     @property
     def work(self) -> Path:
         return _work(self.cache, self.shape, self.state)
+
+    @functools.cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The pieces of work; a dataset is fetched for them."""
+        data = self.config.data
+        source = self.source
+        if data.dataset is not None:
+            self.work.mkdir(parents=True, exist_ok=True)
+            hub.export(data.dataset, self.reading.columns, self.work / "dataset.parquet")
+            source = Source(source.name, (replace(sources.file_at(self.work / "dataset.parquet"), name=source.name),))
+        may_skip = data.max_bad_records if data.on_bad_record == "Quarantine" else None
+        cut = enumerate(sources.pieces(source, self.piece_bytes))
+        return tuple(Part(number, piece, self.reading, str(self.work), may_skip) for number, piece in cut)
 
     @property
     def note(self) -> Path:
@@ -96,7 +112,8 @@ def prepare(
         ConfigError: the tokenizer can't be had.
         UnavailableError: the cache folder can't be written.
     """
-    name = config.data.corpus or config.data.path or ""
+    dataset = config.data.dataset
+    name = config.data.corpus or config.data.path or (dataset.name if dataset else "")
     try:
         wanted = _plan(config, environ, piece_bytes)
         for _ in range(_TRIES):
@@ -107,7 +124,7 @@ def prepare(
             except _PartLost:
                 lost = sum(parts.load(part) is None for part in wanted.parts)
                 log.warning("of the parts in %s %d are damaged or gone; made again", wanted.work, lost)
-            except FileNotFoundError:
+            except (FileNotFoundError, DataError):
                 if wanted.work.exists():
                     raise
                 # Another preparer has finished, and cleared away what this one worked at.
@@ -121,8 +138,7 @@ def prepare(
 
 
 def _plan(config: RunConfig, environ: Mapping[str, str], piece_bytes: int) -> Preparation:
-    cache = Path(config.data_cache)
-    source = sources.find(config.data, environ, cache=cache)
+    source = sources.find(config.data, environ, cache=Path(config.data_cache))
     spec = config.trainer.tokenizer
     reading = documents.reading(config.data, spec, _weights(config))
     vocabulary = tokenizer.content(spec, _weights(config))
@@ -133,15 +149,12 @@ def _plan(config: RunConfig, environ: Mapping[str, str], piece_bytes: int) -> Pr
             asdict(reading),
             config.data.on_bad_record,
             [spec.model_dump(mode="json"), hashlib.sha256(vocabulary).hexdigest()],
+            config.data.dataset.model_dump() if config.data.dataset else None,
             [(file.name, file.bytes) for file in source.files],
         ]
     )
     state = _hash([shape, [(file.path, file.state) for file in source.files]])
-    work = _work(cache, shape, state)
-    made_of = enumerate(sources.pieces(source, piece_bytes))
-    may_skip = config.data.max_bad_records if config.data.on_bad_record == "Quarantine" else None
-    todo = (Part(number, piece, reading, str(work), may_skip) for number, piece in made_of)
-    return Preparation(config, source, tuple(todo), shape, state)
+    return Preparation(config, source, reading, piece_bytes, shape, state)
 
 
 def _known(wanted: Preparation) -> Path | None:
@@ -151,7 +164,7 @@ def _known(wanted: Preparation) -> Path | None:
         folder = wanted.cache / str(json.loads(wanted.note.read_bytes())["store"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    changed_at = max(max(file.state[1:3]) for file in wanted.source.files) / 1e9
+    changed_at = max((max(file.state[1:3]) for file in wanted.source.files), default=0) / 1e9
     return _whole(folder) if changed_at + _CLOCK_S < noted_at else None
 
 
@@ -256,7 +269,7 @@ def _remember(wanted: Preparation, folder: Path) -> None:
 
 def _require_space(wanted: Preparation) -> None:
     """Refuses a volume that is surely too small: parts and store are on it at the same time."""
-    needed = 2 * 2 * wanted.source.bytes // _TEXT_BYTES_PER_TOKEN
+    needed = 2 * 2 * sum(part.piece.bytes for part in wanted.parts) // _TEXT_BYTES_PER_TOKEN
     there = sum(part.path.stat().st_size for part in wanted.parts if part.path.exists())
     free = shutil.disk_usage(wanted.cache).free
     if free < needed - there:

@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepseek_trainer.data import parquet
+from deepseek_trainer.data import lmdbfile, parquet
 from deepseek_trainer.data.sources import Piece, unreadable
 from deepseek_trainer.errors import DataError
 
 RECORD_MAX_BYTES = 2**30
 _BLOCK = 2**20
+_CALLED = {"parquet": "row", "lmdb": "entry", "array": "record"}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -58,6 +59,9 @@ def read(piece: Piece, columns: Sequence[str]) -> tuple[str, Iterator[Record | B
         if piece.kind == "parquet":
             digest = parquet.digest(piece.path, piece.start, piece.end, columns)
             return digest, _guarded(piece, _rows(piece, columns))
+        if piece.kind == "lmdb":
+            digest = lmdbfile.digest(piece.path, piece.start, piece.end)
+            return digest, _guarded(piece, _entries(piece))
         content = _content(piece)
         return hashlib.sha256(content).hexdigest(), _guarded(piece, _records(piece, content))
     except OSError as error:
@@ -70,7 +74,7 @@ def where(piece: Piece, place: int) -> str:
         return ""
     if piece.kind == "lines":
         return f"line {_newlines_before(piece) + place}"
-    return f"{'row' if piece.kind == 'parquet' else 'record'} {place}"
+    return f"{_CALLED[piece.kind]} {place}"
 
 
 def _guarded(piece: Piece, records: Iterator[Record | Bad]) -> Iterator[Record | Bad]:
@@ -185,6 +189,11 @@ def _rows(piece: Piece, columns: Sequence[str]) -> Iterator[Record | Bad]:
             yield Bad(first + 1, f"{rows}; {count} rows are lost with it", count)
         else:
             yield from (Record(first + number, row) for number, row in enumerate(rows, start=1))
+
+
+def _entries(piece: Piece) -> Iterator[Record | Bad]:
+    for number, value, problem in lmdbfile.values(piece.path, piece.start, piece.end):
+        yield Bad(number, problem) if problem else Record(number, value)
 
 
 def _newlines_before(piece: Piece) -> int:

@@ -1,6 +1,7 @@
-"""Where the text comes from: a named corpus, or files on a volume, cut into pieces that can be read apart.
+"""Where the text comes from: a named corpus, a dataset, or files on a volume, cut into pieces that can be read apart.
 
-A piece is a range of a file: bytes of a `.txt` or of JSON lines, row groups of Parquet, else the whole file. How
+A piece is a range of a file: bytes of a `.txt` or of JSON lines, row groups of Parquet, entries of LMDB, else the whole
+file. How
 files are cut depends on their sizes alone, so the order of documents is the same however many processes read them.
 Nothing here reads more of a file than its first bytes or its footer.
 """
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 from deepseek_trainer.config import DataSpec
-from deepseek_trainer.data import corpora, parquet
+from deepseek_trainer.data import corpora, lmdbfile, parquet
 from deepseek_trainer.errors import DataError, TrainerError, UnavailableError
 
-Kind = Literal["text", "lines", "array", "parquet"]
+Kind = Literal["text", "lines", "array", "parquet", "lmdb"]
 
 SUFFIXES = (".txt", ".json", ".jsonl", ".parquet", ".txt.gz", ".json.gz", ".jsonl.gz")
 PIECE_BYTES = 8 * 2**20
@@ -50,10 +51,10 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """The files that `spec.data` means, in the order of their names.
+    """The files that `spec.data` means, in the order of their names; none of a dataset that is on the hub.
 
     Attributes:
-        name: what the user called it: a corpus or a path.
+        name: what the user called it: a corpus, a dataset or a path.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Piece:
     """A range of one file that can be read without the rest of it.
 
     Attributes:
-        start, end: in bytes for text and JSON lines, in row groups for Parquet, else 0 and the file's size.
+        start, end: in bytes for text and JSON lines, in row groups of Parquet, in entries of LMDB, else 0 and the file's size.
         bytes: what is stored there.
         last: the file ends with it.
     """
@@ -99,7 +100,10 @@ def find(spec: DataSpec, environ: Mapping[str, str], *, cache: Path) -> Source:
         UnavailableError: the volume is out of reach.
     """
     if spec.corpus is not None:
-        return Source(spec.corpus, (_file(corpora.find(spec.corpus, environ), Path()),))
+        return Source(spec.corpus, (file_at(corpora.find(spec.corpus, environ)),))
+    if spec.dataset is not None:
+        local = Path(spec.dataset.name)
+        return Source(spec.dataset.name, _dataset_files(local) if local.is_absolute() else ())
     assert spec.path is not None  # noqa: S101  DataSpec has exactly one of the two
     return Source(spec.path, _files(Path(spec.path), cache))
 
@@ -114,6 +118,11 @@ def pieces(source: Source, piece_bytes: int = PIECE_BYTES) -> list[Piece]:
     return list(itertools.chain.from_iterable(_cut(file, size) for file in source.files))
 
 
+def file_at(path: Path) -> File:
+    """A file by itself."""
+    return _file(path, path.parent)
+
+
 def unreadable(path: str | Path, error: OSError) -> TrainerError:
     """The error of a file that can't be read: the volume's, when it may pass."""
     text = f"{path}: {error.strerror or error}"
@@ -124,6 +133,8 @@ def unreadable(path: str | Path, error: OSError) -> TrainerError:
 
 def _files(path: Path, cache: Path) -> tuple[File, ...]:
     try:
+        if path.name.endswith(lmdbfile.SUFFIX):
+            return (_file(lmdbfile.file_of(path), path.parent),)
         if path.is_file():
             if not path.name.endswith(SUFFIXES):
                 raise DataError(f"data.path {path}: not a file of text; it must end in one of {' '.join(SUFFIXES)}")
@@ -143,6 +154,18 @@ def _files(path: Path, cache: Path) -> tuple[File, ...]:
         raise unreadable(error.filename or path, error) from error
 
 
+def _dataset_files(path: Path) -> tuple[File, ...]:
+    """All files of a dataset on a volume, whatever they are: it changes when one of them does."""
+    try:
+        if not path.is_dir():
+            raise DataError(
+                f"data.dataset.name {path}: no such folder; mount the volume that has it, or correct the path"
+            )
+        return tuple(_file(child, path) for child in sorted(_walk(path, Path())))
+    except OSError as error:
+        raise unreadable(error.filename or path, error) from error
+
+
 def _walk(folder: Path, cache: Path) -> Iterator[Path]:
     """All files below but hidden ones; a folder that can't be listed is an error, not an absence."""
 
@@ -156,8 +179,11 @@ def _walk(folder: Path, cache: Path) -> Iterator[Path]:
 
 def _file(path: Path, base: Path) -> File:
     found = path.stat()
-    name = path.relative_to(base).as_posix() if base != Path() else path.name
-    return File(str(path), name, (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+    return File(
+        str(path),
+        path.relative_to(base).as_posix(),
+        (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino),
+    )
 
 
 def _cut(file: File, size: int) -> Iterator[Piece]:
@@ -165,6 +191,8 @@ def _cut(file: File, size: int) -> Iterator[Piece]:
         kind = _kind(file.path)
         if kind == "parquet":
             ranges = parquet.cut(file.path, size)
+        elif kind == "lmdb":
+            ranges = lmdbfile.cut(file.path, size)
         elif kind == "array" or file.name.endswith(".gz"):
             ranges = [(0, file.bytes, file.bytes)]
         else:
@@ -181,6 +209,8 @@ def _cut(file: File, size: int) -> Iterator[Piece]:
 def _kind(path: str) -> Kind:
     if path.endswith(".parquet"):
         return "parquet"
+    if path.endswith((lmdbfile.SUFFIX, ".mdb")):
+        return "lmdb"
     if path.endswith((".txt", ".txt.gz")):
         return "text"
     if path.endswith((".jsonl", ".jsonl.gz")):
