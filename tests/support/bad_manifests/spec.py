@@ -35,7 +35,7 @@ BAD = [
         "a-number-as-arg", {"entrypoint/args": ["--steps", 10]}, "spec.entrypoint.args[1]", "must be of type string"
     ),
     script("data-with-entrypoint", {"data": {"corpus": "gcide"}}, "spec.data", "read your data yourself and remove"),
-    trainer("trainer-without-data", {"data": GONE}, "spec.trainer", "set data.corpus to a named corpus or data.path"),
+    trainer("trainer-without-data", {"data": GONE}, "spec.trainer", "set data.corpus to a named corpus, data.path"),
     trainer("two-data-sources", {"data/path": "/data"}, "spec.data", "set exactly one of corpus"),
     trainer("no-data-source", {"data": {"textField": "t"}}, "spec.data", "set exactly one of corpus"),
     trainer(

@@ -172,8 +172,8 @@ def _document(part: Part, record: records.Record | Bad, bad: list[dict[str, Any]
 
 
 def _encode(part: Part) -> tuple[str, dict[str, NDArray[Any]], list[dict[str, Any]]]:
-    tokenizer = _tokenizer(str(Path(part.folder) / FILE))
-    end, size = end_of_text(tokenizer), size_of(tokenizer)
+    tokenizer, size = _tokenizer(str(Path(part.folder) / FILE))
+    end = end_of_text(tokenizer)
     dtype = token_type(size)
     bad: list[dict[str, Any]] = []
     digest, found = records.read(part.piece, part.reading.columns)
@@ -234,5 +234,7 @@ def _batched(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(path: str) -> Tokenizer:
-    return Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+def _tokenizer(path: str) -> tuple[Tokenizer, int]:
+    """The work folder's tokenizer, and the size of its vocabulary."""
+    made = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+    return made, size_of(made)

@@ -24,7 +24,7 @@ from deepseek_trainer.errors import DataError, TrainerError, UnavailableError
 Kind = Literal["text", "lines", "array", "parquet", "lmdb"]
 
 SUFFIXES = (".txt", ".json", ".jsonl", ".parquet", ".txt.gz", ".json.gz", ".jsonl.gz")
-PIECE_BYTES = 8 * 2**20
+PIECE_BYTES = 4 * 2**20
 PIECES_MAX = 8192
 """Of a file set: with more data the pieces grow."""
 _PASSING = frozenset({"EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO", "ECONNRESET"})
