@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import layout, load
 from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.data.audit.records import Encoder, Header, Reader, Record, file_of
@@ -87,14 +89,18 @@ class Training:
             *(1, "job", step, self.generation, self.generation, self.ranks, self.ledger.to_json(), {}, {}, {}, 0.1, ""),
             start=self.start.start,
         )
-        path = layout.checkpoint_folder(self.folder, step)
-        path.mkdir(parents=True, exist_ok=True)
-        (path / layout.MANIFEST).write_text(json.dumps(manifest.to_json()))
-        (path / layout.COMMITTED).touch()
+        commit(layout.checkpoint_folder(self.folder, step), manifest.to_json())
         return self
 
     def file(self, rank: int = 0) -> Path:
         return file_of(self.folder / layout.AUDIT, self.start.start, rank)
+
+
+def commit(path: Path, manifest: dict[str, Any]) -> None:
+    """Writes a checkpoint without weights."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / layout.MANIFEST).write_text(json.dumps(manifest))
+    (path / layout.COMMITTED).write_text(durable.describe(path / layout.MANIFEST)["sha256"])
 
 
 def rewrite(path: Path, change: Callable[[list[Record]], list[Record]]) -> None:

@@ -17,7 +17,7 @@ from deepseek_trainer.data.audit.proof import Proof, Verdict, prove
 from deepseek_trainer.data.audit.records import Reader, Record
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.audits import SAMPLES, Training, rewrite
+from support.audits import SAMPLES, Training, commit, rewrite
 
 
 def judged(folder: Path) -> tuple[Verdict, Proof]:
@@ -63,13 +63,31 @@ def test_a_checkpoint_that_an_old_generation_still_committed_counts_with_its_own
     assert (proof.step, proof.starts, proof.counted) == (9, 3, 2)
 
 
-def test_a_fall_back_past_a_damaged_checkpoint_is_one(tmp_path: Path) -> None:
+def _change_its_manifest(checkpoint: Path) -> None:
+    text = (checkpoint / layout.MANIFEST).read_text()
+    (checkpoint / layout.MANIFEST).write_text(text.replace('"step": 6', '"step": 7'))
+
+
+@pytest.mark.parametrize("damage", [lambda path: (path / layout.COMMITTED).unlink(), _change_its_manifest])
+def test_a_checkpoint_that_is_not_whole_is_not_judged(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     Training(tmp_path).steps(3).save().steps(3).save()
-    (layout.checkpoint_folder(tmp_path, 6) / layout.COMMITTED).unlink()
-    job = Training(tmp_path, generation=2, fall_back_to=3).steps(5).save()
+    damage(layout.checkpoint_folder(tmp_path, 6))
     verdict, proof = judged(tmp_path)
-    assert verdict is Verdict.PROVEN
-    assert proof.chain == job.ledger.chain
+    assert (verdict, proof.step) == (Verdict.PROVEN, 3)
+    job = Training(tmp_path, generation=2, fall_back_to=3).steps(5).save()
+    assert prove(tmp_path).chain == job.ledger.chain
+
+
+def test_a_checkpoint_that_was_refused_at_a_start_is_not_judged(tmp_path: Path) -> None:
+    """A bit of its weights has flipped, which its size doesn't tell: it lies there until training has come past it."""
+    Training(tmp_path).steps(3).save().steps(9).save()
+    job = Training(tmp_path, generation=2, fall_back_to=3)
+    assert prove(tmp_path).step == 3
+    job.steps(2).save()
+    verdict, proof = judged(tmp_path)
+    assert (verdict, proof.step, proof.chain) == (Verdict.PROVEN, 5, job.ledger.chain)
+    Training(tmp_path, generation=1)  # a process of the old generation starts once more; it can't commit
+    assert prove(tmp_path).step == 5
 
 
 def test_other_data_begins_its_epochs_anew(tmp_path: Path) -> None:
@@ -142,10 +160,9 @@ def _strange_sample(job: Training) -> None:
 
 
 def _other_chain(job: Training) -> None:
-    path = layout.checkpoint_folder(job.folder, job.ledger.step) / layout.MANIFEST
-    manifest = json.loads(path.read_text())
-    manifest["ledger"]["chain"] = "e" * 64
-    path.write_text(json.dumps(manifest))
+    path = layout.checkpoint_folder(job.folder, job.ledger.step)
+    manifest = layout.read_manifest(path)
+    commit(path, manifest.to_json() | {"ledger": manifest.ledger | {"chain": "e" * 64}})
 
 
 NOT_PROVEN: dict[str, tuple[Break, tuple[int, int, int]]] = {

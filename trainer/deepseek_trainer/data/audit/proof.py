@@ -12,9 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from deepseek_trainer.checkpoint import layout, retention
+from deepseek_trainer.checkpoint import layout
 from deepseek_trainer.checkpoint.layout import Manifest
-from deepseek_trainer.data.audit.lineage import Part, lineage
+from deepseek_trainer.data.audit.lineage import Part, lineage, newest
 from deepseek_trainer.data.audit.reading import Evidence
 from deepseek_trainer.data.audit.records import DamagedError
 from deepseek_trainer.data.audit.tally import EXAMPLES, Epoch, Tally
@@ -37,7 +37,7 @@ class Proof:
     """The answer; counts are exact, lists hold ten entries at most.
 
     Attributes:
-        checkpoint: name of the newest whole checkpoint, which this is about.
+        checkpoint: name of the newest whole checkpoint of the present weights, which this is about.
         starts: of training, on the folder; `counted` of them are in the checkpoint's weights.
         audited: steps whose records were read.
         samples: trained in those steps.
@@ -92,7 +92,7 @@ class Proof:
 
 
 def prove(folder: Path, *, at: int | None = None) -> Proof:
-    """Judges a job's checkpoint folder.
+    """Judges the newest checkpoint in a job's folder.
 
     Args:
         at: a step whose chain is wanted too.
@@ -100,7 +100,12 @@ def prove(folder: Path, *, at: int | None = None) -> Proof:
     Raises:
         DataError: there is nothing to judge: no folder, or no whole checkpoint.
     """
-    path, manifest = _newest(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; give the job's folder on the checkpoint volume")
+    found = newest(folder)
+    if found is None:
+        raise DataError(f"no checkpoint in {folder} is whole: nothing is committed yet, so there is nothing to prove")
+    path, manifest = found
     starts = layout.starts(folder)
     parts = lineage(starts, manifest)
     counted = sum(part.start is not None for part in parts)
@@ -112,15 +117,6 @@ def prove(folder: Path, *, at: int | None = None) -> Proof:
     _bound(proof.gaps)
     _bound(proof.problems)
     return proof
-
-
-def _newest(folder: Path) -> tuple[Path, Manifest]:
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; give the job's folder on the checkpoint volume")
-    for _, path in layout.checkpoints(folder):
-        if retention.is_whole(path):
-            return path, layout.read_manifest(path)
-    raise DataError(f"no checkpoint in {folder} is whole: nothing is committed yet, so there is nothing to prove")
 
 
 @dataclass
