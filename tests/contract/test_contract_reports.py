@@ -49,6 +49,7 @@ FULL = contract.Progress(
     unigram_entropy=6.5,
     goodput=contract.Goodput(productive=10, startup=1, checkpoint=2, recovery=3, stalled=4, waiting=5),
     hangs=(HANG,),
+    data=contract.Data(tokens=10, documents=2, quarantined=1, examples=("a.jsonl, line 2: not JSON",)),
     failure=contract.Failure(
         kind="preflight", nodes=("gpu-1", "gpu-2"), rank=1, exit_code=1, signal="SIGKILL", message="RuntimeError: no"
     ),
@@ -69,12 +70,14 @@ def test_every_field_arrives() -> None:
     seen = parse_report(_wire(FULL))
     assert seen is not None
     said = FULL.model_dump(by_alias=False)
-    nested = {"checkpoint", "goodput", "failure", "hangs", "stragglers"}
+    nested = {"checkpoint", "goodput", "failure", "hangs", "stragglers", "data"}
     for field in dataclasses.fields(Progress):
         if field.name not in nested:
             assert getattr(seen, field.name) == said[field.name], field.name
     assert seen.checkpoint == CHECKPOINT.model_dump(by_alias=True)
     assert seen.goodput == said["goodput"]
+    assert seen.data is not None
+    assert dataclasses.asdict(seen.data) == said["data"]
     assert seen.hangs == (SettledHang(**HANG.model_dump(exclude={"node"})),)
     assert [dataclasses.asdict(slow) for slow in seen.stragglers or ()] == list(said["stragglers"])
     assert seen.failure == {
@@ -108,6 +111,13 @@ def test_nulls_are_no_values() -> None:
 
 def test_both_sides_bound_the_slow_ranks_alike() -> None:
     assert contract.STRAGGLERS_MAX == names.STRAGGLERS_MAX
+
+
+def test_both_sides_bound_what_is_said_of_bad_records_alike() -> None:
+    assert (contract.QUARANTINED_SHOWN, contract.QUARANTINED_LENGTH) == (
+        names.QUARANTINED_SHOWN,
+        names.QUARANTINED_LENGTH,
+    )
 
 
 def test_a_full_report_fits_the_termination_log() -> None:

@@ -138,6 +138,8 @@ def test_a_bad_record_is_left_out_and_listed(tmp_path: Path, name: str, content:
     (listed,) = store.quarantined(made.folder, 5)
     assert (listed["file"], listed["count"], made.info.quarantined) == (name, 1, 1)
     assert says in ": ".join(filter(None, (listed["place"], listed["reason"])))
+    (example,) = store.report(made).examples
+    assert example.startswith(name)
 
 
 def test_lines_are_counted_from_the_beginning_of_the_file(tmp_path: Path) -> None:

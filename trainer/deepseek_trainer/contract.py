@@ -69,6 +69,9 @@ TERMINATION_LOG_MAX_BYTES = 4096
 PROGRESS_MAX_BYTES = 65536
 STRAGGLERS_MAX = 16
 """Slow ranks in a report."""
+QUARANTINED_SHOWN = 5
+QUARANTINED_LENGTH = 160
+"""Of the records that were left out of the data: how many a report names, and how long each may be."""
 
 
 class RayPorts:
@@ -187,6 +190,18 @@ class Hang(_Message):
 HANGS_MAX = 8
 """Hangs that an agent remembers, the newest ones."""
 
+
+class Data(_Message):
+    """What is trained on, once it is prepared."""
+
+    tokens: int
+    documents: int
+    quarantined: int = 0
+    """Records that were left out, as `spec.data.onBadRecord` allows."""
+    examples: tuple[str, ...] = ()
+    """The first of them, QUARANTINED_SHOWN at most: file, place and reason, QUARANTINED_LENGTH characters each at most."""
+
+
 Phase = Literal["starting", "preparing", "training", "evaluating", "checkpointing", "finished"]
 """What a training process does; steps are made while it is training."""
 
@@ -218,6 +233,7 @@ class Report(_Message):
     unigram_entropy: float | None = None
     """Entropy of the corpus' token distribution, nats per token: the loss of a model that ignores context."""
     goodput: Goodput | None = None
+    data: Data | None = None
 
 
 class Silence(_Message):

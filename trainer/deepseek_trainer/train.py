@@ -25,7 +25,7 @@ from deepseek_trainer.checkpoint import layout, load, retention, save, state
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.config import DataSpec, RunConfig
 from deepseek_trainer.contract import Env
-from deepseek_trainer.data import agreed
+from deepseek_trainer.data import agreed, store
 from deepseek_trainer.data.audit.records import Header
 from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.ledger import Ledger
@@ -151,7 +151,7 @@ def _set_up(
             unigram_entropy=info.unigram_entropy,
         ),
     )
-    progress.update(unigram_entropy=info.unigram_entropy)
+    progress.update(unigram_entropy=info.unigram_entropy, data=store.report(data.store))
     run = Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), waits, checkpoints, audit)
     return run, ledger, found
 

@@ -51,6 +51,9 @@ MAX_JOB_NAME = 45
 PROGRESS_MAX_BYTES = 65536
 STRAGGLERS_MAX = 16
 """Slow ranks in a report."""
+QUARANTINED_SHOWN = 5
+QUARANTINED_LENGTH = 160
+"""Of the records that were left out of the data: how many a report names, and how long each may be."""
 
 
 class Env:

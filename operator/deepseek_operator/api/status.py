@@ -139,6 +139,18 @@ class TrainingProgress(StatusModel):
     time: str | None = Field(None, description="When this was read.", json_schema_extra={"format": "date-time"})
 
 
+class DataStatus(StatusModel):
+    """What is trained on."""
+
+    tokens: int = Field(description="Tokens of the prepared data.")
+    documents: int = Field(description="Its documents.")
+    quarantined: int = Field(0, description="Records that were left out, as data.onBadRecord: Quarantine allows.")
+    examples: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=5)] = Field(
+        default_factory=list,
+        description="The first of them: file, place and reason. All are in quarantine.jsonl of the token store.",
+    )
+
+
 class GoodputStatus(StatusModel):
     """Seconds of active time (not suspended, not queued) by what they were spent on."""
 
@@ -239,6 +251,7 @@ class Status(StatusModel):
     nodes: Nodes = Field(default_factory=Nodes, description="Workers ready and wanted.")
     ready_nodes: str | None = Field(None, description="Ready and wanted workers as text, for the NODES column.")
     training: TrainingProgress | None = Field(None, description="What the training reported last.")
+    data: DataStatus | None = Field(None, description="What is trained on, once it is prepared.")
     checkpoint: CheckpointStatus | None = Field(None, description="The newest committed checkpoint.")
     restored_from: RestoredFrom | None = Field(
         None, description="The checkpoint that the present attempt started from."

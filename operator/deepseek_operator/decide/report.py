@@ -15,8 +15,8 @@ from datetime import datetime
 from typing import Any
 
 from deepseek_operator.api.conditions import rfc3339
-from deepseek_operator.api.names import PROGRESS_MAX_BYTES, STRAGGLERS_MAX
-from deepseek_operator.decide.types import Progress, SettledHang, Silence, Straggler
+from deepseek_operator.api.names import PROGRESS_MAX_BYTES, QUARANTINED_LENGTH, QUARANTINED_SHOWN, STRAGGLERS_MAX
+from deepseek_operator.decide.types import Data, Progress, SettledHang, Silence, Straggler
 
 INT_MAX = 2**53
 """Integers above are not exact in every JSON reader; no counter of ours gets there."""
@@ -70,6 +70,7 @@ def report_from(found: Mapping[str, Any]) -> Progress:
         silence=_silence(found.get("silence")),
         news=_count(found.get("news")) or 0,
         failure=_failure(found.get("failure")),
+        data=_data(found.get("data")),
         stragglers=_stragglers(found.get("stragglers")),
     )
 
@@ -164,6 +165,24 @@ def _nodes(value: Any) -> list[str]:
     """Names of nodes, or of pods: whatever else is in the list is left out."""
     names = value if isinstance(value, list) else []
     return [name for name in names if isinstance(name, str) and _NODE_NAME.fullmatch(name)][:NODES_MAX]
+
+
+def _data(value: Any) -> Data | None:
+    """All three counts or nothing; examples that are no text are left out."""
+    if not isinstance(value, dict):
+        return None
+    tokens, documents, quarantined = (_count(value.get(name)) for name in ("tokens", "documents", "quarantined"))
+    if tokens is None or documents is None or quarantined is None:
+        return None
+    listed = value.get("examples")
+    examples = [_line(example) for example in listed[:QUARANTINED_SHOWN]] if isinstance(listed, list) else []
+    return Data(tokens, documents, quarantined, tuple(filter(None, examples)))
+
+
+def _line(value: Any) -> str | None:
+    """Text on one line."""
+    text = _text(value, QUARANTINED_LENGTH)
+    return " ".join(text.split()) if text else None
 
 
 def _stragglers(value: Any) -> tuple[Straggler, ...] | None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from deepseek_operator.api.v1alpha1 import (
     CheckpointStatus,
+    DataStatus,
     GoodputStatus,
     RestoredFrom,
     Status,
@@ -32,6 +33,7 @@ def training(turn: Turn) -> Turn:
     process = max(restarts.process, report.process_restarts)
     return replace(turn, report=report).changed(
         training=progress_fields(report),
+        data=_data(report) or turn.status.data,
         checkpoint=_checkpoint(report) or turn.status.checkpoint,
         restored_from=_restored_from(report) or turn.status.restored_from,
         restarts=restarts.model_copy(update={"process": process}),
@@ -65,6 +67,18 @@ def progress_fields(report: Progress) -> TrainingProgress:
         unigram_entropy=significant(report.unigram_entropy),
         tokens_per_second=None if report.tokens_per_second is None else round(report.tokens_per_second),
         eta=None if report.eta_seconds is None else duration(report.eta_seconds),
+    )
+
+
+def _data(report: Progress) -> DataStatus | None:
+    found = report.data
+    if found is None:
+        return None
+    return DataStatus(
+        tokens=found.tokens,
+        documents=found.documents,
+        quarantined=found.quarantined,
+        examples=list(found.examples),
     )
 
 

@@ -103,6 +103,17 @@ class Straggler:
 
 
 @dataclass(frozen=True, slots=True)
+class Data:
+    """What a job trains on, and what was left out of it."""
+
+    tokens: int
+    documents: int
+    quarantined: int = 0
+    examples: tuple[str, ...] = ()
+    """The first that were left out: file, place and reason."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What the agent of a worker said at `/progress`, or last in its termination message; already validated.
 
@@ -134,6 +145,8 @@ class Progress:
     silence: Silence | None = None
     news: int = 0
     failure: dict[str, Any] | None = None
+    data: Data | None = None
+    """None: not prepared yet."""
     stragglers: tuple[Straggler, ...] | None = None
     """Ranks that are slower than the others; None: that is not known."""
 

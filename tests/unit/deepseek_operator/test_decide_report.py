@@ -10,7 +10,7 @@ from deepseek_operator.api.names import STRAGGLERS_MAX
 from deepseek_operator.api.v1alpha1 import Status
 from deepseek_operator.decide.report import parse_report, report_from
 from deepseek_operator.decide.training import progress_fields
-from deepseek_operator.decide.types import Progress, Straggler
+from deepseek_operator.decide.types import Data, Progress, Straggler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.make import make_checkpoint
@@ -37,6 +37,12 @@ WHOLE: dict[str, Any] = {
     "resumedFrom": "/checkpoints/step-00000020",
     "processRestarts": 1,
     "goodput": {"productive": 10.0, "startup": 1.0},
+    "data": {
+        "tokens": 1000,
+        "documents": 10,
+        "quarantined": 8,
+        "examples": ["a.jsonl, line 2: not JSON", 7, "two\nlines\x1b[0m", "", "x" * 500, "not among the first five"],
+    },
     "failure": {
         "kind": "preflight",
         "nodes": ["gpu-1", "gpu-2.example.org", "no node", 7],
@@ -93,6 +99,7 @@ def test_whole_report_is_read() -> None:
             "signal": "SIGKILL",
             "message": "killed",
         },
+        data=Data(1000, 10, 8, ("a.jsonl, line 2: not JSON", "two lines[0m", "x" * 160)),
         stragglers=(
             Straggler(3, "demo-worker-3-0", "gpu-3", 0.9, 0.6, 1.0),
             Straggler(4, "demo-worker-4-0", "", 0.9, 0.6, 1.0),
@@ -146,6 +153,9 @@ def test_what_is_no_report_is_none(document: bytes) -> None:
         ("checkpoint", make_checkpoint() | {"time": "2026-03-01T12:00:00"}),
         ("checkpoint", make_checkpoint() | {"bytes": -1}),
         ("goodput", 3),
+        ("data", 3),
+        ("data", {"tokens": 1, "documents": 1}),
+        ("data", {"tokens": 1, "documents": 1, "quarantined": -1}),
         ("failure", "boom"),
     ],
 )

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from deepseek_operator.api.conditions import fact_of, is_true, rfc3339
 from deepseek_operator.api.names import ConditionType
-from deepseek_operator.api.v1alpha1 import Condition, DeepSeekJob, GoodputStatus, Status
+from deepseek_operator.api.v1alpha1 import Condition, DataStatus, DeepSeekJob, GoodputStatus, Status
 from deepseek_operator.decide import decide, invalid_status
 from deepseek_operator.decide.report import GOODPUT_KEYS
 from deepseek_operator.decide.training import duration, percent, significant
-from deepseek_operator.decide.types import Pod
+from deepseek_operator.decide.types import Data, Pod
 from support.make import (
     START,
     make_checkpoint,
@@ -93,6 +93,15 @@ def test_checkpoint_is_remembered_and_origin_forgotten_by_a_restart() -> None:
     assert status.checkpoint is not None
     assert status.restored_from is None
     assert is_true(status.conditions, ConditionType.CHECKPOINTED)
+
+
+def test_what_was_left_out_of_the_data_is_listed_and_not_forgotten() -> None:
+    job = launched()
+    left_out = Data(tokens=1000, documents=10, quarantined=7, examples=("a.jsonl, line 2: not JSON",))
+    job = with_status(job, seen(job, progress=make_progress(data=left_out)))
+    expected = DataStatus(tokens=1000, documents=10, quarantined=7, examples=["a.jsonl, line 2: not JSON"])
+    assert job.status.data == expected
+    assert decide(observe(job, make_pod(0), after_s=61)).status.data == expected
 
 
 def test_last_words_count_before_the_restart_that_they_cause() -> None:

@@ -24,7 +24,9 @@ def write(path: Path, progress: Progress, log: EventLog) -> None:
 def encode(progress: Progress, limit: int = TERMINATION_LOG_MAX_BYTES) -> bytes:
     """JSON of the progress in at most `limit` bytes: always whole, with less in it when it does not fit."""
     candidates = [progress.model_copy(update={"stragglers": None})]
-    candidates.append(candidates[-1].model_copy(update=dict.fromkeys(TEXTS) | {"hangs": progress.hangs[-1:]}))
+    candidates.append(
+        candidates[-1].model_copy(update=dict.fromkeys(TEXTS) | {"hangs": progress.hangs[-1:], "data": None})
+    )
     failure, slim = progress.failure, candidates[-1].model_copy(update={"checkpoint": None, "hangs": ()})
     for message_bytes in (512, 128, 0):
         cut = failure and failure.model_copy(update={"message": shorten(failure.message, message_bytes)})

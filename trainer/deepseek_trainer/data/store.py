@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from deepseek_trainer import durable
+from deepseek_trainer import contract, durable
 from deepseek_trainer.data.parts import Made
 from deepseek_trainer.errors import DataError
 
@@ -76,6 +76,18 @@ class TokenStore:
     targets: NDArray[np.uint8] | None
 
 
+def report(store: TokenStore) -> contract.Data:
+    """What a store says of itself to those who watch the job."""
+    listed = quarantined(store.folder, contract.QUARANTINED_SHOWN)
+    examples = (f"{', '.join(filter(None, (bad['file'], bad['place'])))}: {bad['reason']}" for bad in listed)
+    return contract.Data(
+        tokens=store.info.tokens,
+        documents=store.info.documents,
+        quarantined=store.info.quarantined,
+        examples=tuple(example[: contract.QUARANTINED_LENGTH] for example in examples),
+    )
+
+
 def quarantined(folder: Path, limit: int) -> list[dict[str, Any]]:
     """The first records that a store leaves out: {"file", "place", "reason", "count"}."""
     try:
@@ -91,10 +103,14 @@ def open_store(folder: Path) -> TokenStore:
     return TokenStore(
         folder,
         info,
-        tokens=np.memmap(folder / "tokens.bin", dtype=info.dtype, mode="r"),
-        documents=np.memmap(folder / "documents.bin", dtype=np.int64, mode="r"),
-        targets=np.memmap(folder / _TARGETS, dtype=np.uint8, mode="r") if _TARGETS in info.files else None,
+        tokens=_mapped(folder / "tokens.bin", info.dtype),
+        documents=_mapped(folder / "documents.bin", "int64"),
+        targets=_mapped(folder / _TARGETS, "uint8") if _TARGETS in info.files else None,
     )
+
+
+def _mapped(path: Path, dtype: str) -> NDArray[Any]:
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))  # slices of np.memmap itself cost ten times as much
 
 
 def check(folder: Path) -> str | None:
