@@ -1,6 +1,6 @@
 """Kueue: its real scheduler and controllers give and take quota, on a real API server, with a fake kubelet.
 
-The operator runs as the chart's service account with the rights of rbac.kueue, and with no other.
+The operator runs as the chart's service account with the rights of rbac.kueue and rbac.ray, and with no other.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deepseek_operator.api.names import API_VERSION, KIND
 from native import processes
 from support import kueue
 from support.api import Api, Jobs
@@ -26,7 +27,7 @@ DEADLINE_S = 40
 
 @pytest.fixture
 def chart_values() -> tuple[str, ...]:
-    return ("rbac.kueue=true",)
+    return ("rbac.kueue=true", "rbac.ray=true")
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,29 @@ def test_without_kueue_the_job_waits_and_says_what_is_missing(jobs: Jobs, operat
     )
     assert (jobs.state("early"), jobs.pods("early")) == ("Queued", [])
     assert jobs.status("early").get("startTime") is None
+
+
+@pytest.mark.usefixtures("operator")
+def test_the_head_of_ray_has_its_share_of_the_quota(jobs: Jobs, queues: Queues, kubelet: Kubelet) -> None:
+    tiny = {"resources": {"requests": {"cpu": "100m"}}}
+    workers = {"replicas": 2, "image": "example.org/t:1", "resources": {"requests": {"cpu": "200m"}}}
+    spec = {
+        "workers": workers,
+        "trainer": {"training": {"steps": 100, "globalBatchSize": 16}},
+        "data": {"corpus": "chitchat", "ray": {"head": tiny, "raylet": tiny}},
+        "scheduling": {"gang": "Kueue", "queue": kueue.QUEUE},
+    }
+    body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "with-ray"}, "spec": spec}
+    jobs.api.create(jobs.path, body)
+    runs(queues, "with-ray")
+    holds(queues, "700m")  # twice 200 and 100, and 100
+    [head] = [pod for pod in jobs.pods("with-ray") if pod["metadata"]["name"] == "with-ray-ray-0"]
+    assert FLAVOR_LABELS.items() <= head["spec"]["nodeSelector"].items()
+    assert FLAVOR_TOLERATION in head["spec"]["tolerations"]
+    for slot in range(2):
+        kubelet.finish(f"with-ray-worker-{slot}-0")
+    eventually(lambda: jobs.state("with-ray") == "Succeeded", deadline_s=DEADLINE_S, what="Succeeded")
+    holds(queues, "0")
 
 
 @pytest.mark.usefixtures("operator")

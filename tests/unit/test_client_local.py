@@ -21,7 +21,7 @@ from deepseek_client.local.folders import Folders
 from deepseek_client.local.launch import translate
 from deepseek_client.local.world import LocalWorld
 from deepseek_client.manifest import parse
-from deepseek_operator.api.names import Env, State
+from deepseek_operator.api.names import API_VERSION, KIND, Env, State
 from deepseek_operator.api.v1alpha1 import Volume
 from deepseek_operator.decide import decide
 from deepseek_operator.decide.types import DeletePod, PatchPod
@@ -70,6 +70,19 @@ def world(tmp_path: Path, standin: Path) -> Iterator[LocalWorld]:
     with LocalWorld(job, Folders(tmp_path / "work")) as made:
         yield made
     assert no_process_of(tmp_path)
+
+
+def test_ray_is_a_clusters(tmp_path: Path) -> None:
+    spec = {
+        "workers": {"image": "x"},
+        "trainer": {"training": {"steps": 1}},
+        "data": {"corpus": "chitchat", "validationFraction": 0.1, "ray": {}},
+    }
+    job = parse({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "j"}, "spec": spec})
+    with LocalWorld(job, Folders(tmp_path / "work")) as world:
+        assert world.job.spec.ray is None
+        assert world.job.spec.data is not None
+        assert world.job.spec.data.trainers() == {"corpus": "chitchat", "validationFraction": 0.1}
 
 
 def no_process_of(folder: Path) -> bool:
