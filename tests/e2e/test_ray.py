@@ -16,9 +16,9 @@ from support.kubectl import Kubectl
 from support.running import manifest
 from support.runs import tiny_trainer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
-STEPS = 1500
+STEPS = 1000
 SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1536Mi"}}
 RAY = {"objectStore": "128Mi", "head": {"resources": SMALL}, "raylet": {"cpus": 1, "resources": SMALL}}
 
@@ -78,7 +78,7 @@ def test_a_job_that_loses_its_ray_trains_each_sample_once(
     assert step() < STEPS, "the job was over before Ray was lost: give it more steps"
 
     # The training has not noticed.
-    kubectl.run("wait", "--for=condition=Complete", f"dsj/{name}", "--timeout=400s", timeout_s=420)
+    kubectl.run("wait", "--for=condition=Complete", f"dsj/{name}", "--timeout=600s", timeout_s=620)
     done = status()
     assert (done["generation"], done["attempt"], done["totalRestarts"]) == (1, 1, 0)
     assert (done["restarts"]["process"], done.get("failures", [])) == (0, [])

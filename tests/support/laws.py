@@ -32,6 +32,8 @@ class Watcher:
     uids: dict[str, str] = field(default_factory=dict)
     launched: set[str] = field(default_factory=set)
     active_s: float = 0.0
+    refusals: int = 0
+    """Deletes that were still to be refused."""
 
     def look(self, *, whole_pass: bool = True) -> None:
         """Compares the world with what was seen before.
@@ -120,7 +122,8 @@ class Watcher:
         """And none of a job that wants none, or that may have no pods."""
         live = [head for head in self.world.live_heads() if not head.terminating]
         wanted = self.world.job.spec.ray is not None and may_have_pods(self.world.status)
-        if whole_pass and not self.world.refuse_deletes:
+        before, self.refusals = self.refusals, self.world.refuse_deletes
+        if whole_pass and not max(before, self.refusals):  # else one may have been refused in this very pass
             assert len(live) <= int(wanted), f"heads: {live!r}"
         ray = self.world.status.ray or RayStatus()
         for head in self.world.heads.values():

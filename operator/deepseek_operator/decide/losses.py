@@ -156,7 +156,9 @@ def _seen(member: Member, job: DeepSeekJob, status: Status) -> Loss | None:
 
 
 def _too_early(member: Member, pod: Pod, status: Status) -> Loss | None:
-    heard_of = read_announced(pod.membership).generation
+    report = parse_report(pod.message)
+    # What it was told it need not have seen: its own last words know better.
+    heard_of = (report.generation if report else 0) or read_announced(pod.membership).generation
     if not 0 < heard_of < status.generation:
         return None
     message = f"it succeeded in generation {heard_of}, before it heard of generation {status.generation}"

@@ -57,6 +57,17 @@ def end(slot: int, exit_code: int) -> Fault:
     return lambda world: world.end(live_name(world, slot), exit_code)
 
 
+def end_unheard(slot: int) -> Fault:
+    """The pod makes the last step in the generation before, and never sees the one that it has been told."""
+
+    def fault(world: World) -> None:
+        pod = world.pods.get(live_name(world, slot))
+        if pod is not None and pod.phase == "Running" and announced(pod) > 1:
+            world.end(pod.name, 0, message=make_last_words(announced(pod) - 1))
+
+    return fault
+
+
 def node_lost(slot: int) -> Fault:
     """The pod is terminating, and its kubelet will never say that it is gone."""
 
@@ -223,6 +234,7 @@ SCENARIOS: dict[str, Fault] = {
     "unreachable": end(0, 69),
     "config": end(2, 78),
     "one succeeded, one lost": both(end(0, 0), vanish(1)),
+    "one succeeded in a generation that is over": both(vanish(2), World.tick, end_unheard(0)),
     "one succeeded, one failed": both(end(0, 0), end(1, 1)),
     "all succeeded": both(end(0, 0), end(1, 0), end(2, 0)),
     "out of memory": killed_for_memory(1),
@@ -340,6 +352,7 @@ faults = st.one_of(
     st.builds(disrupt, slots),
     st.builds(end, slots, st.sampled_from([0, 1, 69, 75, 137])),
     st.builds(end, slots, st.sampled_from([65, 78])),
+    st.builds(end_unheard, slots),
     st.builds(end, slots, st.sampled_from([71, 134, 139, 143])),
     st.builds(killed_for_memory, slots),
     st.builds(ends_saying, slots, st.sampled_from(["NCCL error in: x", "CUDA error: uncorrectable ECC error"])),
@@ -395,6 +408,12 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
         (accused(2), None, 1),
         (node_silent(0), None, 1),
     ],
+    refused=0,
+    spares=0,
+    with_ray=False,
+)
+@example(  # a worker joins while the others make the last step: they were told of it, and never saw it
+    history=[(vanish(2), None, 2), (both(scale(4), World.tick, World.tick, end_unheard(0), end_unheard(1)), None, 3)],
     refused=0,
     spares=0,
     with_ray=False,

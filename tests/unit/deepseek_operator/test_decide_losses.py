@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -21,6 +22,12 @@ def failed(exit_code: int | None, **fields: Any) -> Pod:
     return make_pod(**({"phase": "Failed", "exit_code": exit_code, "reason": "Error"} | fields))
 
 
+def succeeded(told: int, made: int) -> Pod:
+    """A pod that was told a generation, and made the last step in one that may be another."""
+    membership = json.dumps({"generation": told, "attempt": told, "nodeRank": 0, "nodes": 1, "master": "m", "port": 1})
+    return make_pod(phase="Succeeded", exit_code=0, membership=membership, message=make_last_words(made))
+
+
 def lost(pod: Pod | None, status: Status = LAUNCHED, slot: int = 0) -> Loss | None:
     return loss_of(Member(slot, 0, f"demo-worker-{slot}-0", pod), make_job(), status)
 
@@ -31,6 +38,9 @@ CASES: list[tuple[str, Pod | None, Cause | None, str]] = [
     ("waiting for its image", make_pod(phase="Pending", reason="ImagePullBackOff"), None, ""),
     ("succeeded", make_pod(phase="Succeeded", exit_code=0), None, ""),
     ("succeeded and being deleted", make_pod(phase="Succeeded", exit_code=0, terminating=True), None, ""),
+    ("succeeded in this generation", succeeded(told=2, made=2), None, ""),
+    ("succeeded before it was told", succeeded(told=1, made=1), Cause.AFTERMATH, "EndedBefore"),
+    ("succeeded before it saw what it was told", succeeded(told=2, made=1), Cause.AFTERMATH, "EndedBefore"),
     ("gone", None, Cause.INFRASTRUCTURE, "PodDeleted"),
     ("being deleted", make_pod(terminating=True), Cause.INFRASTRUCTURE, "PodDeleted"),
     ("pending and being deleted", make_pod(phase="Pending", terminating=True), Cause.INFRASTRUCTURE, "PodDeleted"),
