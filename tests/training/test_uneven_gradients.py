@@ -75,7 +75,7 @@ def shared_out(data: Samples, batch: int, ranks: int, dtype: torch.dtype) -> tup
             model=model,
         )
         at = dict(first=1, last=2, rank=rank, world_size=ranks, device=CPU)
-        with closing(Loader(data, lambda step: ledger.batch(), **at)) as loader:  # type: ignore[arg-type]
+        with closing(Loader(data, lambda step, count: ledger.batches(count), **at)) as loader:  # type: ignore[arg-type]
             mine, places = _accumulate(cast(Run, run), loader, loader.step(1))
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         total = total + torch.cat([gradient.flatten() for gradient in gradients]) / ranks

@@ -92,6 +92,14 @@ def test_a_damaged_store_is_set_aside_and_made_again(
     assert "tokens.bin differs from its sha256" in caplog.text
 
 
+def test_a_store_that_was_cut_short_is_not_opened(folder: Path, tmp_path: Path) -> None:
+    path = prepare(_config(folder, tmp_path / "stores"), {})
+    with (path / "tokens.bin").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(DataError, match=r"tokens\.bin has 100 bytes instead of"):
+        store.open_store(path)
+
+
 def test_the_published_vocabulary_round_trips() -> None:
     published = tokenizer.make(TokenizerSpec(kind="deepseek"), [])
     assert published.get_vocab_size() > 128_000

@@ -86,7 +86,7 @@ def test_the_chain_tells_samples_apart_and_not_their_order() -> None:
 CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"fingerprint": "e" * 64}, "the data was ffffffffffff, now eeeeeeeeeeee"),
     ({"samples": 99}, "the number of training samples (data, "),
-    ({"layout": "stream:64"}, "(trainer.training.sequenceLength) was stream:32, now stream:64"),
+    ({"layout": "stream:64"}, "(trainer.training.sequenceLength, data.batching) was stream:32, now stream:64"),
     ({"seed": 1}, "trainer.training.seed was 0, now 1"),
     ({"global_batch": 16}, "trainer.training.globalBatchSize was 8, now 16"),
     ({"block_samples": 8}, "data.shuffle.blockSamples was 256, now 8"),

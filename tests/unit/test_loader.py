@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
@@ -22,13 +22,13 @@ DATA = Samples(store_of([500]), Stream(500, 8), 8, micro_batch_size=2, budget=No
 LEDGER = Ledger("f" * 64, samples=60, layout=DATA.layout, seed=3, global_batch=7)
 
 
-def batch_of(step: int) -> Batch:
-    return replace(LEDGER, step=step).batch()
+def batches_of(step: int, count: int) -> list[Batch]:
+    return replace(LEDGER, step=step).batches(count)
 
 
 @contextmanager
 def loading(
-    first: int = 0, rank: int = 0, batches: Callable[[int], Batch] = batch_of, depth: int = 16
+    first: int = 0, rank: int = 0, batches: Callable[[int, int], Iterable[Batch]] = batches_of, depth: int | None = None
 ) -> Iterator[Loader]:
     loader = Loader(
         DATA, batches, first=first, last=STEPS, rank=rank, world_size=2, device=torch.device("cpu"), depth=depth
@@ -54,7 +54,7 @@ def test_ranks_share_each_batch_and_know_how_much_it_is() -> None:
             assert step.micro_steps == other.micro_steps
             assert (step.tokens, step.targets) == (other.tokens, other.targets) == (56, 56)
             rows = torch.cat([part.inputs for part in (*mine, *theirs)])
-            assert sorted(rows.tolist()) == sorted(DATA.collate(batch_of(number).samples).inputs.tolist())
+            assert sorted(rows.tolist()) == sorted(DATA.collate(batches_of(number, 1)[0].samples).inputs.tolist())
 
 
 @pytest.mark.parametrize("depth", [1, 64])
@@ -69,17 +69,18 @@ def test_a_later_start_goes_on_as_if_nothing_had_been_made_ahead(depth: int) -> 
 
 
 def test_no_more_is_made_ahead_than_allowed() -> None:
-    asked: list[int] = []
+    made: list[int] = []
 
-    def counted(step: int) -> Batch:
-        asked.append(step)
-        return batch_of(step)
+    def counted(step: int, count: int) -> Iterator[Batch]:
+        for number in range(step, step + count):
+            made.append(number)
+            yield from batches_of(number, 1)
 
     with loading(batches=counted, depth=4) as loader:  # a step and its two micro-batches are three of them
-        eventually(lambda: len(asked) == 2, deadline_s=20, what="the second step is made")
+        eventually(lambda: len(made) == 2, deadline_s=20, what="the second step is made")
         take(loader, 0)
-        eventually(lambda: len(asked) == 3, deadline_s=20, what="the third step is made")
-        assert asked == [0, 1, 2]
+        eventually(lambda: len(made) == 3, deadline_s=20, what="the third step is made")
+        assert made == [0, 1, 2]
 
 
 def test_closing_ends_the_thread_wherever_it_is() -> None:
@@ -90,10 +91,11 @@ def test_closing_ends_the_thread_wherever_it_is() -> None:
 
 
 def test_what_stops_the_loading_is_raised_where_the_data_is_missed() -> None:
-    def failing(step: int) -> Batch:
-        if step == 2:
-            raise OSError("the volume is gone")
-        return batch_of(step)
+    def failing(step: int, count: int) -> Iterator[Batch]:
+        for number in range(step, step + count):
+            if number == 2:
+                raise OSError("the volume is gone")
+            yield from batches_of(number, 1)
 
     with loading(batches=failing) as loader:
         take(loader, 0)
@@ -118,6 +120,6 @@ def test_steps_are_taken_in_their_order_and_whole() -> None:
 
 def test_a_batch_in_which_nothing_is_predicted_has_a_mean() -> None:
     nothing = replace(DATA, store=replace(DATA.store, targets=np.zeros(500, np.uint8)))
-    loader = Loader(nothing, batch_of, first=0, last=1, rank=0, world_size=1, device=torch.device("cpu"))
+    loader = Loader(nothing, batches_of, first=0, last=1, rank=0, world_size=1, device=torch.device("cpu"))
     with closing(loader):
         assert loader.step(0).targets == 1

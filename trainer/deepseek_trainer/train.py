@@ -245,7 +245,7 @@ def _loader(run: Run, ledger: Ledger) -> Loader:
     """This rank's data from the ledger's step on."""
     return Loader(
         run.data,
-        lambda step: replace(ledger, step=step).batch(),
+        lambda step, count: replace(ledger, step=step).batches(count),
         first=ledger.step,
         last=run.config.trainer.training.steps,
         rank=run.world.rank,

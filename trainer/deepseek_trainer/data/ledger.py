@@ -92,13 +92,18 @@ class Ledger:
 
     def batch(self) -> Batch:
         """The samples of the next step, in the order in which they are dealt to the ranks."""
-        positions = np.arange(self.position, self.position + self.global_batch, dtype=np.int64)
+        return self.batches(1)[0]
+
+    def batches(self, steps: int) -> list[Batch]:
+        """Those of so many steps: at once they cost little more than those of one."""
+        positions = np.arange(self.position, self.position + steps * self.global_batch, dtype=np.int64)
         epochs, offsets = np.divmod(positions, self.samples)
         samples = np.empty_like(positions)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
             samples[chosen] = self.order(int(epoch))[offsets[chosen]]
-        return Batch(samples=samples, epochs=epochs)
+        by_step = zip(np.split(samples, steps), np.split(epochs, steps), strict=True)
+        return [Batch(samples=used, epochs=of) for used, of in by_step]
 
     def order(self, epoch: int) -> Order:
         key = f"{self.fingerprint}:{self.seed}:{epoch}"

@@ -4,15 +4,14 @@ What was prefetched counts as nothing: what a step trains on is a function of it
 killed takes what it prefetched with it. A thread, as making a micro-batch is copying out of mapped files, which other
 threads don't have to wait for; processes would have to hand over what they made.
 
-`depth` micro-batches are made ahead at most. Where there is a GPU they are in pinned memory, so that copying them to it
-is no wait either.
+Where there is a GPU they are in pinned memory, so that copying them to it is no wait either.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +22,11 @@ from numpy.typing import NDArray
 from deepseek_trainer.data.ledger import Batch
 from deepseek_trainer.data.samples import MicroBatch, Samples
 
-DEPTH = 16
+DEPTH = 256
+"""Micro-batches that are made ahead. With fewer the two threads would take turns more often than they compute."""
+AHEAD_BYTES = 64 * 2**20
+"""What they take at most, if there are two of them and more."""
+_STEPS_AT_ONCE = 16
 _CLOSING_S = 10.0
 
 
@@ -64,27 +67,31 @@ class Loader:
     def __init__(
         self,
         data: Samples,
-        batch_of: Callable[[int], Batch],
+        batches: Callable[[int, int], Iterable[Batch]],
         *,
         first: int,
         last: int,
         rank: int,
         world_size: int,
         device: torch.device,
-        depth: int = DEPTH,
+        depth: int | None = None,
     ) -> None:
         """Starts to load.
 
         Args:
-            batch_of: the global batch of a step, by its number.
+            batches: the global batches from a step on, by its number and how many are wanted.
             first, last: steps in [first, last) are loaded.
+            depth: micro-batches that are made ahead; None: DEPTH, or what AHEAD_BYTES has room for.
         """
         self._data = data
-        self._batch_of = batch_of
+        self._batches = batches
         self._steps = range(first, last)
         self._rank, self._world_size = rank, world_size
         self._device = device
-        self._made: queue.Queue[Step | Part | BaseException] = queue.Queue(depth)
+        self._made: queue.SimpleQueue[Step | Part | BaseException] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(depth or max(2, min(DEPTH, AHEAD_BYTES // data.micro_batch_bytes))):
+            self._room.put(None)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
         self._thread.start()
@@ -114,8 +121,7 @@ class Loader:
     def close(self) -> None:
         """Stops loading and returns when the thread has ended."""
         self._closed.set()
-        while not self._made.empty():
-            self._made.get_nowait()  # the thread waits for room at most once more
+        self._room.put(None)  # it may wait for that
         self._thread.join(_CLOSING_S)
 
     def _take(self) -> Step | Part:
@@ -123,27 +129,35 @@ class Loader:
         if isinstance(taken, BaseException):
             self._made.put(taken)
             raise taken
+        self._room.put(None)
         return taken
+
+    def _give(self, made: Step | Part) -> None:
+        self._room.get()
+        self._made.put(made)
 
     def _run(self) -> None:
         try:
             if self._device.type == "cuda":
                 torch.cuda.set_device(self._device)  # else pinning would begin a context on the first GPU
-            for number in self._steps:
-                self._load(number)
-                if self._closed.is_set():
-                    return
+            number, wanted = self._steps.start, 1  # one, so that a start or a resume doesn't wait for more
+            while number < self._steps.stop:
+                for batch in self._batches(number, min(wanted, self._steps.stop - number)):
+                    self._load(number, batch)
+                    number += 1
+                    if self._closed.is_set():
+                        return
+                wanted = _STEPS_AT_ONCE
             self._made.put(RuntimeError("there are no more steps to load"))
         except BaseException as error:  # the loop has to hear of it, whatever it is
             self._made.put(error)
 
-    def _load(self, number: int) -> None:
-        batch = self._batch_of(number)
+    def _load(self, number: int, batch: Batch) -> None:
         mine = self._data.micro_batches(batch.samples, rank=self._rank, world_size=self._world_size)
         tokens, targets = self._data.lengths(batch.samples), self._data.targets(batch.samples)
-        self._made.put(Step(number, batch, len(mine), int(tokens.sum()), max(1, int(targets.sum()))))
+        self._give(Step(number, batch, len(mine), int(tokens.sum()), max(1, int(targets.sum()))))
         for places in mine:
             if self._closed.is_set():
                 return
             made = self._data.collate(batch.samples[places])
-            self._made.put(Part(places, made.pinned() if self._device.type == "cuda" else made))
+            self._give(Part(places, made.pinned() if self._device.type == "cuda" else made))

@@ -80,6 +80,11 @@ class Samples:
         """How the store is cut into samples."""
         return self.cut.layout
 
+    @property
+    def micro_batch_bytes(self) -> int:
+        """The most that a micro-batch takes, up to one sample: inputs, labels and positions."""
+        return 3 * 8 * (self.budget or self.micro_batch_size * self.length)
+
     def lengths(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens in the row of each sample, without padding; int64, shape (len(samples),)."""
         pieces = self._pieces(samples)
@@ -100,15 +105,18 @@ class Samples:
         Of no samples it is a row in which nothing is to be predicted: for a rank that has run out of them, but has to
         take part in the collectives of the others.
         """
+        source = np.asarray(self.store.tokens)  # a slice of a memmap costs ten times one of a plain array
         pieces = self._pieces(samples)
         sizes = _sums(pieces.lengths, pieces.rows, len(samples))
-        shape = (max(1, len(samples)), int(self._widths(sizes).max(initial=MULTIPLE)))
+        longest = int(sizes.max(initial=1))
+        shape = (max(1, len(samples)), min(self.length, -(-longest // MULTIPLE) * MULTIPLE))
         inputs, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
-        positions = np.zeros(shape, np.int64) if (np.diff(pieces.rows) == 0).any() else None
-        counting = np.arange(shape[1])
-        columns = np.cumsum(pieces.lengths) - pieces.lengths - (np.cumsum(sizes) - sizes)[pieces.rows]
+        positions, columns = None, np.zeros_like(pieces.starts)
+        if (pieces.rows[1:] == pieces.rows[:-1]).any():
+            positions, counting = np.zeros(shape, np.int64), np.arange(shape[1])
+            columns = np.cumsum(pieces.lengths) - pieces.lengths - (np.cumsum(sizes) - sizes)[pieces.rows]
         for start, length, row, column in zip(*(values.tolist() for values in (*pieces, columns)), strict=True):
-            tokens = self.store.tokens[start : start + length + 1]
+            tokens = source[start : start + length + 1]
             inputs[row, column : column + length] = tokens[:-1]
             labels[row, column : column + length] = tokens[1:]
             if self.store.targets is not None:

@@ -98,8 +98,15 @@ def quarantined(folder: Path, limit: int) -> list[dict[str, Any]]:
 
 
 def open_store(folder: Path) -> TokenStore:
-    """Maps a store that `check` has found whole."""
+    """Maps a store that `check` has found whole.
+
+    Raises:
+        DataError: a file has another size now. To read behind the end of a mapped file would be a signal, and no error.
+    """
     info = _read_manifest(folder)
+    for name, described in info.files.items():
+        if (size := (folder / name).stat().st_size) != described["bytes"]:
+            raise DataError(f"{folder}: {name} has {size} bytes instead of {described['bytes']}; delete the folder")
     return TokenStore(
         folder,
         info,
