@@ -191,7 +191,7 @@ def trainer_job() -> Manifest:
                 "maxBadRecords": 7,
                 "validationFraction": 0.1,
                 "batching": {"mode": "Bucketed", "documentMask": True, "tokensPerMicroBatch": 4096},
-                "shuffle": {"blockSamples": 64, "windowBlocks": 512},
+                "shuffle": {"blockSamples": 64, "windowBlocks": 512, "readAhead": False},
                 "allowChange": True,
                 "audit": True,
                 "ray": RAY,

@@ -75,7 +75,7 @@ def test_other_numbers_of_ranks_go_on_with_the_same_batches(
     [
         ({"seed": 1}, 65, "trainer.training.seed was 0, now 1"),
         ({"globalBatchSize": 7}, 65, "trainer.training.globalBatchSize was 6, now 7"),
-        ({"sequenceLength": 48}, 65, "trainer.training.sequenceLength) was stream:32, now stream:48"),
+        ({"sequenceLength": 48}, 65, "trainer.training.sequenceLength, data.batching) was stream:32, now stream:48"),
     ],
 )
 def test_other_data_than_the_checkpoint_was_trained_on_is_refused(

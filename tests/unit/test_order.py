@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from deepseek_trainer.config import ShuffleSpec
 from deepseek_trainer.data.order import Order
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.shuffling import quality
@@ -77,6 +77,21 @@ def test_a_window_has_its_blocks_whole_and_no_others(size: int, block: int, wind
         opened -= {other for other in opened if last_seen[other] <= position}
     assert most <= window, "blocks that are begun and not finished"
     assert order.windows == math.ceil(math.ceil(size / block) / window)
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(2, 400), block=st.integers(1, 40), window=st.integers(1, 20))
+def test_a_window_can_be_asked_for_as_a_whole(size: int, block: int, window: int) -> None:
+    order = Order(size, "windows", block, window)
+    assume(order.windows > 1)
+    samples, position = everything(order), 0
+    for number in range(order.windows):
+        begin, end = order.span(number)
+        assert (begin, order.window(begin), order.window(end - 1)) == (position, number, number)
+        inside = np.concatenate([np.arange(first, after) for first, after in order.blocks(number)])
+        assert np.array_equal(np.sort(samples[begin:end]), np.sort(inside))
+        position = end
+    assert position == size
 
 
 def test_the_short_block_and_the_blocks_of_a_window_are_the_key_s_choice() -> None:

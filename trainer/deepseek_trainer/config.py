@@ -196,6 +196,11 @@ class ShuffleSpec(Section):
         "windowBlocks samples is shuffled completely. It should be several times trainer.training.globalBatchSize, and a "
         "window should fit into the memory of a node.",
     )
+    read_ahead: bool = Field(
+        True,
+        description="Whether each node reads the blocks of the next window before they are due, for data of more than one "
+        "window. With very many nodes on a slow volume, of which each needs little of a window, false may read less.",
+    )
 
 
 FieldName = Annotated[str, Field(min_length=1, max_length=256)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +25,10 @@ from deepseek_trainer.checkpoint import layout, load, retention, save, state
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.config import DataSpec, RunConfig
 from deepseek_trainer.contract import Env
-from deepseek_trainer.data import agreed, store
+from deepseek_trainer.data import agreed, readahead, store
 from deepseek_trainer.data.audit.records import Header
 from deepseek_trainer.data.audit.writer import AuditLog
-from deepseek_trainer.data.ledger import Ledger
+from deepseek_trainer.data.ledger import Batch, Ledger
 from deepseek_trainer.data.loader import Loader, Step
 from deepseek_trainer.data.samples import Samples
 from deepseek_trainer.distributed import sharding
@@ -243,9 +243,18 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> tuple[Ledger,
 
 def _loader(run: Run, ledger: Ledger) -> Loader:
     """This rank's data from the ledger's step on."""
+    ahead = readahead.of(run.data, ledger) if run.config.data.shuffle.read_ahead else None
+
+    def batches(step: int, count: int) -> Iterator[Batch]:
+        here = replace(ledger, step=step)
+        for number, batch in enumerate(here.batches(count), start=step):
+            if ahead is not None:
+                ahead.follow(replace(ledger, step=number))
+            yield batch
+
     return Loader(
         run.data,
-        lambda step, count: replace(ledger, step=step).batches(count),
+        batches,
         first=ledger.step,
         last=run.config.trainer.training.steps,
         rank=run.world.rank,

@@ -66,16 +66,42 @@ class Order:
         """How many there are."""
         return -(-self._blocks // self.window_blocks)
 
+    def window(self, position: int) -> int:
+        """The window that a position is in."""
+        return int(self._window(self._padded(np.array([position])) // self.block_samples)[0])
+
+    def span(self, window: int) -> tuple[int, int]:
+        """The positions of a window: the first, and the one after the last."""
+        first, after = self._first_place(np.array([window, window + 1])) * self.block_samples
+        lacking = self._lacking
+        return int(first) - lacking * (window > self._short_window), int(after) - lacking * (
+            window >= self._short_window
+        )
+
+    def blocks(self, window: int) -> list[tuple[int, int]]:
+        """The samples of each block of a window: the first, and the one after the last."""
+        first, after = self._first_place(np.array([window, window + 1]))
+        begins = self._block(np.arange(first, after)) * self.block_samples
+        return [(begin, min(begin + self.block_samples, self.size)) for begin in begins.tolist()]
+
     # ---- in units of samples ----
+
+    @cached_property
+    def _lacking(self) -> int:
+        """By how much the last block is shorter than the others."""
+        return self._blocks * self.block_samples - self.size
+
+    def _padded(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where positions would be if all blocks were whole."""
+        end = (self._short_place + 1) * self.block_samples - self._lacking
+        return np.where(positions < end, positions, positions + self._lacking)
 
     def _mixed(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """For each position the first place of its window, and after mixing the place in it and the sample in that."""
-        lacking = self._blocks * self.block_samples - self.size  # of the short block
-        end = (self._short_place + 1) * self.block_samples - lacking
-        padded = np.where(positions < end, positions, positions + lacking)
+        padded = self._padded(positions)
         window = self._window(padded // self.block_samples)
         first, after = self._first_place(window), self._first_place(window + 1)
-        sizes = (after - first) * self.block_samples - np.where(window == self._short_window, lacking, 0)
+        sizes = (after - first) * self.block_samples - np.where(window == self._short_window, self._lacking, 0)
         mixed = self._inside.of(window, padded - first * self.block_samples, sizes)
         place, within = np.divmod(mixed, self.block_samples)
         return first, place, within

@@ -87,12 +87,18 @@ class Permutation:
         mask = np.uint64((1 << int(half)) - 1)
         left, right = values >> half, values & mask
         for round_key in self._round_keys:
-            left, right = right, left ^ (_mix(right ^ round_key ^ tweak) & mask)
+            mixed = _mix(right ^ (round_key ^ tweak))
+            mixed &= mask
+            mixed ^= left
+            left, right = right, mixed
         return (left << half) | right
 
 
 def _mix(values: Unsigned) -> Unsigned:
     """A 64-bit avalanche: each input bit changes each output bit with probability near one half."""
-    values = (values ^ (values >> _SHIFT)) * _MULTIPLIER_1
-    values = (values ^ (values >> _SHIFT)) * _MULTIPLIER_2
-    return values ^ (values >> _SHIFT)
+    mixed = values ^ (values >> _SHIFT)
+    mixed *= _MULTIPLIER_1
+    mixed ^= mixed >> _SHIFT
+    mixed *= _MULTIPLIER_2
+    mixed ^= mixed >> _SHIFT
+    return mixed

@@ -99,6 +99,11 @@ class Samples:
         counts = [int(self.store.targets[start + 1 : start + length + 1].sum()) for start, length in places]
         return _sums(np.array(counts), pieces.rows, len(samples))
 
+    def extents(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The tokens that samples are made of: int64, for each piece its first token and the one after its last."""
+        pieces = self._pieces(samples)
+        return pieces.starts, pieces.starts + pieces.lengths + 1
+
     def collate(self, samples: NDArray[np.int64]) -> MicroBatch:
         """One row a sample, padded to the longest one's tokens rounded up to a multiple of eight, L at most.
 
