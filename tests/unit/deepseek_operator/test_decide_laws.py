@@ -211,7 +211,7 @@ def nothing(world: World) -> None:
     """No fault."""
 
 
-def both(*faults: Fault) -> Fault:
+def both(*faults: Callable[[World], object]) -> Fault:
     def fault(world: World) -> None:
         for one in faults:
             one(world)
