@@ -19,7 +19,7 @@ from support.laws import Watcher, comes_to_rest, crash_everywhere, ends, outcome
 from support.make import make_last_words, make_manifest
 from support.world import Decide, World, announced
 
-Fault = Callable[[World], None]
+Fault = Callable[[World], object]
 
 
 SPEC = {
