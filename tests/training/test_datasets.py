@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,9 @@ import pytest
 from deepseek_trainer.contract import ExitCode
 from deepseek_trainer.data import store
 from deepseek_trainer.data.prepare import prepare
-from deepseek_trainer.errors import TrainerError
+from deepseek_trainer.errors import DataError, TrainerError, UnavailableError
 from support.corpora import TEXTS, config, texts_of, write
+from support.hubserver import handler
 
 pytestmark = pytest.mark.training
 
@@ -89,3 +93,41 @@ def test_conversations_of_a_dataset(saved: Path) -> None:
     assert opened.info.documents == 2
     assert opened.targets is not None
     assert 0 < opened.targets.sum() < opened.info.tokens
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, dict[str, bytes], list[str]]]:
+    """A hub's address, the files of org/data on it, and what it was asked."""
+    files = {"train.jsonl": b'{"text": "from the hub"}\n' * 5, "README.md": b"# data\n"}
+    asked: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler("org/data", files, asked))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", files, asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_dataset_of_the_hub_is_fetched_once_and_kept_to(
+    hub: tuple[str, dict[str, bytes], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, files, asked = hub
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("HF_HOME", raising=False)
+    assert made(tmp_path, name="org/data") == ["from the hub"] * 5
+    assert not (tmp_path / "home").exists(), "nothing is left behind in the container"
+    assert not [line for line in asked if line.startswith("GET") and line.endswith(".py")], "no code is fetched"
+
+    files["train.jsonl"] = b'{"text": "pushed meanwhile"}\n'
+    asked.clear()
+    assert made(tmp_path, name="org/data") == ["from the hub"] * 5
+    assert not asked, "a job that starts again needs no hub"
+
+    with pytest.raises(DataError, match=r"data\.dataset org/none: .* a private one needs HF_TOKEN"):
+        made(tmp_path, name="org/none")
+
+
+def test_a_hub_that_is_out_of_reach_may_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UnavailableError, match=r"org/data: the hub is out of reach: .* put the dataset on a volume"):
+        made(tmp_path, name="org/data")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_trainer.config import ConfigError, DatasetSpec
+from deepseek_trainer.data import processes
 from deepseek_trainer.errors import DataError, TrainerError, UnavailableError
 
 _ROWS_AT_ONCE = 10_000
@@ -22,17 +23,25 @@ _ROWS_AT_ONCE = 10_000
 def export(spec: DatasetSpec, columns: Sequence[str], target: Path) -> None:
     """Writes these columns of the dataset to a Parquet file, if it isn't there; whole or not at all.
 
+    The library works in a process of its own, because it reads its environment when it is imported, and keeps what it
+    has downloaded beside the target where HF_HOME names no other place.
+
     Raises:
         ConfigError: the datasets library is missing.
         DataError: there is no such dataset, configuration, split or column.
         UnavailableError: the hub is out of reach.
         OSError: the volume is full or read-only.
     """
-    if target.exists():
-        return
+    if not target.exists():
+        home = os.environ.get("HF_HOME") or str(target.parent / "huggingface")
+        processes.run_apart(write, spec, tuple(columns), target, environ={"HF_HOME": home})
+
+
+def write(spec: DatasetSpec, columns: Sequence[str], target: Path) -> None:
+    """The same, in this process."""
     from pyarrow import parquet
 
-    dataset = _load(spec, target.parent / "huggingface")
+    dataset = _load(spec)
     if missing := [column for column in columns if column not in dataset.column_names]:
         raise DataError(
             f"data.dataset {spec.name}: no column {missing[0]!r}; it has {', '.join(map(repr, dataset.column_names[:20]))}; "
@@ -50,7 +59,7 @@ def export(spec: DatasetSpec, columns: Sequence[str], target: Path) -> None:
         raise
 
 
-def _load(spec: DatasetSpec, cache: Path) -> Any:
+def _load(spec: DatasetSpec) -> Any:
     """The split, memory-mapped."""
     try:
         import datasets
@@ -64,14 +73,7 @@ def _load(spec: DatasetSpec, cache: Path) -> Any:
         if any((local / name).is_file() for name in ("state.json", "dataset_dict.json")):
             found = datasets.load_from_disk(spec.name)
             return found[spec.split] if isinstance(found, datasets.DatasetDict) else found
-        keeps = any(os.environ.get(name) for name in ("HF_HOME", "HF_DATASETS_CACHE"))
-        return datasets.load_dataset(
-            spec.name,
-            spec.config,
-            split=spec.split,
-            revision=spec.revision,
-            cache_dir=None if keeps else str(cache),
-        )
+        return datasets.load_dataset(spec.name, spec.config, split=spec.split, revision=spec.revision)
     except OSError as error:
         if error.errno is not None:  # of a volume; what the network says has none
             raise

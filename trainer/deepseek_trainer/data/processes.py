@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -47,7 +47,7 @@ def run(work: Callable[[Part], None], parts: Sequence[Part], processes: int | No
         for part in parts:
             work(part)
         return
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_begin)
+    pool = _pool(count, {"TOKENIZERS_PARALLELISM": "false"})  # all processors are busy
     try:
         said_at = time.monotonic()
         for done, future in enumerate(as_completed([pool.submit(work, part) for part in parts]), start=1):
@@ -56,10 +56,23 @@ def run(work: Callable[[Part], None], parts: Sequence[Part], processes: int | No
                 said_at = time.monotonic()
                 log.info("preparing parts=%d of=%d processes=%d", done, len(parts), count)
     except BrokenProcessPool as error:
-        raise UnavailableError(
-            "a process that prepared data was killed, perhaps because memory was full; give the workers more memory, "
-            "or fewer processors"
-        ) from error
+        raise _killed() from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def run_apart(work: Callable[..., None], *arguments: object, environ: Mapping[str, str]) -> None:
+    """Calls work in a fresh process, which has these variables before it imports anything of its own.
+
+    Raises:
+        UnavailableError: the process was killed.
+        Exception: what the work raised.
+    """
+    pool = _pool(1, environ)
+    try:
+        pool.submit(work, *arguments).result()
+    except BrokenProcessPool as error:
+        raise _killed() from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -74,9 +87,21 @@ def processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         return allowed
 
 
-def _begin() -> None:
-    """In each process: one thread, as all processors are busy; and an end when the parent has ended."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+def _pool(count: int, environ: Mapping[str, str]) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, context, initializer=_begin, initargs=(dict(environ),))
+
+
+def _killed() -> UnavailableError:
+    return UnavailableError(
+        "a process that prepared data was killed, perhaps because memory was full; give the workers more memory, or fewer "
+        "processors"
+    )
+
+
+def _begin(environ: Mapping[str, str]) -> None:
+    """In each process: its environment; and an end when the parent has ended."""
+    os.environ.update(environ)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
