@@ -27,6 +27,7 @@ CORPUS_BYTES = 16 * 2**20
 ROUNDS = 3
 SAMPLE_TOKENS = 2048
 READS = 20_000
+OPENS = 30
 
 Read = Callable[[int], NDArray[Any]]
 
@@ -107,10 +108,11 @@ def _formats(store: TokenStore, folder: Path) -> list[Row]:
     opens: dict[str, list[float]] = {name: [] for name in opened}
     for _ in range(ROUNDS):
         for name, open_ in opened.items():
-            began = time.perf_counter()
-            read = open_()
-            read(0)
-            opens[name].append(time.perf_counter() - began)
+            for _ in range(OPENS):
+                began = time.perf_counter()
+                read = open_()
+                read(0)
+                opens[name].append(time.perf_counter() - began)
             began = time.perf_counter()
             for place in chosen:
                 read(place)

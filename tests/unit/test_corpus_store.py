@@ -125,3 +125,14 @@ def test_a_corpus_that_can_not_be_fetched_says_what_to_do(tmp_path: Path) -> Non
 def _fail(corpus: corpora.Corpus, scratch: Path) -> Path:
     corpora._run(corpus, ["ls", os.fspath(scratch / "nothing")], scratch)
     raise AssertionError("unreachable")
+
+
+def test_a_vocabulary_with_gaps_is_as_large_as_its_largest_id(tmp_path: Path) -> None:
+    """A model is made, or refused, by this size: an id beyond it would be an index out of its embedding."""
+    trained = tokenizer.make(TokenizerSpec(vocab_size=512), ["Some text."])
+    described = json.loads(trained.to_str())
+    described["model"]["vocab"]["far"] = 70_000
+    gapped = Tokenizer.from_str(json.dumps(described))
+    assert gapped.get_vocab_size() < 70_000
+    assert tokenizer.size_of(gapped) == 70_001
+    assert tokenizer.token_type(tokenizer.size_of(gapped)) == np.uint32

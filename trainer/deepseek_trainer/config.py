@@ -268,7 +268,7 @@ class DataSpec(Section):
     corpus: Literal["chitchat", "gcide"] | None = Field(
         None,
         description="A named corpus with a pinned version and hash. chitchat: 258,145 utterances of real dialogue (MIT). "
-        "gcide: a 40 MB English dictionary (GPL).",
+        "gcide: a 40 MB English dictionary (GPL). textField, textFields and chat are of other sources, and not looked at.",
     )
     path: Annotated[str, Field(min_length=1, max_length=4096, pattern="^/")] | None = Field(
         None,

@@ -13,8 +13,6 @@ A damaged store is set aside, with the reason in the log, and made again.
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
 import json
 import logging
 import math
@@ -22,24 +20,19 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from deepseek_trainer import durable
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data import chat as chat_
-from deepseek_trainer.data import documents, hub, parts, processes, records, sources, store, tokenizer
-from deepseek_trainer.data.documents import Reading
-from deepseek_trainer.data.parts import Made, Part, Said
+from deepseek_trainer.data import parts, preparation, processes, records, sources, store, tokenizer
+from deepseek_trainer.data.parts import Made, Said
+from deepseek_trainer.data.preparation import Preparation, weights_of
 from deepseek_trainer.data.processes import Executor
-from deepseek_trainer.data.sources import Source
 from deepseek_trainer.errors import DataError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
-"""Raised when the same text would give another store."""
 _TRIES = 3
 _CLOCK_S = 2.0
 """A file that changed so shortly before it was looked at may change again without a trace in its times."""
@@ -51,47 +44,6 @@ _TEXT_BYTES_PER_TOKEN = 6
 
 class _PartLost(Exception):
     """A part that was made isn't there, or not whole."""
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What is to be prepared, and where."""
-
-    config: RunConfig
-    source: Source
-    reading: Reading
-    piece_bytes: int
-    shape: str
-    state: str
-
-    @property
-    def cache(self) -> Path:
-        return Path(self.config.data_cache)
-
-    @property
-    def work(self) -> Path:
-        return _work(self.cache, self.shape, self.state)
-
-    @functools.cached_property
-    def parts(self) -> tuple[Part, ...]:
-        """The pieces of work; a dataset is fetched for them."""
-        data = self.config.data
-        source = self.source
-        if data.dataset is not None:
-            self.work.mkdir(parents=True, exist_ok=True)
-            hub.export(data.dataset, self.reading.columns, self.work / "dataset.parquet")
-            source = Source(source.name, (replace(sources.file_at(self.work / "dataset.parquet"), name=source.name),))
-        may_skip = data.max_bad_records if data.on_bad_record == "Quarantine" else None
-        cut = enumerate(sources.pieces(source, self.piece_bytes))
-        return tuple(Part(number, piece, self.reading, str(self.work), may_skip) for number, piece in cut)
-
-    @property
-    def note(self) -> Path:
-        return self.cache / "known" / f"{self.state[:32]}.json"
-
-    def folder(self, digests: Sequence[str]) -> Path:
-        """Where the store of this content is."""
-        return self.cache / f"{self.shape[:16]}-{_hash([self.shape, *digests])[:32]}"
 
 
 def prepare(
@@ -115,12 +67,12 @@ def prepare(
     dataset = config.data.dataset
     name = config.data.corpus or config.data.path or (dataset.name if dataset else "")
     try:
-        wanted = _plan(config, environ, piece_bytes)
+        wanted = preparation.plan(config, environ, piece_bytes)
         for _ in range(_TRIES):
             if (found := _known(wanted) or _equal(wanted)) is not None:
                 return found
             try:
-                return _make(wanted, environ, execute)
+                return _make(wanted, execute)
             except _PartLost:
                 lost = sum(parts.load(part) is None for part in wanted.parts)
                 log.warning("of the parts in %s %d are damaged or gone; made again", wanted.work, lost)
@@ -135,26 +87,6 @@ def prepare(
         raise DataError(f"{name}: {error}" if name not in str(error) else str(error)) from error
     except OSError as error:
         raise _cache_error(config, error) from error
-
-
-def _plan(config: RunConfig, environ: Mapping[str, str], piece_bytes: int) -> Preparation:
-    source = sources.find(config.data, environ, cache=Path(config.data_cache))
-    spec = config.trainer.tokenizer
-    reading = documents.reading(config.data, spec, _weights(config))
-    vocabulary = tokenizer.content(spec, _weights(config))
-    shape = _hash(
-        [
-            FORMAT,
-            piece_bytes,
-            asdict(reading),
-            config.data.on_bad_record,
-            [spec.model_dump(mode="json"), hashlib.sha256(vocabulary).hexdigest()],
-            config.data.dataset.model_dump() if config.data.dataset else None,
-            [(file.name, file.bytes) for file in source.files],
-        ]
-    )
-    state = _hash([shape, [(file.path, file.state) for file in source.files]])
-    return Preparation(config, source, reading, piece_bytes, shape, state)
 
 
 def _known(wanted: Preparation) -> Path | None:
@@ -192,7 +124,7 @@ def _whole(folder: Path) -> Path | None:
     return None
 
 
-def _make(wanted: Preparation, environ: Mapping[str, str], execute: Executor | None) -> Path:
+def _make(wanted: Preparation, execute: Executor | None) -> Path:
     spec = wanted.config.trainer.tokenizer
     wanted.work.mkdir(parents=True, exist_ok=True)
     log.info("preparing data=%s tokenizer=%s parts=%d", wanted.source.name, spec.kind, len(wanted.parts))
@@ -254,7 +186,7 @@ def _provide_tokenizer(wanted: Preparation) -> None:
     texts = (text for part in chosen for text in parts.texts(part))
     chat = wanted.config.data.chat
     marks = (chat_.BEGIN, chat_.USER, chat_.ASSISTANT) if chat and chat.template == "DeepSeek" else ()
-    made = tokenizer.make(wanted.config.trainer.tokenizer, texts, _weights(wanted.config), marks=marks)
+    made = tokenizer.make(wanted.config.trainer.tokenizer, texts, weights_of(wanted.config), marks=marks)
     scratch = target.with_name(f".{os.getpid()}-{secrets.token_hex(4)}")
     durable.write_bytes(scratch, made.to_str(pretty=True).encode())
     scratch.rename(target)
@@ -284,16 +216,3 @@ def _cache_error(config: RunConfig, error: OSError) -> UnavailableError:
             "enlarge the volume, or remove what is not needed"
         )
     return UnavailableError(f"{where}; is the volume mounted, and writable for the workers' user?")
-
-
-def _work(cache: Path, shape: str, state: str) -> Path:
-    return cache / f".{shape[:16]}-{state[:16]}"
-
-
-def _weights(config: RunConfig) -> Path | None:
-    initial = config.trainer.initial_weights
-    return Path(initial.path) if initial else None
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Parts made by as many processes as this container has processors.
+"""Parts made by all processors of this container: by threads where there is little to do, else by processes.
 
 Each process is a fresh interpreter: a fork of one that has run torch or the tokenizers' threads may hang. None of
 them outlives the one that started it, however that ends.
@@ -27,8 +27,9 @@ Executor = Callable[[Callable[[Part], None], Sequence[Part]], None]
 """Has a function called with each part, at least once, in any order, anywhere; returns when all are done."""
 
 _SAY_EVERY_S = 10.0
-_ALONE_BYTES = 2**22
-"""Tokenised in less time than processes need to start."""
+_ALONE_BYTES = 2**26
+"""The tokenizers' own threads are faster up to here: processes start an interpreter and load the vocabulary each. What threads
+can't share (reading records, collecting the ids) is about a twentieth of the work, and counts with more data."""
 
 
 def run(work: Callable[[Part], None], parts: Sequence[Part], processes: int | None = None) -> None:
