@@ -73,7 +73,7 @@ DEFAULTS: dict[str, Any] = {
         "maxBadRecords": 100,
         "validationFraction": 0.02,
         "shuffle": {"blockSamples": 256, "windowBlocks": 1024, "readAhead": True},
-        "batching": {"mode": "Stream", "documentMask": False},
+        "batching": {"mode": "Stream", "documentMask": False, "dealing": "Even"},
         "allowChange": False,
         "audit": False,
     },

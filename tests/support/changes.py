@@ -38,6 +38,7 @@ NEVER: dict[str, Change] = {
     "data.onBadRecord": {"data/onBadRecord": "Fail"},
     "data.maxBadRecords": {"data/maxBadRecords": 8},
     "data.batching": {"data/batching/mode": "Packed"},
+    "data.batching.dealing": {"data/batching": {"mode": "Packed", "dealing": "ByPace"}},
     "data.shuffle": {"data/shuffle/windowBlocks": 513},
     "data.allowChange": {"data/allowChange": False},
     "data to a dataset": {"data": {"dataset": {"name": "org/data", "config": "en", "split": "test", "revision": "v1"}}},

@@ -190,7 +190,7 @@ def trainer_job() -> Manifest:
                 "onBadRecord": "Quarantine",
                 "maxBadRecords": 7,
                 "validationFraction": 0.1,
-                "batching": {"mode": "Bucketed", "documentMask": True, "tokensPerMicroBatch": 4096},
+                "batching": {"mode": "Bucketed", "documentMask": True, "tokensPerMicroBatch": 4096, "dealing": "Even"},
                 "shuffle": {"blockSamples": 64, "windowBlocks": 512, "readAhead": False},
                 "allowChange": True,
                 "audit": True,

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support.raynodes import HEAD_IP, RayCluster
 
+pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
+
 GCS = 23000
 
 

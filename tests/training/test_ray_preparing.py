@@ -21,6 +21,8 @@ from support.eventually import eventually
 from support.raynodes import RayCluster
 from support.raywork import Piece
 
+pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
+
 GCS = 24000
 GRACE_S = 60.0
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import re
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,33 +17,12 @@ from deepseek_trainer.pulse import PulseWriter, read
 from support.agents import DEADLINE_S, Pod, World
 from support.eventually import eventually
 from support.runs import run_config
+from support.slowed import half_stopped
 from support.zygote import fork_of
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
-PERIOD_S = 0.05
 _OWN_WORK = re.compile(r'^deepseekjob_rank_own_work_seconds\{.*rank="(\d+)"\} (\S+)$', re.MULTILINE)
-
-
-@contextlib.contextmanager
-def half_stopped(pid: int) -> Iterator[None]:
-    """The process gets half of the time: as one does whose core is another's as well."""
-    over = threading.Event()
-
-    def slow_down() -> None:
-        for number in (signal.SIGSTOP, signal.SIGCONT) * 10_000:
-            os.kill(pid, number)
-            if over.wait(PERIOD_S):
-                break
-        os.kill(pid, signal.SIGCONT)
-
-    thread = threading.Thread(target=slow_down)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def own_work_s(pod: Pod) -> dict[int, float]:

@@ -260,6 +260,20 @@ class BatchingSpec(Section):
         description="Tokens per forward pass of one rank, padding included, with mode Bucketed; a longer sample is a "
         "micro-batch of its own. Default: trainer.training.microBatchSize times sequenceLength.",
     )
+    dealing: Literal["Even", "ByPace"] = Field(
+        "Even",
+        description="How many samples of a global batch each rank gets. Even: all as many, give or take one. ByPace: in "
+        "proportion to the pace of the last steps, so that nobody waits for a slow one; what a step trains on is the same. Not "
+        "with mode Bucketed.",
+    )
+
+    @model_validator(mode="after")
+    def _rows_are_alike(self) -> BatchingSpec:
+        if self.dealing == "ByPace" and self.mode == "Bucketed":
+            raise ValueError(
+                "dealing ByPace needs rows that cost the same; take mode Stream or Packed, or dealing Even"
+            )
+        return self
 
 
 class DataSpec(Section):

@@ -24,6 +24,8 @@ class Pace(NamedTuple):
     """Seconds of a step."""
     data_wait: float
     """Share of that in which this rank waited for its data."""
+    busy_s: float
+    """Seconds of the last step that were this rank's own work; NaN where that was not measured."""
 
 
 class Progress:
@@ -55,7 +57,7 @@ class Progress:
         (begin, _, _), *counted = self._steps
         elapsed_s = max(self._steps[-1][0] - begin, sys.float_info.min)
         trained, waited_s = sum(tokens for _, tokens, _ in counted), sum(waited_s for *_, waited_s in counted)
-        return Pace(trained / elapsed_s, elapsed_s / len(counted), waited_s / elapsed_s)
+        return Pace(trained / elapsed_s, elapsed_s / len(counted), waited_s / elapsed_s, pulse.busy_s)
 
     def close(self) -> None:
         self._reporter.flush()

@@ -31,6 +31,7 @@ from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.ledger import Batch, Ledger
 from deepseek_trainer.data.loader import Loader, Step
 from deepseek_trainer.data.samples import Samples
+from deepseek_trainer.data.shares import AHEAD, Shares
 from deepseek_trainer.distributed import sharding
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
@@ -81,7 +82,8 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     if config.trainer.task == "finetune" and found is None:
         _evaluate(run, ledger.step)  # what the weights are worth before the first step
 
-    with closing(_loader(run, ledger)) as loader:
+    shares = _shares(run)
+    with closing(_loader(run, ledger, shares)) as loader:
         while ledger.step < training.steps:
             rate = schedule.learning_rate(config.trainer.optimizer, step=ledger.step, total_steps=training.steps)
             adamw.set_learning_rate(run.optimizer, rate)
@@ -103,6 +105,8 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
                 grad_norm = sharding.global_norm(norm)
             pace = progress.stepped(ledger.step, step.tokens)
             _tell(run, ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace)
+            if shares is not None and (changed := shares.stepped(ledger.step, pace.busy_s)) is not None:
+                log.info("dealing by pace: samples of each rank: %s", ",".join(map(str, changed)))
 
             last = ledger.step == training.steps
             if last or (not stopping and _due(ledger.step, config.trainer.evaluation.every_steps)):
@@ -241,7 +245,14 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> tuple[Ledger,
     return ledger, ledger.step
 
 
-def _loader(run: Run, ledger: Ledger) -> Loader:
+def _shares(run: Run) -> Shares | None:
+    """How many samples each rank gets, by its pace; None: all as many."""
+    if run.config.data.batching.dealing == "Even":
+        return None
+    return Shares(run.config.trainer.training.global_batch_size, run.world.size, run.world.gather)
+
+
+def _loader(run: Run, ledger: Ledger, shares: Shares | None) -> Loader:
     """This rank's data from the ledger's step on."""
     ahead = readahead.of(run.data, ledger) if run.config.data.shuffle.read_ahead else None
 
@@ -260,6 +271,8 @@ def _loader(run: Run, ledger: Ledger) -> Loader:
         rank=run.world.rank,
         world_size=run.world.size,
         device=run.world.device,
+        depth=None if shares is None else AHEAD,
+        shares_of=(lambda step: None) if shares is None else shares.of,
     )
 
 

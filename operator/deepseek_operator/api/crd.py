@@ -67,6 +67,13 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             ".expertsPerToken",
         ),
     ),
+    "data.batching": (
+        Rule(
+            "!has(self.dealing) || self.dealing != 'ByPace' || !has(self.mode) || self.mode != 'Bucketed'",
+            "dealing ByPace needs rows that cost the same: take mode Stream or Packed, or dealing Even",
+            ".dealing",
+        ),
+    ),
     "data": (
         Rule(
             "[has(self.corpus), has(self.path), has(self.dataset)].filter(source, source).size() == 1",

@@ -64,6 +64,12 @@ BAD = [
         "lower expertsPerToken or raise numExperts",
     ),
     trainer(
+        "by-pace-with-buckets",
+        {"data/batching": {"mode": "Bucketed", "dealing": "ByPace"}},
+        "spec.data.batching.dealing",
+        "take mode Stream or Packed, or dealing Even",
+    ),
+    trainer(
         "finetune-without-weights",
         {"trainer/task": "finetune", "trainer/model": GONE, "trainer/tokenizer": {"kind": "deepseek"}},
         "spec.trainer.initialWeights",

@@ -64,7 +64,7 @@ class Part(NamedTuple):
 class Loader:
     """One rank's data from a step on. Take a step, then its micro-batches, then the next step."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all that a rank's data depends on
         self,
         data: Samples,
         batches: Callable[[int, int], Iterable[Batch]],
@@ -75,16 +75,19 @@ class Loader:
         world_size: int,
         device: torch.device,
         depth: int | None = None,
+        shares_of: Callable[[int], NDArray[np.int64] | None] = lambda step: None,
     ) -> None:
         """Starts to load.
 
         Args:
             batches: the global batches from a step on, by its number and how many are wanted.
+            shares_of: how many of its samples each rank gets, by the step's number; None: all as many. It is asked for at
+                most `depth` steps and one ahead of the last one that was taken.
             first, last: steps in [first, last) are loaded.
             depth: micro-batches that are made ahead; None: DEPTH, or what AHEAD_BYTES has room for.
         """
         self._data = data
-        self._batches = batches
+        self._batches, self._shares_of = batches, shares_of
         self._steps = range(first, last)
         self._rank, self._world_size = rank, world_size
         self._device = device
@@ -153,7 +156,9 @@ class Loader:
             self._made.put(error)
 
     def _load(self, number: int, batch: Batch) -> None:
-        mine = self._data.micro_batches(batch.samples, rank=self._rank, world_size=self._world_size)
+        mine = self._data.micro_batches(
+            batch.samples, rank=self._rank, world_size=self._world_size, shares=self._shares_of(number)
+        )
         tokens, targets = self._data.lengths(batch.samples), self._data.targets(batch.samples)
         self._give(Step(number, batch, len(mine), int(tokens.sum()), max(1, int(targets.sum()))))
         for places in mine:

@@ -135,15 +135,21 @@ class Samples:
             None if positions is None else torch.from_numpy(positions),
         )
 
-    def micro_batches(self, samples: NDArray[np.int64], *, rank: int, world_size: int) -> list[NDArray[np.int64]]:
+    def micro_batches(
+        self, samples: NDArray[np.int64], *, rank: int, world_size: int, shares: NDArray[np.int64] | None = None
+    ) -> list[NDArray[np.int64]]:
         """One rank's micro-batches of a global batch: as many on each rank, and some may be empty.
+
+        Args:
+            shares: how many samples each rank gets; None: all as many. Samples with a token budget are dealt by it alone.
 
         Returns:
             Places in `samples`, which may have a sample twice; over all ranks each place once.
         """
         places = np.arange(len(samples))
         if self.budget is None:
-            return deal.micro_batches(places, rank=rank, world_size=world_size, micro_batch_size=self.micro_batch_size)
+            size = self.micro_batch_size
+            return deal.micro_batches(places, rank=rank, world_size=world_size, micro_batch_size=size, shares=shares)
         widths = self._widths(self.lengths(samples))
         return buckets.micro_batches(widths, rank=rank, world_size=world_size, budget=self.budget)
 
