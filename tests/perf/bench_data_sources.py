@@ -1,6 +1,6 @@
 """Preparation beside `datasets.map`, and the store's format beside those that it could have been.
 
-tokens per second    the same JSON lines, tokenizer and processes: text on the disk to tokens on the disk
+tokens per second    the same JSON lines, tokenizer and processors: text on the disk to tokens on the disk
 reads per second     random samples of 2,048 tokens from a flat file, Arrow and LMDB, all memory-mapped
 open, size           until the first sample is read, in a process that has the library imported; bytes on the disk
 """
@@ -51,7 +51,7 @@ def rows() -> list[Row]:
                 raise AssertionError(f"{tokens} tokens by datasets.map, {made.info.tokens} with an end each by us")
         return [
             Row(
-                f"preparation, {processes.processors()} processes",
+                f"preparation, {processes.processors()} processors",
                 statistics.median(ours),
                 statistics.median(theirs),
                 "tokens/s",
