@@ -21,8 +21,8 @@ MakeConfig = Callable[..., dict[str, Any]]
 
 
 def test_learns_more_than_word_frequencies(config: MakeConfig, tmp_path: Path) -> None:
-    chosen = config(steps=70, globalBatchSize=16, microBatchSize=8, sequenceLength=64)
-    chosen["trainer"]["optimizer"] = {"learningRate": 1e-2, "warmupSteps": 10}
+    chosen = config(steps=130, globalBatchSize=16, microBatchSize=8, sequenceLength=64)
+    chosen["trainer"]["optimizer"] = {"learningRate": 4e-3, "warmupSteps": 10}
     del chosen["checkpoint"]
 
     ended = start_training(chosen, world_size=2, folder=tmp_path / "run").wait()
@@ -30,8 +30,8 @@ def test_learns_more_than_word_frequencies(config: MakeConfig, tmp_path: Path) -
     assert [rank.exit_code for rank in ended] == [0, 0], ended[0].output
     said = report(tmp_path / "run")
     assert said["phase"] == "finished"
-    assert said["step"] == said["totalSteps"] == 70
-    assert said["position"] == 70 * 16
+    assert said["step"] == said["totalSteps"] == 130
+    assert said["position"] == 130 * 16
     assert said["tokensPerSecond"] > 0
     assert said["validationLoss"] < said["unigramEntropy"] - 0.2
     assert "Warning" not in ended[0].output + ended[1].output
