@@ -42,8 +42,8 @@ SEQUENCES, LENGTH, ROWS = 100_000, 256, 8
 SEEK = 0.76
 ROUNDS = 5
 VOCABULARY = 4096
-BATCHES = 200
-"""Of each measurement of speed."""
+BATCHES = 600
+"""Of each measurement of speed: more than a loader may make ahead."""
 STEPS = 8
 """Of the tiny model, after two that don't count."""
 COMPUTED = 128
