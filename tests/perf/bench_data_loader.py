@@ -49,6 +49,10 @@ STEPS = 8
 COMPUTED = 128
 """Tokens of each row that the tiny model computes: its usual length, so that a step is as short as it gets."""
 
+HANDED_OVER = (
+    "a thread hands over what it made, for which a loader in the step's own way has no need; see the data wait"
+)
+
 Batch = tuple[torch.Tensor, torch.Tensor]
 Load = Callable[[], Iterator[Any]]
 
@@ -224,7 +228,7 @@ def _loading(folder: Path) -> Iterator[Row]:
     ways |= {name: lambda make=make: iter(make()) for name, make in libraries.items()}  # type: ignore[misc]
     speeds = in_turns(speed, ways)
     for name in libraries:
-        yield Row("loader", speeds["ours"], speeds[name], "tokens/s", "higher", name)
+        yield Row("loader", speeds["ours"], speeds[name], "tokens/s", "higher", name, HANDED_OVER)
 
     states = {name: at_seek(make()) for name, make in libraries.items()}
     seeks: dict[str, Load] = {"ours": lambda: ours(data, ledger, SEEK)}
