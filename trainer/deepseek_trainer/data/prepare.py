@@ -76,8 +76,10 @@ def prepare(
             except _PartLost:
                 lost = sum(parts.load(part) is None for part in wanted.parts)
                 log.warning("of the parts in %s %d are damaged or gone; made again", wanted.work, lost)
-            except (FileNotFoundError, DataError):
+            except (FileNotFoundError, DataError) as error:
                 if wanted.work.exists():
+                    if isinstance(error, DataError) and config.data.on_bad_record == "Fail":
+                        shutil.rmtree(wanted.work, ignore_errors=True)  # these files will never be good
                     raise
                 # Another preparer has finished, and cleared away what this one worked at.
         raise UnavailableError(
