@@ -115,7 +115,7 @@ def _formats(store: TokenStore, folder: Path) -> list[Row]:
                 read(place)
             speeds[name].append(READS / (time.perf_counter() - began))
             del read  # LMDB is open once in a process
-    size = (store.folder / "tokens.bin").stat().st_size
+    size = samples * SAMPLE_TOKENS * store.tokens.itemsize  # of the same samples, without the rest behind them
     found = []
     for name in ("Arrow", "LMDB"):
         ours, theirs = statistics.median(speeds["flat"]), statistics.median(speeds[name])
