@@ -69,6 +69,9 @@ def test_a_job_that_loses_its_ray_trains_each_sample_once(
     except LookupError as error:
         pytest.skip(f"needs root and a cluster whose containers run on this machine: {error}")
 
+    said = kubectl.run("logs", f"{name}-worker-0-0", "-c", "worker")
+    assert "prepared with ray parts=" in said, said
+
     # Both are lost at once; then the next head's pod, too.
     kill_ray(f"{name}-worker-1-0", space)
     kill_ray(f"{name}-ray-0", space)

@@ -94,7 +94,7 @@ def test_part_that_never_ends_is_waited_for_no_longer_than_allowed(
 
 def test_head_that_nobody_answers_for_costs_seconds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pieces = _pieces(tmp_path, 2)
-    RayExecutor({Env.RAY_HEAD: "127.0.0.9:24999"})(raywork.make, pieces)
+    RayExecutor({Env.RAY_HEAD: "127.0.0.9:24999"}, head_s=1.0)(raywork.make, pieces)
     assert _made(pieces) == set()
     assert "ray left 2 of 2 parts to this process: the head 127.0.0.9: Connection refused" in caplog.text
 

@@ -37,6 +37,8 @@ class InFolder(Protocol):
 
 P = TypeVar("P", bound=InFolder)
 
+HEAD_S = 45.0
+"""For the head to answer, which is begun when the workers are."""
 START_S = 90.0
 """For the driver to import Ray, to connect and to see the cluster's nodes."""
 PART_S = 300.0
@@ -51,15 +53,18 @@ def of(environ: Mapping[str, str]) -> RayExecutor | None:
 class RayExecutor:
     """Makes parts on the job's Ray cluster; leaves undone what it can't have done there."""
 
-    def __init__(self, environ: Mapping[str, str], *, start_s: float = START_S, part_s: float = PART_S) -> None:
-        self._environ, self._start_s, self._part_s = environ, start_s, part_s
+    def __init__(
+        self, environ: Mapping[str, str], *, head_s: float = HEAD_S, start_s: float = START_S, part_s: float = PART_S
+    ) -> None:
+        self._environ = environ
+        self._head_s, self._start_s, self._part_s = head_s, start_s, part_s
 
     def __call__(self, work: Callable[[P], None], parts: Sequence[P]) -> None:
         if len(parts) < 2:  # done here before a task could be sent
             return
         made, nodes, problem = 0, set[str](), ""
         try:
-            session.require_head(self._environ)
+            session.await_head(self._environ, self._head_s)
             for said in self._drive(work, parts):
                 if said["failed"]:
                     problem = problem or str(said["failed"])

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Mapping
 
 from deepseek_trainer.contract import Env, RayPorts
 from deepseek_trainer.errors import UnavailableError
 
 REACH_S = 3.0
+PAUSE_S = 0.25
 
 
 def head_address(environ: Mapping[str, str]) -> tuple[str, int] | None:
@@ -23,19 +25,23 @@ def head_address(environ: Mapping[str, str]) -> tuple[str, int] | None:
     return (host, int(port or RayPorts.GCS)) if host else None
 
 
-def require_head(environ: Mapping[str, str]) -> None:
-    """Returns when the head accepts connections, which it has to do at once.
+def await_head(environ: Mapping[str, str], seconds: float) -> None:
+    """Returns when the head accepts connections: it is started when the workers are, and takes longer.
 
     Raises:
-        UnavailableError: it doesn't.
+        UnavailableError: it doesn't within so many seconds.
     """
     address = head_address(environ)
     if address is None:
         raise UnavailableError("the job has no Ray")
-    try:
-        socket.create_connection(address, timeout=REACH_S).close()
-    except OSError as error:
-        raise UnavailableError(f"the head {address[0]}: {error.strerror or error}") from error
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.create_connection(address, timeout=REACH_S).close()
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UnavailableError(f"the head {address[0]}: {error.strerror or error}") from error
+        time.sleep(PAUSE_S)
 
 
 def connect(environ: Mapping[str, str]) -> None:
