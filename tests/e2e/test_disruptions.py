@@ -67,7 +67,8 @@ def test_a_killed_node_is_replaced(site: Site, launch: Launch) -> None:
         cluster.start_node(native, index)
         job.await_node(node)
     job.require_the_same_again()
-    assert job.status()["restarts"]["infrastructure"] == 1
+    found = job.status()
+    assert found["restarts"]["infrastructure"] == 1, found["failures"]
 
 
 @contextmanager

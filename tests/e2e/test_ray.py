@@ -18,7 +18,7 @@ from support.runs import tiny_trainer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
-STEPS = 1000
+STEPS = 1500
 SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1536Mi"}}
 RAY = {"objectStore": "128Mi", "head": {"resources": SMALL}, "raylet": {"cpus": 1, "resources": SMALL}}
 
@@ -32,7 +32,7 @@ def test_a_job_that_loses_its_ray_trains_each_sample_once(
         name,
         trainer_image,
         claim,
-        trainer=tiny_trainer(steps=STEPS, globalBatchSize=16),
+        trainer=tiny_trainer(steps=STEPS, globalBatchSize=16, microBatchSize=8),
         data={"corpus": "chitchat", "audit": True, "ray": RAY},
     )
     job["spec"]["workers"]["sharedMemory"] = "512Mi"
@@ -59,10 +59,10 @@ def test_a_job_that_loses_its_ray_trains_each_sample_once(
 
     # A head, and a raylet on each of the two nodes.
     wait("Ray is ready", 240, ray_is_ready)
+    wait("the first steps", 300, lambda: step() > 20)
     pods = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in kubectl.items("pods")}
     assert set(pods) == {f"{name}-ray-0", f"{name}-worker-0-0", f"{name}-worker-1-0"}
     assert pods[f"{name}-worker-0-0"] != pods[f"{name}-worker-1-0"], "both workers are on one node"
-    wait("the first steps", 300, lambda: step() > 20)
     try:
         for pod in pods:
             print(f"{pod}: {memory_mib(ray_processes(pod, space))} MiB of Ray")

@@ -121,7 +121,7 @@ def manifest(name: str, image: str, claim: str, **spec: Any) -> dict[str, Any]:
         "spec": {
             "workers": workers,
             "backend": "gloo",
-            "trainer": tiny_trainer(steps=ENDLESS, globalBatchSize=16),
+            "trainer": tiny_trainer(steps=ENDLESS, globalBatchSize=16, microBatchSize=8),
             "data": {"corpus": "chitchat"},
             "checkpoint": {"volume": {"claimName": claim}, "interval": {"steps": 40}},
             **spec,
