@@ -88,7 +88,7 @@ def test_all_of_it_is_made_and_belongs_to_the_job(jobs: Jobs, operator: Operator
     assert token not in operator.log.read_text()
     workers = [pod for pod in jobs.pods("with-ray") if "worker" in pod["metadata"]["name"]]
     assert [pod["spec"]["initContainers"][0]["name"] for pod in workers] == ["ray", "ray"]
-    assert jobs.status("with-ray")["readyNodes"] == "2/2"
+    wait(jobs, "with-ray", "all nodes are ready", lambda: jobs.status("with-ray")["readyNodes"] == "2/2")
 
 
 def test_each_job_has_a_token_of_its_own_that_is_made_once(
