@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from deepseek_trainer import imports, logs
 from deepseek_trainer.config import ConfigError, load
 from deepseek_trainer.contract import Env, ExitCode, Paths
-from deepseek_trainer.errors import TrainerError
+from deepseek_trainer.errors import TrainerError, first_line
 from deepseek_trainer.pulse import PulseWriter
 from deepseek_trainer.report import Reporter
 from deepseek_trainer.signals import StopSignal
@@ -31,7 +31,7 @@ def main(environ: Mapping[str, str] = os.environ) -> ExitCode:
     except TrainerError as error:
         return _failed(error.exit_code, error, environ)
     except Exception as error:
-        from deepseek_trainer.distributed.world import first_line, lost_peer
+        from deepseek_trainer.distributed.world import lost_peer
 
         if not lost_peer(error):
             raise

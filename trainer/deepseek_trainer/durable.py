@@ -5,13 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes value as JSON and returns when it is on the disk."""
-    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+    write_bytes(path, _json(value))
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """As `replace_bytes`, with JSON."""
+    replace_bytes(path, _json(value))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -36,6 +43,22 @@ def rename(source: Path, target: Path) -> None:
     """Renames within one folder, and returns when the new name is on the disk."""
     source.rename(target)
     sync_folder(target.parent)
+
+
+def rename_once(source: Path, target: Path, *, is_whole: Callable[[], bool]) -> None:
+    """Renames a folder; of several who bring the same one wins, and the others take the winner's if it is whole."""
+    try:
+        rename(source, target)
+    except OSError:
+        if not is_whole():  # it is nobody else's: a real failure
+            raise
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """A file with this content appears in its folder as a whole, or not at all, whoever else writes it."""
+    scratch = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}")
+    write_bytes(scratch, content)
+    scratch.rename(path)
 
 
 def sync(path: Path) -> None:
@@ -71,3 +94,7 @@ def difference(path: Path, expected: dict[str, Any]) -> str | None:
     except FileNotFoundError:
         return f"{path.name} is missing"
     return None
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

@@ -35,3 +35,9 @@ class PreemptedError(TrainerError):
     """SIGTERM arrived; what had to be saved is saved."""
 
     exit_code = ExitCode.PREEMPTED
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of any error's text, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

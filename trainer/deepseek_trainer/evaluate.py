@@ -34,4 +34,4 @@ def validation_loss(
         total += summed_loss(model, data.collate(chosen[places]).to(world.device))
         tick()
     model.train()
-    return world.total(float(total))[0] / max(1, int(data.targets(chosen).sum()))
+    return world.total(float(total))[0] / max(1, data.totals(chosen)[1])

@@ -76,7 +76,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     """
     training = config.trainer.training
     run, ledger, found = _set_up(config, world, progress, environ)
-    ledger, saved_step = _resume(run, ledger, found)
+    saved_step = _resume(run, ledger, found)
     stop.defer()
     progress.started()
     if config.trainer.task == "finetune" and found is None:
@@ -124,7 +124,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
 def _set_up(
     config: RunConfig, world: World, progress: Progress, environ: Mapping[str, str]
 ) -> tuple[Run, Ledger, load.Found | None]:
-    """Data, model and optimizer as they are before the first step, and the checkpoint to go on from, if there is one."""
+    """Data, model and optimizer, the ledger before the first step, and the checkpoint to go on from, if there is one."""
     spec, training = config.trainer, config.trainer.training
     progress.update(phase="preparing", total_steps=training.steps)
     data = agreed.open_samples(config, world, environ)
@@ -135,7 +135,8 @@ def _set_up(
     if checkpoints is not None:
         found, start = _find(checkpoints, ledger, world, config.data)
         checkpoints = replace(checkpoints, start=start.start)
-        audit = _audit(start, world, checkpoints.folder, _continued(ledger, found, config.data))
+        ledger = _continued(ledger, found, config.data)
+        audit = _audit(start, world, checkpoints.folder, ledger)
     model = _make(source, world) if found is None else source.bare()
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
@@ -220,15 +221,14 @@ def _audit(start: layout.Start, world: World, folder: Path, ledger: Ledger) -> A
     return AuditLog(folder / layout.AUDIT, Header.of(start, world.rank, ledger.to_json()))
 
 
-def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> tuple[Ledger, int | None]:
-    """Takes weights, optimizer and ledger to the checkpoint; its step, if there is one."""
+def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
+    """Takes weights and optimizer to the checkpoint, where the ledger is; its step, if there is one."""
     if found is None:
-        return ledger, None
+        return None
     progress = run.progress
     saved = state.collect(run.model, run.optimizer)
     load.read_into(saved, found, run.world)
     state.restore(run.model, run.optimizer, saved)
-    ledger = _continued(ledger, found, run.config.data)
     log.info(
         "resumed %s",
         fields(step=ledger.step, path=found.path, saved_by=found.manifest.world_size, chain=ledger.chain),
@@ -242,7 +242,7 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> tuple[Ledger,
         resumed_from=str(found.path),
         checkpoint=save.info(found.path, found.manifest),
     )
-    return ledger, ledger.step
+    return ledger.step
 
 
 def _shares(run: Run) -> Shares | None:

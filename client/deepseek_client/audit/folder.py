@@ -49,13 +49,7 @@ def _proof(path: Path, at: int | None) -> Answer:
     import json
 
     try:
-        from deepseek_trainer.data.audit.proof import Verdict, prove
-        from deepseek_trainer.data.audit.summary import rows
-        from deepseek_trainer.errors import DataError
+        from deepseek_trainer.data.audit.summary import answer
     except ModuleNotFoundError as error:
         raise ClientError(f"the audit of a folder needs {error.name}: install deepseek-client[local]") from error
-    try:
-        proof = prove(path, at=at)
-    except (DataError, OSError) as error:
-        return Answer(Verdict.UNKNOWN.value, [("unknown", str(error))], {"verdict": "unknown", "rows": []})
-    return parse(json.dumps({**proof.to_json(), "rows": rows(proof)}))
+    return parse(json.dumps(answer(path, at=at)))

@@ -12,7 +12,7 @@ from deepseek_operator.api.names import API_VERSION, KIND, LABEL_JOB_UID, Paths
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.decide.effective import UnusableSnapshotError, effective
 from deepseek_operator.render.containers import confinement
-from deepseek_operator.render.pods import USER_ID
+from deepseek_operator.render.pods import pod_security
 from deepseek_operator.render.runconfig import checkpoint_directory
 from deepseek_operator.render.volumes import CHECKPOINTS_VOLUME
 
@@ -67,14 +67,7 @@ def audit_pod(job: DeepSeekJob, name: str, *, memory: str, deadline_s: int) -> d
             "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER_ID,
-                "runAsGroup": USER_ID,
-                "fsGroup": USER_ID,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": pod_security(),
             "affinity": _near_the_workers(job),
             **{key: value for key, value in optional.items() if value},
             "containers": [_container(whole, workers.image, memory)],

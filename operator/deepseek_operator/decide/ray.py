@@ -12,7 +12,7 @@ Rules
 
 from __future__ import annotations
 
-from deepseek_operator.api.conditions import Fact, parse_time
+from deepseek_operator.api.conditions import Fact, Truth, parse_time
 from deepseek_operator.api.names import ConditionType, Reason
 from deepseek_operator.api.status import RayStatus, Status
 from deepseek_operator.decide.gang import members
@@ -140,8 +140,8 @@ def _with_raylets(turn: Turn) -> Fact:
     return _fact("True", Reason.RAY_READY)
 
 
-def _fact(status: str, reason: str, message: str = "") -> Fact:
-    return Fact(ConditionType.RAY_READY, "True" if status == "True" else "False", reason, message)
+def _fact(status: Truth, reason: str, message: str = "") -> Fact:
+    return Fact(ConditionType.RAY_READY, status, reason, message)
 
 
 def _with(turn: Turn, **fields: object) -> Turn:

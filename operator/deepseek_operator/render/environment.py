@@ -1,7 +1,8 @@
 """The environment of the pod's containers.
 
 Rules: what the operator says (DEEPSEEKJOB_*) can't be overridden, the API refuses such names; every other variable of
-ours, but for Ray's token, gives way to the user's of the same name. The user's come last, so that they may refer to ours as $(NAME).
+ours, but for Ray's token, gives way to the user's of the same name. The user's come last, so that they may refer to ours
+as $(NAME).
 """
 
 from __future__ import annotations

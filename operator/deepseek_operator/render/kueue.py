@@ -58,7 +58,11 @@ def priority_class(job: DeepSeekJob) -> PriorityClass | None:
 
 
 def workload(job: DeepSeekJob, pods: int, priority: int | None) -> dict[str, Any]:
-    """Manifest of the Workload for so many workers, and the Ray head if the job has one. priority: the value of its class; None where it names none."""
+    """Manifest of the Workload for so many workers, and the Ray head if the job has one.
+
+    Args:
+        priority: the value of its class; None where it names none.
+    """
     named = priority_class(job)
     urgency = {"priorityClassRef": {"group": named.group, "kind": named.kind, "name": named.name}} if named else {}
     sets = [_pod_set(POD_SET, pods, worker_pod(job, 0, 0, None))]

@@ -1,8 +1,8 @@
 """A global batch dealt over the ranks, for any number of ranks.
 
-Shares differ by one sample at most, unless they are given, and a rank's share is cut into equal micro-batches. Every rank makes the same
-number of micro-steps, because each is a set of collectives: a rank that has run out gets an empty micro-batch and
-makes its step with weight zero.
+Shares differ by one sample at most, unless they are given, and a rank's share is cut into equal micro-batches. Every
+rank makes the same number of micro-steps, because each is a set of collectives: a rank that has run out gets an empty
+micro-batch.
 """
 
 from __future__ import annotations

@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from deepseek_trainer import durable
 from deepseek_trainer.data import packing
 from deepseek_trainer.data.cuts import Pieces
-from deepseek_trainer.data.store import MANIFEST, TokenStore
+from deepseek_trainer.data.store import MANIFEST, TokenStore, mapped
 from deepseek_trainer.errors import DataError, UnavailableError
 
 FORMAT = 1
 """Raised when the same store would be cut in another way: a run can't go on with that."""
-_TYPES: dict[str, type[np.generic]] = {"starts.bin": np.int64, "lengths.bin": np.uint32, "rows.bin": np.int64}
+_TYPES = {"starts.bin": "int64", "lengths.bin": "uint32", "rows.bin": "int64"}
 Kind = Literal["packed", "documents"]
 
 
@@ -97,7 +97,7 @@ def _open(folder: Path, kind: Kind, length: int) -> Documents | None:
             return None
     except (FileNotFoundError, ValueError):
         return None
-    maps: dict[str, Any] = {name: np.memmap(folder / name, dtype=_TYPES[name], mode="r") for name in sizes}
+    maps = {name: mapped(folder / name, _TYPES[name]) for name in sizes}
     return Documents(layout(kind, length), maps["starts.bin"], maps["lengths.bin"], maps.get("rows.bin"))
 
 
@@ -110,11 +110,7 @@ def _write(folder: Path, store: TokenStore, kind: Kind, length: int) -> None:
         _write_files(new, store, kind, length)
         if folder.exists() and _open(folder, kind, length) is None:
             folder.rename(scratch / "not-whole")
-        try:
-            durable.rename(new, folder)
-        except OSError:
-            if _open(folder, kind, length) is None:  # not another writer's index: a real failure
-                raise
+        durable.rename_once(new, folder, is_whole=lambda: _open(folder, kind, length) is not None)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

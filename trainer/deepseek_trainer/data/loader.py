@@ -159,8 +159,8 @@ class Loader:
         mine = self._data.micro_batches(
             batch.samples, rank=self._rank, world_size=self._world_size, shares=self._shares_of(number)
         )
-        tokens, targets = self._data.lengths(batch.samples), self._data.targets(batch.samples)
-        self._give(Step(number, batch, len(mine), int(tokens.sum()), max(1, int(targets.sum()))))
+        tokens, targets = self._data.totals(batch.samples)
+        self._give(Step(number, batch, len(mine), tokens, max(1, targets)))
         for places in mine:
             if self._closed.is_set():
                 return

@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from deepseek_trainer.errors import DataError
+from deepseek_trainer.errors import DataError, first_line
+
+_REASON_MAX = 300
 
 
 def cut(path: str, size: int) -> list[tuple[int, int, int]]:
@@ -61,7 +63,7 @@ def rows(
         try:
             yield first, count, opened.read_row_group(group, columns=list(columns)).to_pylist()
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            yield first, count, f"row group {group} can't be read: {_first_line(error)}"
+            yield first, count, f"row group {group} can't be read: {first_line(error)[:_REASON_MAX]}"
         first += count
 
 
@@ -84,9 +86,5 @@ def _open(path: str) -> Any:
         return parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True)
     except pa.ArrowException as error:
         raise DataError(
-            f"{path}: not a whole Parquet file: {_first_line(error)}; copy it to the volume again"
+            f"{path}: not a whole Parquet file: {first_line(error)[:_REASON_MAX]}; copy it to the volume again"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

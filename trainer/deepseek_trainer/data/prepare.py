@@ -138,9 +138,7 @@ def _make(wanted: Preparation, execute: Executor | None) -> Path:
     may_skip = wanted.config.data.max_bad_records
     if sum(entry["count"] for entry in bad) > may_skip:
         raise parts.refusal(bad, may_skip)
-    if folder.exists() and _whole(folder):
-        pass  # another preparer was faster
-    else:
+    if _whole(folder) is None:  # else another preparer was faster
         store.write_store(folder, wanted.work / tokenizer.FILE, _loaded(wanted, said), bad)
     _remember(wanted, folder)
     shutil.rmtree(wanted.work, ignore_errors=True)
@@ -189,16 +187,12 @@ def _provide_tokenizer(wanted: Preparation) -> None:
     chat = wanted.config.data.chat
     marks = (chat_.BEGIN, chat_.USER, chat_.ASSISTANT) if chat and chat.template == "DeepSeek" else ()
     made = tokenizer.make(wanted.config.trainer.tokenizer, texts, weights_of(wanted.config), marks=marks)
-    scratch = target.with_name(f".{os.getpid()}-{secrets.token_hex(4)}")
-    durable.write_bytes(scratch, made.to_str(pretty=True).encode())
-    scratch.rename(target)
+    durable.replace_bytes(target, made.to_str(pretty=True).encode())
 
 
 def _remember(wanted: Preparation, folder: Path) -> None:
     wanted.note.parent.mkdir(exist_ok=True)
-    scratch = wanted.note.with_name(f".{os.getpid()}-{secrets.token_hex(4)}")
-    durable.write_json(scratch, {"store": folder.name})
-    scratch.rename(wanted.note)
+    durable.replace_json(wanted.note, {"store": folder.name})
 
 
 def _require_space(wanted: Preparation) -> None:

@@ -92,12 +92,13 @@ class Samples:
 
     def targets(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens that are predicted in each sample; int64, shape (len(samples),)."""
-        if self.store.targets is None:
-            return self.lengths(samples)
         pieces = self._pieces(samples)
-        places = zip(pieces.starts.tolist(), pieces.lengths.tolist(), strict=True)
-        counts = [int(self.store.targets[start + 1 : start + length + 1].sum()) for start, length in places]
-        return _sums(np.array(counts), pieces.rows, len(samples))
+        return _sums(self._predicted(pieces), pieces.rows, len(samples))
+
+    def totals(self, samples: NDArray[np.int64]) -> tuple[int, int]:
+        """Tokens in all of these samples, without padding, and how many of them are predicted."""
+        pieces = self._pieces(samples)
+        return int(pieces.lengths.sum()), int(self._predicted(pieces).sum())
 
     def extents(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The tokens that samples are made of: int64, for each piece its first token and the one after its last."""
@@ -110,7 +111,6 @@ class Samples:
         Of no samples it is a row in which nothing is to be predicted: for a rank that has run out of them, but has to
         take part in the collectives of the others.
         """
-        source = np.asarray(self.store.tokens)  # a slice of a memmap costs ten times one of a plain array
         pieces = self._pieces(samples)
         sizes = _sums(pieces.lengths, pieces.rows, len(samples))
         longest = int(sizes.max(initial=1))
@@ -121,7 +121,7 @@ class Samples:
             positions, counting = np.zeros(shape, np.int64), np.arange(shape[1])
             columns = np.cumsum(pieces.lengths) - pieces.lengths - (np.cumsum(sizes) - sizes)[pieces.rows]
         for start, length, row, column in zip(*(values.tolist() for values in (*pieces, columns)), strict=True):
-            tokens = source[start : start + length + 1]
+            tokens = self.store.tokens[start : start + length + 1]
             inputs[row, column : column + length] = tokens[:-1]
             labels[row, column : column + length] = tokens[1:]
             if self.store.targets is not None:
@@ -156,6 +156,15 @@ class Samples:
     def _widths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of rows, as they are padded."""
         return np.clip(-(-lengths // MULTIPLE) * MULTIPLE, MULTIPLE, self.length)
+
+    def _predicted(self, pieces: Pieces) -> NDArray[np.int64]:
+        """Tokens that are predicted in each piece."""
+        if self.store.targets is None:
+            return pieces.lengths
+        places = zip(pieces.starts.tolist(), pieces.lengths.tolist(), strict=True)
+        return np.array(
+            [self.store.targets[start + 1 : start + length + 1].sum() for start, length in places], np.int64
+        )
 
     def _pieces(self, samples: NDArray[np.int64]) -> Pieces:
         return self.cut.pieces(self._places(samples))

@@ -1,8 +1,8 @@
 """Where the text comes from: a named corpus, a dataset, or files on a volume, cut into pieces that can be read apart.
 
 A piece is a range of a file: bytes of a `.txt` or of JSON lines, row groups of Parquet, entries of LMDB, else the whole
-file. How
-files are cut depends on their sizes alone, so the order of documents is the same however many processes read them.
+file. How files are cut depends on their sizes alone, so the order of documents is the same however many processes read
+them.
 Nothing here reads more of a file than its first bytes or its footer.
 """
 
@@ -104,7 +104,7 @@ def find(spec: DataSpec, environ: Mapping[str, str], *, cache: Path) -> Source:
     if spec.dataset is not None:
         local = Path(spec.dataset.name)
         return Source(spec.dataset.name, _dataset_files(local) if local.is_absolute() else ())
-    assert spec.path is not None  # noqa: S101  DataSpec has exactly one of the two
+    assert spec.path is not None  # noqa: S101  DataSpec has exactly one of the three
     return Source(spec.path, _files(Path(spec.path), cache))
 
 

@@ -110,13 +110,14 @@ def open_store(folder: Path) -> TokenStore:
     return TokenStore(
         folder,
         info,
-        tokens=_mapped(folder / "tokens.bin", info.dtype),
-        documents=_mapped(folder / "documents.bin", "int64"),
-        targets=_mapped(folder / _TARGETS, "uint8") if _TARGETS in info.files else None,
+        tokens=mapped(folder / "tokens.bin", info.dtype),
+        documents=mapped(folder / "documents.bin", "int64"),
+        targets=mapped(folder / _TARGETS, "uint8") if _TARGETS in info.files else None,
     )
 
 
-def _mapped(path: Path, dtype: str) -> NDArray[Any]:
+def mapped(path: Path, dtype: str) -> NDArray[Any]:
+    """A whole file as an array, read-only and memory-mapped."""
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))  # slices of np.memmap itself cost ten times as much
 
 
@@ -144,11 +145,7 @@ def write_store(folder: Path, tokenizer: Path, parts: Iterable[Made], quarantine
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:16]}-"))
     try:
         _write_files(scratch, tokenizer.read_bytes(), parts, quarantine)
-        try:
-            durable.rename(scratch, folder)
-        except OSError:
-            if check(folder) is not None:  # not the other preparer's store: a real failure
-                raise
+        durable.rename_once(scratch, folder, is_whole=lambda: check(folder) is None)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

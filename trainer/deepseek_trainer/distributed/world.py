@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import HashStore
 
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.contract import Env
-from deepseek_trainer.errors import TrainerError, UnavailableError
+from deepseek_trainer.errors import TrainerError, UnavailableError, first_line
 
 T = TypeVar("T")
 
@@ -149,12 +149,6 @@ def lost_peer(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(sign in text for sign in signs)
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _backend(name: str) -> str:

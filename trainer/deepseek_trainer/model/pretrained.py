@@ -17,8 +17,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 from transformers.utils import logging as transformers_logging
 
 from deepseek_trainer.config import ConfigError
-from deepseek_trainer.distributed.world import first_line
-from deepseek_trainer.errors import DataError
+from deepseek_trainer.errors import DataError, first_line
 from deepseek_trainer.model.build import IMPLEMENTATION
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,11 @@ import threading
 import time
 from collections.abc import Callable
 
+from deepseek_trainer.errors import first_line
 from deepseek_trainer.preflight.pairing import partner, rounds
 from deepseek_trainer.preflight.task import BEAT_S, Event, Task
+
+WORDS_MAX = 200
 
 
 def main() -> None:
@@ -29,7 +32,7 @@ def main() -> None:
     try:
         _check(task, tell)
     except Exception as error:
-        tell(Event(kind="failed", error=f"{type(error).__name__}: {_first_line(error)}"))
+        tell(Event(kind="failed", error=f"{type(error).__name__}: {first_line(error)[:WORDS_MAX]}"))
         os._exit(1)
     # Not sys.exit: a group whose peer is gone may not let the interpreter end.
     os._exit(0)
@@ -59,7 +62,7 @@ def _check(task: Task, tell: Callable[[Event], None]) -> None:
                 store, f"{task.key}/{name}", rank=rank, size=len(ranks) * task.procs, device=device, until=until
             )
         except RuntimeError as error:
-            return None, _first_line(error)
+            return None, first_line(error)[:WORDS_MAX]
         return mbps, ""
 
     for number in range(count):
@@ -87,10 +90,6 @@ def _beat(tell: Callable[[Event], None]) -> None:
     while True:
         tell(Event(kind="beat"))
         time.sleep(BEAT_S)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 if __name__ == "__main__":

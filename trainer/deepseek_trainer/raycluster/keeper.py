@@ -12,13 +12,13 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
 
 from deepseek_trainer.raycluster import command, startup
+from deepseek_trainer.raycluster.session import unreachable
 from deepseek_trainer.raycluster.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ _STEADY_S = 60.0
 """Whoever ran for so long is started again at once."""
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _REMINDER_S = 60.0
-_CONNECT_S = 3.0
 _END_S = 3.0
 """For Ray's own end; then it is killed."""
 
@@ -81,7 +80,7 @@ class Keeper:
     def _await_head(self) -> None:
         since = time.monotonic()
         told = None
-        while not self._stopping.is_set() and (problem := _unreachable(self._settings.head, self._settings.ports.gcs)):
+        while not self._stopping.is_set() and (problem := unreachable(self._settings.head, self._settings.ports.gcs)):
             now = time.monotonic()
             if told is None or now - told >= _REMINDER_S:
                 log.info("waiting for the head %s for %.0f s: %s", self._settings.head, now - since, problem)
@@ -112,15 +111,6 @@ def _help(pid: int) -> bool:
         return False
     startup.answer_for_agent(raylet)
     return True
-
-
-def _unreachable(head: str, port: int) -> str | None:
-    """Why no connection to the head can be had; None when there is one."""
-    try:
-        socket.create_connection((head, port), timeout=_CONNECT_S).close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -35,13 +35,19 @@ def await_head(environ: Mapping[str, str], seconds: float) -> None:
     if address is None:
         raise UnavailableError("the job has no Ray")
     end = time.monotonic() + seconds
-    while True:
-        try:
-            return socket.create_connection(address, timeout=REACH_S).close()
-        except OSError as error:
-            if time.monotonic() > end:
-                raise UnavailableError(f"the head {address[0]}: {error.strerror or error}") from error
+    while problem := unreachable(*address):
+        if time.monotonic() > end:
+            raise UnavailableError(f"the head {address[0]}: {problem}")
         time.sleep(PAUSE_S)
+
+
+def unreachable(host: str, port: int) -> str | None:
+    """Why no connection to the head can be had; None when there is one."""
+    try:
+        socket.create_connection((host, port), timeout=REACH_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def connect(environ: Mapping[str, str]) -> None:

@@ -11,11 +11,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from deepseek_trainer.data.audit.proof import Verdict, prove
-from deepseek_trainer.data.audit.summary import brief, rows
-from deepseek_trainer.errors import DataError
+from deepseek_trainer.data.audit.proof import Verdict
+from deepseek_trainer.data.audit.summary import answer, brief
 
 EXIT = {Verdict.PROVEN: 0, Verdict.NOT_PROVEN: 1, Verdict.UNKNOWN: 2}
 
@@ -28,16 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--at", type=int, metavar="STEP", help="show the chain at this step too")
     parser.add_argument("--brief-to", type=Path, metavar="FILE", help="put 4 KiB of JSON there, a pod's last words")
     told = parser.parse_args(arguments)
-    try:
-        proof = prove(told.folder, at=told.at)
-    except (DataError, OSError) as error:
-        answer: dict[str, Any] = {"verdict": Verdict.UNKNOWN.value, "rows": [("unknown", str(error))]}
-    else:
-        answer = {**proof.to_json(), "rows": rows(proof)}
+    found = answer(told.folder, at=told.at)
     if told.brief_to is not None:
-        told.brief_to.write_text(json.dumps(brief(answer)), encoding="utf-8")
-    print(json.dumps(answer, sort_keys=True) if told.json else _table(answer["rows"]))  # noqa: T201  its output is the answer
-    return EXIT[Verdict(answer["verdict"])]
+        told.brief_to.write_text(json.dumps(brief(found)), encoding="utf-8")
+    print(json.dumps(found, sort_keys=True) if told.json else _table(found["rows"]))  # noqa: T201  its output is the answer
+    return EXIT[Verdict(found["verdict"])]
 
 
 def _table(shown: list[tuple[str, str]]) -> str:

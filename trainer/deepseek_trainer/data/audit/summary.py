@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from deepseek_trainer.contract import TERMINATION_LOG_MAX_BYTES
-from deepseek_trainer.data.audit.proof import Proof, Verdict
+from deepseek_trainer.data.audit.proof import Proof, Verdict, prove
+from deepseek_trainer.errors import DataError
 
 _WORDS = {
     Verdict.PROVEN: "proven: every sample exactly once",
@@ -16,6 +18,19 @@ _WORDS = {
 
 _ROW_MAX = 400
 """Characters of a row in a brief answer."""
+
+
+def answer(folder: Path, *, at: int | None = None) -> dict[str, Any]:
+    """The proof about a job's folder as JSON, with its rows; unknown where there is nothing to judge.
+
+    Args:
+        at: a step whose chain is wanted too.
+    """
+    try:
+        proof = prove(folder, at=at)
+    except (DataError, OSError) as error:
+        return {"verdict": Verdict.UNKNOWN.value, "rows": [("unknown", str(error))]}
+    return {**proof.to_json(), "rows": rows(proof)}
 
 
 def rows(proof: Proof) -> list[tuple[str, str]]:
@@ -43,12 +58,12 @@ def rows(proof: Proof) -> list[tuple[str, str]]:
     return shown
 
 
-def brief(answer: dict[str, Any]) -> dict[str, Any]:
+def brief(whole: dict[str, Any]) -> dict[str, Any]:
     """Of an answer (a proof as JSON, and its rows) what fits into a pod's last words: rows are left out at the end."""
     kept: dict[str, Any] = {
-        name: answer[name] for name in ("verdict", "checkpoint", "step", "chain", "chain_at") if name in answer
+        name: whole[name] for name in ("verdict", "checkpoint", "step", "chain", "chain_at") if name in whole
     }
-    shown = [(name, text[:_ROW_MAX]) for name, text in answer["rows"]]
+    shown = [(name, text[:_ROW_MAX]) for name, text in whole["rows"]]
     left_out = 0
     while len(json.dumps({**kept, "rows": shown})) > TERMINATION_LOG_MAX_BYTES - _ROW_MAX:
         shown.pop()
