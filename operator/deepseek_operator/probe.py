@@ -86,8 +86,9 @@ class NodeProbe(Generic[Key]):
     async def _watch(self, key: Key, suspicion: Suspicion) -> None:
         dead, pause_s = dict.fromkeys(_nodes(suspicion), 0), self._pause_s
         while True:
-            known = any(await asyncio.gather(*[self._answers(host, self._kubelet_port) for host in suspicion.controls]))
-            for node, is_dead in await self._dead(suspicion.suspects):
+            # All in one moment: where this process gets no time, the controls are as late as the suspects.
+            known, found = await asyncio.gather(self._is_any_alive(suspicion.controls), self._dead(suspicion.suspects))
+            for node, is_dead in found:
                 dead[node] = dead[node] + 1 if is_dead and known else 0
             lost = frozenset(node for node, times in dead.items() if times >= LOOKS)
             look = self._looks[key]
@@ -96,6 +97,9 @@ class NodeProbe(Generic[Key]):
                 self._on_change(key)
             await asyncio.sleep(pause_s)
             pause_s = min(1.5 * pause_s, MOST_S)
+
+    async def _is_any_alive(self, controls: tuple[str, ...]) -> bool:
+        return any(await asyncio.gather(*[self._answers(host, self._kubelet_port) for host in controls]))
 
     async def _dead(self, suspects: frozenset[Suspect]) -> list[tuple[str, bool]]:
         async def is_dead(one: Suspect) -> bool:

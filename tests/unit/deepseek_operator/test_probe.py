@@ -55,6 +55,22 @@ async def test_what_proves_that_a_node_is_lost(alive: list[tuple[str, int]], los
     probe.close()
 
 
+async def test_controls_and_suspects_are_looked_at_in_one_moment() -> None:
+    """A process that gets no time for a second hears nobody: were they asked one after another, it might hear some."""
+    asked: set[tuple[str, int]] = set()
+
+    async def silent(address: str, port: int) -> bool:
+        asked.add((address, port))
+        return await asyncio.Event().wait()
+
+    probe: NodeProbe[str] = NodeProbe(kubelet_port=KUBELET, on_change=lambda key: None, answers=silent, pause_s=0.0)
+    probe.lost("job", DOUBT)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    probe.close()
+    assert asked == {(OTHER, KUBELET), (NODE, KUBELET), (POD, AGENT)}
+
+
 async def test_a_node_that_answers_again_is_not_lost() -> None:
     net = Net((OTHER, KUBELET))
     probe = net.probe()
