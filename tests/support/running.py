@@ -112,8 +112,15 @@ class Running:
 
 
 def manifest(name: str, image: str, claim: str, **spec: Any) -> dict[str, Any]:
-    """A tiny model on two workers."""
-    workers = {"replicas": 2, "image": image, "resources": {"requests": {"cpu": "50m", "memory": "512Mi"}}}
+    """A tiny model on two workers, each on a node of its own where two have room."""
+    label = {"matchLabels": {"training.deepseekjob.dev/job-name": name}}
+    apart = {"weight": 100, "podAffinityTerm": {"labelSelector": label, "topologyKey": "kubernetes.io/hostname"}}
+    workers = {
+        "replicas": 2,
+        "image": image,
+        "resources": {"requests": {"cpu": "50m", "memory": "512Mi"}},
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [apart]}},
+    }
     return {
         "apiVersion": "training.deepseekjob.dev/v1alpha1",
         "kind": "DeepSeekJob",
