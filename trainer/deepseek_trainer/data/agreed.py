@@ -18,8 +18,8 @@ from deepseek_trainer.raycluster import executor
 def open_samples(config: RunConfig, world: World, environ: Mapping[str, str]) -> Samples:
     """Opens the data on every rank. A collective.
 
-    Rank 0 prepares the store first, on the job's Ray nodes where it has some. Then each node's first rank looks: on a
-    shared folder it finds that one, else it prepares its own.
+    Rank 0 prepares the store first, on the job's Ray nodes where it has some. Then each other node's first rank looks: on
+    a shared folder it finds that one, else it prepares its own, which its node's ranks open.
 
     Raises:
         DataError: the ranks have different data, or it can't be read.
@@ -30,9 +30,9 @@ def open_samples(config: RunConfig, world: World, environ: Mapping[str, str]) ->
         samples.of(config, store.open_store(folder))  # what it is cut by, too
         return folder
 
-    world.lead(lambda: prepared(executor.of(environ)))
-    folders = world.agree(prepared, on=lambda world: world.local_rank == 0)
-    opened = store.open_store(next(folder for folder in folders if folder is not None))
+    first = world.lead(lambda: prepared(executor.of(environ)))
+    others = world.agree(prepared, on=lambda world: world.local_rank == 0 and not world.leader)
+    opened = store.open_store(others[world.rank - world.local_rank] or first)  # of this node's first rank
     fingerprints = world.gather(opened.info.fingerprint)
     if len(set(fingerprints)) > 1:
         raise DataError(
