@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import layout, load
-from deepseek_trainer.checkpoint.layout import Manifest
-from deepseek_trainer.data.audit.records import Encoder, Header, Reader, Record, file_of
+from deepseek_trainer.checkpoint.layout import Manifest, Start
+from deepseek_trainer.data.audit.records import Encoder, Header, LeaseRecord, Reader, Record, file_of
 from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.deal import micro_batches
 from deepseek_trainer.data.ledger import Ledger
@@ -39,7 +39,7 @@ class Training:
     ) -> None:
         self.folder, self.ranks, self.generation = folder, ranks, generation
         self.ledger = Ledger(fingerprint, samples, "stream:32", 0, batch)
-        found = self._found(fall_back_to)
+        found = newest(folder, fall_back_to)
         if found is not None:
             self.ledger = self.ledger.continued_from(found.manifest.ledger, allow_change=True)
         self.start = load.record_start(
@@ -59,10 +59,6 @@ class Training:
             )
             for rank in range(ranks)
         ]
-
-    def _found(self, step: int | None) -> load.Found | None:
-        newest = [path for at, path in layout.checkpoints(self.folder) if step is None or at == step]
-        return load.Found(newest[0], layout.read_manifest(newest[0])) if newest else None
 
     def steps(self, count: int = 1) -> Training:
         for _ in range(count):
@@ -84,20 +80,31 @@ class Training:
 
     def save(self) -> Training:
         self.sync()
-        step = self.ledger.step
-        manifest = Manifest(
-            *(1, "job", step, self.generation, self.generation, self.ranks, self.ledger.to_json(), {}, {}, {}, 0.1, ""),
-            start=self.start.start,
-        )
-        commit(layout.checkpoint_folder(self.folder, step), manifest.to_json())
+        checkpoint(self.folder, self.start, self.ledger.to_json())
         return self
 
     def file(self, rank: int = 0) -> Path:
         return file_of(self.folder / layout.AUDIT, self.start.start, rank)
 
 
+def newest(folder: Path, step: int | None = None) -> load.Found | None:
+    """The newest checkpoint, or that of a step."""
+    paths = [path for at, path in layout.checkpoints(folder) if step is None or at == step]
+    return load.Found(paths[0], layout.read_manifest(paths[0])) if paths else None
+
+
+def checkpoint(folder: Path, start: Start, ledger: dict[str, Any]) -> None:
+    """Commits a checkpoint without weights."""
+    step = ledger["step"]
+    manifest = Manifest(
+        *(1, "job", step, start.generation, start.generation, start.world_size, ledger, {}, {}, {}, 0.1, ""),
+        start=start.start,
+    )
+    commit(layout.checkpoint_folder(folder, step), manifest.to_json())
+
+
 def commit(path: Path, manifest: dict[str, Any]) -> None:
-    """Writes a checkpoint without weights."""
+    """Writes a manifest, and the mark that it is whole."""
     path.mkdir(parents=True, exist_ok=True)
     (path / layout.MANIFEST).write_text(json.dumps(manifest))
     (path / layout.COMMITTED).write_text(durable.describe(path / layout.MANIFEST)["sha256"])
@@ -106,6 +113,15 @@ def commit(path: Path, manifest: dict[str, Any]) -> None:
 def rewrite(path: Path, change: Callable[[list[Record]], list[Record]]) -> None:
     """Puts other records into a rank's file."""
     reader = Reader(path)
-    records = list(reader)
-    encoder = Encoder(reader.header)
-    path.write_bytes(encoder.first + b"".join(encoder.record(record) for record in change(records)))
+    _write(path, reader.header, change([record for record in reader if isinstance(record, Record)]))
+
+
+def rewrite_runs(path: Path, change: Callable[[list[LeaseRecord]], list[LeaseRecord]]) -> None:
+    """The same in mode Dynamic."""
+    reader = Reader(path)
+    _write(path, reader.header, change([record for record in reader if isinstance(record, LeaseRecord)]))
+
+
+def _write(path: Path, header: Header, records: Sequence[Record | LeaseRecord]) -> None:
+    encoder = Encoder(header)
+    path.write_bytes(encoder.first + b"".join(encoder.record(record) for record in records))

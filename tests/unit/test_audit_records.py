@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deepseek_trainer.checkpoint import layout
-from deepseek_trainer.data.audit.records import MAGIC, DamagedError, Encoder, Header, Reader, Record, file_of
+from deepseek_trainer.data.audit.frames import MAGIC, DamagedError
+from deepseek_trainer.data.audit.records import Encoder, Header, Reader, Record, file_of
 from deepseek_trainer.data.audit.tally import Tally
 from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.errors import UnavailableError
@@ -46,7 +47,8 @@ def test_what_was_recorded_is_read_back(
     log.sync()
     reader = Reader(file_of(folder, "g1-a1-0", 0))
     assert reader.header == header()
-    read = [sorted(zip(record.samples.tolist(), record.epochs.tolist(), strict=True)) for record in reader]
+    records = [record for record in reader if isinstance(record, Record)]
+    read = [sorted(zip(record.samples.tolist(), record.epochs.tolist(), strict=True)) for record in records]
     assert read == [sorted(uses) for uses in steps]
 
 

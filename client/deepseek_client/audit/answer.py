@@ -61,8 +61,8 @@ def compared(answer: Answer, job: DeepSeekJob) -> Answer:
     at = answer.facts.get("chain_at")
     if training is None or step is None:
         return _with(answer, "has no chain yet", "unknown")
-    if isinstance(at, list) and len(at) == 2 and at[0] == step:
-        same = at[1] == training.chain
+    if isinstance(at, list) and len(at) > 1 and at[0] == step:
+        same = training.chain in at[1:]
         said = f"chain of step {step}: {'equal to the recomputed one' if same else 'DIFFERS from the recomputed one'}"
         verdict = answer.verdict if same else "not proven"
         return _with(answer, said, "equal" if same else "differs", verdict)

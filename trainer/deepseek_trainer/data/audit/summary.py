@@ -40,11 +40,17 @@ def rows(proof: Proof) -> list[tuple[str, str]]:
         ("checkpoint", f"{proof.checkpoint}, {proof.counted} of {proof.starts} starts of training are in it"),
         ("steps", f"{proof.audited:,} of {proof.step:,} audited"),
         ("samples", f"{proof.samples:,} trained, {proof.lost:,} {_missing(proof)}, {proof.repeated:,} repeated"),
-        ("epochs", _epochs(proof)),
+        ("shards", _shards(proof)) if proof.shards else ("epochs", _epochs(proof)),
         ("chain", _chain(proof)),
     ]
     if proof.strange:
         shown.append(("strange", f"{proof.strange:,} samples that the data doesn't have, or that were not due yet"))
+    if proof.shards and proof.lost and not proof.lost_rows:
+        shown.append((_missing(proof), f"{proof.lost:,} rows: which ones can't be told"))
+    if proof.endless:
+        shown.append(
+            (_missing(proof), f"ends of {proof.endless:,} shards that are done, and what rows are before them")
+        )
     shown += [
         (_missing(proof), f"epoch {epoch}{_of(proof, from_step)}: sample {sample}")
         for from_step, epoch, sample in proof.lost_examples
@@ -52,6 +58,13 @@ def rows(proof: Proof) -> list[tuple[str, str]]:
     shown += [
         ("repeated", f"epoch {epoch}: sample {sample}, again in step {step}")
         for step, epoch, sample in proof.repeated_examples
+    ]
+    shown += [
+        (_missing(proof), f"shard {lease}{_of(proof, from_step)}: row {row}")
+        for from_step, lease, row in proof.lost_rows
+    ]
+    shown += [
+        ("repeated", f"shard {lease}: row {row}, again in step {step}") for step, lease, row in proof.repeated_rows
     ]
     shown += [("no evidence", gap) for gap in proof.gaps]
     shown += [("problem", problem) for problem in proof.problems]
@@ -83,9 +96,15 @@ def _epochs(proof: Proof) -> str:
     now = proof.epoch
     changed = f" on {proof.segments} different data" if proof.segments > 1 else ""
     whole = f"{proof.complete:,} complete{changed}"
-    if not now["due"]:
+    if not now.get("due"):
         return whole
     return f"{whole}; epoch {now['number']}: {now['trained']:,} of {now['samples']:,} so far"
+
+
+def _shards(proof: Proof) -> str:
+    changed = f" on {proof.segments} different data" if proof.segments > 1 else ""
+    epochs = f"; {proof.complete:,} epochs complete" if proof.complete else ""
+    return f"{proof.shards['whole']:,} whole{changed}, {proof.shards['open']:,} open{epochs}"
 
 
 def _chain(proof: Proof) -> str:

@@ -7,13 +7,15 @@ be lost or torn with the process: it is trained anew, and those records never co
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepseek_trainer import durable
-from deepseek_trainer.data.audit.records import Encoder, Header, Record, file_of
+from deepseek_trainer.data.audit.records import Encoder, Header, LeaseRecord, Record, file_of
+from deepseek_trainer.data.dynamic.runs import Run
 from deepseek_trainer.errors import UnavailableError
 
 _BUFFER_BYTES = 1 << 20
@@ -29,6 +31,7 @@ class AuditLog:
         self._encoder = Encoder(header)
         self._pending = bytearray(self._encoder.first)
         self._named = False
+        self._cut = False
 
     def record(self, step: int, samples: NDArray[np.int64], epochs: NDArray[np.int64]) -> None:
         """Notes what this rank has trained in an optimizer step that is done; each step once, in order.
@@ -41,17 +44,34 @@ class AuditLog:
         Raises:
             UnavailableError: the volume is full, read-only or gone.
         """
-        self._pending += self._encoder.record(Record(step, samples, epochs))
-        if len(self._pending) > _BUFFER_BYTES:
-            self._write(wait=False)
+        self._append(Record(step, samples, epochs))
+
+    def record_runs(self, step: int, runs: Sequence[Run]) -> None:
+        """The same in mode Dynamic.
+
+        Args:
+            step: optimizer steps done, with this one.
+            runs: rows of this rank's own leases, in the order in which they were trained; may be empty.
+
+        Raises:
+            UnavailableError: the volume is full, read-only or gone.
+        """
+        self._append(LeaseRecord(step, tuple(runs), self._cut))
+        self._cut = False
 
     def sync(self) -> None:
-        """Returns when everything that was recorded is on the disk.
+        """Returns when everything that was recorded is on the disk. To be called before a checkpoint, and only then.
 
         Raises:
             UnavailableError: the volume is full, read-only or gone.
         """
         self._write(wait=True)
+        self._cut = True
+
+    def _append(self, record: Record | LeaseRecord) -> None:
+        self._pending += self._encoder.record(record)
+        if len(self._pending) > _BUFFER_BYTES:
+            self._write(wait=False)
 
     def _write(self, *, wait: bool) -> None:
         try:

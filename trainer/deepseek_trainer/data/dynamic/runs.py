@@ -1,4 +1,4 @@
-"""What was trained of a lease, as runs of rows; and the names of its samples.
+"""What was trained of a lease, as runs of rows; the names of its samples, and the chain of them.
 
 A lease is one shard in one turn. Its training rows have a training order, the same on every rank and after any fault,
 and are trained in it from 0 on without holes. So a few numbers say which rows were trained.
@@ -6,6 +6,7 @@ and are trained in it from 0 on without holes. So a few numbers say which rows w
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,3 +36,9 @@ def ids(runs: Sequence[Run]) -> NDArray[np.int64]:
         np.arange(run.lease * ROWS_MAX + run.first, run.lease * ROWS_MAX + run.stop, dtype=np.int64) for run in runs
     ]
     return np.concatenate(made) if made else np.zeros(0, np.int64)
+
+
+def link(chain: str, runs: Sequence[Run]) -> str:
+    """The chain after a cut before which these runs were trained, since the cut before; without a row it stays as it is."""
+    used = np.sort(ids(runs))
+    return hashlib.sha256(bytes.fromhex(chain) + used.astype(">i8").tobytes()).hexdigest() if len(used) else chain
