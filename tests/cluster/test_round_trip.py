@@ -20,12 +20,12 @@ pytestmark = pytest.mark.cluster
 FULL = {
     "trainer": full_job.trainer_job(),
     "finetune": full_job.finetune_job(),
+    "streaming": full_job.streaming_job(),
     "script": full_job.script_job(),
     "module": full_job.module_job(),
 }
 ELSEWHERE = {
     "workers.volumes.hostPath": "is there to be refused with a remedy",
-    "data.path": "excludes data.corpus",
     **{f"data.dataset.{field}": "excludes data.corpus" for field in ("name", "config", "revision", "split")},
 }
 MINIMAL: Manifest = {
@@ -73,6 +73,8 @@ DEFAULTS: dict[str, Any] = {
         "maxBadRecords": 100,
         "validationFraction": 0.02,
         "shuffle": {"blockSamples": 256, "windowBlocks": 1024, "readAhead": True},
+        "mode": "Deterministic",
+        "dynamic": {"shardBytes": 1048576, "stream": False},
         "batching": {"mode": "Stream", "documentMask": False, "dealing": "Even"},
         "allowChange": False,
         "audit": False,

@@ -40,6 +40,8 @@ NEVER: dict[str, Change] = {
     "data.batching": {"data/batching/mode": "Packed"},
     "data.batching.dealing": {"data/batching": {"mode": "Packed", "dealing": "ByPace"}},
     "data.shuffle": {"data/shuffle/windowBlocks": 513},
+    "data.mode": {"data": {"corpus": "chitchat", "mode": "Dynamic"}},
+    "data.dynamic": {"data": {"corpus": "chitchat", "mode": "Dynamic", "dynamic": {"shardBytes": 4096}}},
     "data.allowChange": {"data/allowChange": False},
     "data to a dataset": {"data": {"dataset": {"name": "org/data", "config": "en", "split": "test", "revision": "v1"}}},
     "data to a path": {"data": {"path": "/data"}},

@@ -256,6 +256,19 @@ def finetune_job() -> Manifest:
     return job | {"spec": job["spec"] | {"trainer": trainer}}
 
 
+def streaming_job() -> Manifest:
+    """The same that leases shards of a folder to which files are added."""
+    job = trainer_job()
+    data = {key: value for key, value in job["spec"]["data"].items() if key not in ("corpus", "shuffle")}
+    dynamic = {
+        "path": "/data/arriving",
+        "mode": "Dynamic",
+        "dynamic": {"shardBytes": 65536, "stream": True},
+        "batching": {"mode": "Stream", "documentMask": True, "dealing": "ByPace"},
+    }
+    return job | {"spec": job["spec"] | {"data": data | dynamic}}
+
+
 def script_job() -> Manifest:
     """The same with a script of the user's."""
     job = trainer_job()

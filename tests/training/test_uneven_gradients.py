@@ -1,6 +1,6 @@
 """I8: the gradient of a step is that of its batch in one process, however unevenly the ranks share it.
 
-The loop's own step (`train._accumulate`), fed by its own loader, for each rank of a world in turn; what is played is the
+The loop's own step (`train._accumulate`), fed by its own feed, for each rank of a world in turn; what is played is the
 mean over the ranks that FSDP takes, and a model that is small and knows no shards.
 """
 
@@ -17,14 +17,16 @@ import pytest
 import torch
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data import samples
+from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.ledger import Ledger
-from deepseek_trainer.data.loader import Loader
+from deepseek_trainer.data.positions import PositionFeed
 from deepseek_trainer.data.samples import Samples
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.progress import Progress
 from deepseek_trainer.pulse import PulseWriter
 from deepseek_trainer.report import Reporter
 from deepseek_trainer.train import Run, _accumulate
+from numpy.typing import NDArray
 from support.datajob import PlayedWorld
 from support.stores import store_of
 from torch import nn
@@ -60,8 +62,28 @@ class Tiny(nn.Module):
         """FSDP's."""
 
 
+def _config(batch: int, batching: dict[str, Any] | None = None) -> RunConfig:
+    training = {"steps": 2, "sequenceLength": 16, "microBatchSize": 3, "globalBatchSize": batch}
+    return RunConfig.model_validate(
+        {
+            "job": "j",
+            "trainer": {"training": training},
+            "data": {"corpus": "gcide", "batching": batching or {}},
+            "dataCache": "/nowhere",
+        }
+    )
+
+
+class Noted:
+    """What an audit is told."""
+
+    def record(self, step: int, samples: NDArray[np.int64], epochs: NDArray[np.int64]) -> None:
+        self.samples = samples.tolist()
+
+
 def shared_out(data: Samples, batch: int, ranks: int, dtype: torch.dtype) -> tuple[torch.Tensor, float, list[int]]:
     """The gradient of a step, its loss, and what was trained, on so many ranks."""
+    config = _config(batch)
     ledger = Ledger("f" * 64, data.training, data.layout, 3, batch, step=1)
     total, loss, trained = torch.zeros(()), 0.0, []
     for rank in range(ranks):
@@ -74,13 +96,16 @@ def shared_out(data: Samples, batch: int, ranks: int, dtype: torch.dtype) -> tup
             waits=Waits(pulse, CPU),
             model=model,
         )
-        at = dict(first=1, last=2, rank=rank, world_size=ranks, device=CPU)
-        with closing(Loader(data, lambda step, count: ledger.batches(count), **at)) as loader:  # type: ignore[arg-type]
-            mine, places = _accumulate(cast(Run, run), loader, loader.step(1))
+        audit = Noted()
+        feed = PositionFeed(config, run.world, data, ledger, run.waits, cast(AuditLog, audit))
+        with closing(feed):
+            step = feed.next(lambda: False)
+            mine = _accumulate(cast(Run, run), feed, step)
+            feed.trained()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         total = total + torch.cat([gradient.flatten() for gradient in gradients]) / ranks
         loss += mine
-        trained += places.tolist()
+        trained += audit.samples
     return total, loss, trained
 
 
@@ -96,14 +121,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(params=BATCHINGS, ids=lambda batching: "-".join(map(str, batching.values())))
 def data(request: pytest.FixtureRequest, tmp_path: Path) -> Samples:
     """Chat-like: only every third token or so is to be predicted, so samples differ in their number of targets."""
-    config = RunConfig.model_validate(
-        {
-            "job": "j",
-            "trainer": {"training": {"steps": 1, "sequenceLength": 16, "microBatchSize": 3}},
-            "data": {"corpus": "gcide", "batching": request.param},
-            "dataCache": str(tmp_path),
-        }
-    )
+    config = _config(1, request.param)
     wanted = np.flatnonzero(np.random.default_rng(0).random(sum(LENGTHS)) < 0.35).tolist()
     return samples.of(config, store_of(LENGTHS, folder=tmp_path, loss_on=wanted))
 
@@ -113,10 +131,11 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> Samples:
 def test_the_gradient_is_that_of_one_process(data: Samples, batch: int, dtype: torch.dtype) -> None:
     alone, loss, trained = shared_out(data, batch, 1, dtype)
     assert alone.abs().max() > 1e-3, "there is something to compare"
-    assert sorted(trained) == list(range(batch))
+    order = Ledger("f" * 64, data.training, data.layout, 3, batch, step=1).batch().samples
+    assert sorted(trained) == sorted(order.tolist())
     for ranks in range(2, 10):
         gradient, same, places = shared_out(data, batch, ranks, dtype)
-        assert sorted(places) == list(range(batch)), f"{ranks} ranks trained other samples"
+        assert sorted(places) == sorted(trained), f"{ranks} ranks trained other samples"
         assert same == pytest.approx(loss, rel=1e-6)
         assert (gradient - alone).abs().max() <= 1e-6 * max(1.0, float(alone.abs().max())), f"{ranks} ranks"
 

@@ -276,6 +276,26 @@ class BatchingSpec(Section):
         return self
 
 
+SHARD_BYTES = 2**20
+
+
+class DynamicSpec(Section):
+    """Dynamic mode: what is leased, and whether more arrives."""
+
+    shard_bytes: Annotated[int, Field(ge=2**10, le=2**30)] = Field(
+        SHARD_BYTES,
+        description="How much of the source a lease has, where files can be cut; a smaller file is a shard of its own. A shard "
+        "should have several times the samples that a rank trains in a step.",
+    )
+    stream: bool = Field(
+        False,
+        description="true: data.path is a folder to which files are added while the job trains, complete (by a rename) and under "
+        "names that sort in the order of arrival. An empty file _SUCCESS says that no more come: the job succeeds when all is "
+        "trained, or after trainer.training.steps. While there is nothing to train it waits. Each file is trained once, and has "
+        "to stay as it is until the job has ended.",
+    )
+
+
 class DataSpec(Section):
     """What is trained on: a named corpus, files on a mounted volume, or a dataset of the Hugging Face library."""
 
@@ -316,6 +336,15 @@ class DataSpec(Section):
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.02, description="Share of the samples that is held out for validation."
     )
+    mode: Literal["Deterministic", "Dynamic"] = Field(
+        "Deterministic",
+        description="How the ranks come by their samples. Deterministic: all is tokenised first, and what a step trains on is a "
+        "function of its number. Dynamic: training begins with the first tokens; the ranks lease shards of the source, a slow one "
+        "less than the others, so what a step trains on depends on how fast they are. In both each sample is trained exactly "
+        "once an epoch, whatever fails. Dynamic is with batching.mode Stream only; batching.dealing is always by pace, and "
+        "shuffle means nothing: shards come in a random order, and the rows of each, but in a stream as they arrive.",
+    )
+    dynamic: DynamicSpec = Field(default_factory=DynamicSpec, description="For mode Dynamic.")
     batching: BatchingSpec = Field(
         default_factory=BatchingSpec, description="How documents become the samples of a batch."
     )
@@ -338,6 +367,26 @@ class DataSpec(Section):
     def _exactly_one_source(self) -> DataSpec:
         if sum(source is not None for source in (self.corpus, self.path, self.dataset)) != 1:
             raise ValueError("set exactly one of data.corpus, data.path and data.dataset")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_mode(self) -> DataSpec:
+        if self.mode == "Deterministic":
+            if self.dynamic != DynamicSpec():
+                raise ValueError(
+                    "data.dynamic belongs to mode Dynamic; set data.mode to Dynamic, or remove data.dynamic"
+                )
+            return self
+        if self.batching.mode != "Stream":
+            raise ValueError(
+                "mode Dynamic cuts shards into rows: set data.batching.mode to Stream, or data.mode to Deterministic"
+            )
+        if self.shuffle != ShuffleSpec():
+            raise ValueError(
+                "mode Dynamic has no windows of blocks: remove data.shuffle, or set data.mode to Deterministic"
+            )
+        if self.dynamic.stream and self.path is None:
+            raise ValueError("a stream is a folder: set data.path, or remove data.dynamic.stream")
         return self
 
 

@@ -202,8 +202,8 @@ class Data(_Message):
     """The first of them, QUARANTINED_SHOWN at most: file, place and reason, QUARANTINED_LENGTH characters each at most."""
 
 
-Phase = Literal["starting", "preparing", "training", "evaluating", "checkpointing", "finished"]
-"""What a training process does; steps are made while it is training."""
+Phase = Literal["starting", "preparing", "training", "evaluating", "checkpointing", "finished", "waiting"]
+"""What a training process does; steps are made while it is training. waiting: for data that has yet to arrive."""
 
 
 class Report(_Message):

@@ -11,27 +11,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from deepseek_trainer.checkpoint import layout, load, retention, save, state
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.config import DataSpec, RunConfig
 from deepseek_trainer.contract import Env
-from deepseek_trainer.data import agreed, readahead, store
+from deepseek_trainer.data import modes
 from deepseek_trainer.data.audit.records import Header
 from deepseek_trainer.data.audit.writer import AuditLog
-from deepseek_trainer.data.ledger import Batch, Ledger
-from deepseek_trainer.data.loader import Loader, Step
-from deepseek_trainer.data.samples import Samples
-from deepseek_trainer.data.shares import AHEAD, Shares
+from deepseek_trainer.data.feed import Data, Feed, Ledger, Step
 from deepseek_trainer.distributed import sharding
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
@@ -55,7 +50,7 @@ class Run:
     config: RunConfig
     world: World
     progress: Progress
-    data: Samples
+    data: Data
     model: Any
     optimizer: torch.optim.Optimizer
     waits: Waits
@@ -78,45 +73,50 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     run, ledger, found = _set_up(config, world, progress, environ)
     saved_step = _resume(run, ledger, found)
     stop.defer()
-    progress.started()
-    if config.trainer.task == "finetune" and found is None:
-        _evaluate(run, ledger.step)  # what the weights are worth before the first step
+    with closing(run.data.feed(ledger, waits=run.waits, progress=progress, audit=run.audit)) as feed:
+        progress.update(data=feed.report())
+        progress.started()
+        if config.trainer.task == "finetune" and found is None:
+            _evaluate(run, feed)  # what the weights are worth before the first step
 
-    shares = _shares(run)
-    with closing(_loader(run, ledger, shares)) as loader:
-        while ledger.step < training.steps:
-            rate = schedule.learning_rate(config.trainer.optimizer, step=ledger.step, total_steps=training.steps)
+        last = feed.ledger.step >= training.steps
+        while not last:
+            rate = schedule.learning_rate(config.trainer.optimizer, step=feed.ledger.step, total_steps=training.steps)
             adamw.set_learning_rate(run.optimizer, rate)
-            run.waits.begin(ledger.step)
-            with run.waits.data():
-                step = loader.step(ledger.step)
-            loss, trained = _accumulate(run, loader, step)
-            with run.waits.collective():
-                norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.trainer.optimizer.gradient_clip)
-            run.optimizer.step()
-            run.optimizer.zero_grad()
-            ledger = ledger.advance(step.batch)
-            if run.audit is not None:
-                run.audit.record(ledger.step, step.batch.samples[trained], step.batch.epochs[trained])
+            run.waits.begin(feed.ledger.step)
+            step = feed.next(lambda: stop.requested)
+            if step is None:  # a stream is at its end, or SIGTERM came while all waited for it
+                last, stopping = feed.ended, not feed.ended
+            else:
+                loss = _accumulate(run, feed, step)
+                with run.waits.collective():
+                    norm = torch.nn.utils.clip_grad_norm_(
+                        run.model.parameters(), config.trainer.optimizer.gradient_clip
+                    )
+                run.optimizer.step()
+                run.optimizer.zero_grad()
+                feed.trained()
 
-            # The ranks agree on the loss, and on whether to stop after this step.
-            with run.waits.collective():
-                loss, stopping = world.total(loss, float(stop.requested))
-                grad_norm = sharding.global_norm(norm)
-            pace = progress.stepped(ledger.step, step.tokens)
-            _tell(run, ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace)
-            if shares is not None and (changed := shares.stepped(ledger.step, pace.busy_s)) is not None:
-                log.info("dealing by pace: samples of each rank: %s", ",".join(map(str, changed)))
+                # The ranks agree on the loss, and on whether to stop after this step.
+                with run.waits.collective():
+                    loss, told_to_stop = world.total(loss, float(stop.requested))
+                    grad_norm = sharding.global_norm(norm)
+                pace = progress.stepped(feed.ledger.step, step.tokens)
+                _tell(run, feed.ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace)
+                feed.paced(pace.busy_s)
+                last, stopping = feed.ledger.step == training.steps, bool(told_to_stop)
 
-            last = ledger.step == training.steps
-            if last or (not stopping and _due(ledger.step, config.trainer.evaluation.every_steps)):
-                _evaluate(run, ledger.step)
-            if config.checkpoint and (last or stopping or _due(ledger.step, config.checkpoint.every_steps)):
-                saved_step = _save(run, ledger)
+            number = feed.ledger.step
+            if last or (not stopping and _due(number, config.trainer.evaluation.every_steps)):
+                _evaluate(run, feed)
+            due = last or stopping or (config.checkpoint and _due(number, config.checkpoint.every_steps))
+            if config.checkpoint and due and number != saved_step:
+                saved_step = _save(run, feed)
             if stopping and not last:
                 kept = "nothing, as the job has no checkpoint" if saved_step is None else f"step {saved_step}"
-                raise PreemptedError(f"SIGTERM: stopped after step {ledger.step}; saved: {kept}")
+                raise PreemptedError(f"SIGTERM: stopped after step {number}; saved: {kept}")
 
+        ledger = feed.ledger
     progress.update(phase="finished", eta_seconds=0.0)
     log.info("finished %s", fields(step=ledger.step, samples=ledger.position, chain=ledger.chain))
 
@@ -127,10 +127,9 @@ def _set_up(
     """Data, model and optimizer, the ledger before the first step, and the checkpoint to go on from, if there is one."""
     spec, training = config.trainer, config.trainer.training
     progress.update(phase="preparing", total_steps=training.steps)
-    data = agreed.open_samples(config, world, environ)
-    info = data.store.info
-    source = origin.of(spec, vocab_size=info.vocab_size)
-    ledger = Ledger.of(config, fingerprint=info.fingerprint, samples=data.training, layout=data.layout)
+    data = modes.open_data(config, world, progress, environ)
+    source = origin.of(spec, vocab_size=data.vocab_size)
+    ledger = data.ledger
     checkpoints, found, audit = _writer(config, world, environ, source.identity()), None, None
     if checkpoints is not None:
         found, start = _find(checkpoints, ledger, world, config.data)
@@ -150,13 +149,11 @@ def _set_up(
             parameters=parameters,
             ranks=world.size,
             device=world.device.type,
-            samples=data.training,
-            held_out=data.validation,
-            tokens=info.tokens,
-            unigram_entropy=info.unigram_entropy,
+            **data.facts,
+            unigram_entropy=data.unigram_entropy,
         ),
     )
-    progress.update(unigram_entropy=info.unigram_entropy, data=store.report(data.store))
+    progress.update(unigram_entropy=data.unigram_entropy)
     run = Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), waits, checkpoints, audit)
     return run, ledger, found
 
@@ -245,84 +242,41 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
     return ledger.step
 
 
-def _shares(run: Run) -> Shares | None:
-    """How many samples each rank gets, by its pace; None: all as many."""
-    if run.config.data.batching.dealing == "Even":
-        return None
-    return Shares(run.config.trainer.training.global_batch_size, run.world.size, run.world.gather)
-
-
-def _loader(run: Run, ledger: Ledger, shares: Shares | None) -> Loader:
-    """This rank's data from the ledger's step on."""
-    ahead = readahead.of(run.data, ledger) if run.config.data.shuffle.read_ahead else None
-
-    def batches(step: int, count: int) -> Iterator[Batch]:
-        here = replace(ledger, step=step)
-        for number, batch in enumerate(here.batches(count), start=step):
-            if ahead is not None:
-                ahead.follow(replace(ledger, step=number))
-            yield batch
-
-    return Loader(
-        run.data,
-        batches,
-        first=ledger.step,
-        last=run.config.trainer.training.steps,
-        rank=run.world.rank,
-        world_size=run.world.size,
-        device=run.world.device,
-        depth=None if shares is None else AHEAD,
-        shares_of=(lambda step: None) if shares is None else shares.of,
-    )
-
-
-def _accumulate(run: Run, loader: Loader, step: Step) -> tuple[float, NDArray[np.int64]]:
-    """This rank's part of the gradient of the whole batch, and of its mean loss.
-
-    Returns:
-        The part of the loss, and the places in the batch of the samples that it is of.
-    """
+def _accumulate(run: Run, feed: Feed, step: Step) -> float:
+    """This rank's part of the gradient of the whole batch; its part of the mean loss."""
     summed = torch.zeros((), dtype=torch.float64, device=run.world.device)
-    trained = []
     for i in range(step.micro_steps):
         sharding.sync_on_last(run.model, last=i == step.micro_steps - 1)
-        with run.waits.data():
-            places, micro_batch = loader.micro_batch()
+        micro_batch = feed.micro_batch()
         run.progress.pulse.tick()  # before and after what waits for the others
         loss = summed_loss(run.model, micro_batch)
         (loss * (run.world.size / step.targets)).backward()  # FSDP takes the mean over the ranks
         summed += loss.detach()
-        trained.append(places)
         run.progress.pulse.tick()
-    return float(summed) / step.targets, np.concatenate(trained)
+    return float(summed) / step.targets
 
 
-def _evaluate(run: Run, step: int) -> None:
+def _evaluate(run: Run, feed: Feed) -> None:
     run.progress.update(phase="evaluating")
-    spec = run.config.trainer
-    loss = validation_loss(
-        run.model,
-        run.data,
-        run.world,
-        batches=spec.evaluation.batches,
-        tick=run.progress.pulse.tick,
-    )
-    log.info(
-        "evaluated %s",
-        fields(step=step, validation_loss=loss, unigram_entropy=run.data.store.info.unigram_entropy),
-    )
+    loss = validation_loss(run.model, feed.held_out(), run.world, tick=run.progress.pulse.tick)
+    if loss is not None:
+        entropy = run.data.unigram_entropy
+        log.info("evaluated %s", fields(step=feed.ledger.step, validation_loss=loss, unigram_entropy=entropy))
     run.progress.update(phase="training", validation_loss=loss)
     run.progress.started()
 
 
-def _save(run: Run, ledger: Ledger) -> int:
+def _save(run: Run, feed: Feed) -> int:
     assert run.checkpoints is not None  # noqa: S101  asked for by the caller
     run.progress.update(phase="checkpointing")
+    ledger = feed.cut()
     if run.audit is not None:  # on the disk before the checkpoint that it is the evidence of
         run.world.agree(run.audit.sync, on=lambda world: True)
-    saved = run.checkpoints.save(state.collect(run.model, run.optimizer), ledger.to_json())
+    saved = run.checkpoints.save(state.collect(run.model, run.optimizer), ledger)
     log.info("saved %s", fields(step=saved.step, path=saved.path, bytes=saved.bytes, seconds=saved.seconds))
-    run.progress.update(phase="training", checkpoint=saved)
+    run.progress.update(
+        phase="training", checkpoint=saved, epoch=ledger["epoch"], chain=ledger["chain"], data=feed.report()
+    )
     run.progress.started()
     return saved.step
 

@@ -80,6 +80,32 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             "set exactly one of corpus (a named corpus), path (files on a volume of the workers) and dataset (of the Hugging "
             "Face library)",
         ),
+        Rule(
+            "(has(self.mode) && self.mode == 'Dynamic') || !has(self.dynamic) || "
+            "((!has(self.dynamic.stream) || !self.dynamic.stream) && "
+            "(!has(self.dynamic.shardBytes) || self.dynamic.shardBytes == 1048576))",
+            "dynamic belongs to mode Dynamic: set mode to Dynamic, or remove dynamic",
+            ".dynamic",
+        ),
+        Rule(
+            "!has(self.mode) || self.mode != 'Dynamic' || !has(self.batching) || !has(self.batching.mode) || "
+            "self.batching.mode == 'Stream'",
+            "mode Dynamic cuts shards into rows: set batching.mode to Stream, or mode to Deterministic",
+            ".batching",
+        ),
+        Rule(
+            "!has(self.mode) || self.mode != 'Dynamic' || !has(self.shuffle) || "
+            "((!has(self.shuffle.blockSamples) || self.shuffle.blockSamples == 256) && "
+            "(!has(self.shuffle.windowBlocks) || self.shuffle.windowBlocks == 1024) && "
+            "(!has(self.shuffle.readAhead) || self.shuffle.readAhead))",
+            "mode Dynamic has no windows of blocks: remove shuffle, or set mode to Deterministic",
+            ".shuffle",
+        ),
+        Rule(
+            "!has(self.dynamic) || !has(self.dynamic.stream) || !self.dynamic.stream || has(self.path)",
+            "a stream is a folder: set path, or remove dynamic.stream",
+            ".dynamic",
+        ),
     ),
 }
 """Rules across fields of the injected schemas, by their path below `spec`."""

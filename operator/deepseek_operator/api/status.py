@@ -124,7 +124,10 @@ class AppliedProfile(StatusModel):
 class TrainingProgress(StatusModel):
     """What the training reported last."""
 
-    phase: str = Field("", description="starting, preparing, training, evaluating, checkpointing or finished.")
+    phase: str = Field(
+        "",
+        description="starting, preparing, training, evaluating, checkpointing, finished, or waiting (for data that has yet to arrive).",
+    )
     step: int | None = Field(None, description="Optimizer steps done.")
     total_steps: int | None = Field(None, description="Optimizer steps of the whole run.")
     percent: str | None = Field(None, description="Steps done, as text with a percent sign.")

@@ -29,7 +29,7 @@ HANGS_MAX = 8
 HANG_REASONS = frozenset({"frozen", "silent", "behind"})
 SILENT_MAX = 16
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-PHASES = frozenset({"starting", "preparing", "training", "evaluating", "checkpointing", "finished"})
+PHASES = frozenset({"starting", "preparing", "training", "evaluating", "checkpointing", "finished", "waiting"})
 GOODPUT_KEYS = ("productive", "startup", "checkpoint", "recovery", "stalled", "waiting")
 
 

@@ -8,7 +8,7 @@ from deepseek_operator.decide.gang import is_present, members
 from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Event
 
-_STEPPING = frozenset({"training", "evaluating", "checkpointing", "finished"})
+_STEPPING = frozenset({"training", "evaluating", "checkpointing", "finished", "waiting"})
 
 
 def running(turn: Turn) -> Turn:

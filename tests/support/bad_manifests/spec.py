@@ -70,6 +70,38 @@ BAD = [
         "take mode Stream or Packed, or dealing Even",
     ),
     trainer(
+        "shards-without-dynamic",
+        {"data/dynamic": {"shardBytes": 4096}},
+        "spec.data.dynamic",
+        "set mode to Dynamic, or remove dynamic",
+    ),
+    trainer(
+        "stream-without-dynamic",
+        {"data": {"path": "/data", "dynamic": {"stream": True}}},
+        "spec.data.dynamic",
+        "set mode to Dynamic, or remove dynamic",
+    ),
+    trainer(
+        "dynamic-with-buckets",
+        {"data/mode": "Dynamic", "data/batching": {"mode": "Bucketed"}},
+        "spec.data.batching",
+        "set batching.mode to Stream, or mode to Deterministic",
+    ),
+    trainer(
+        "dynamic-with-windows",
+        {"data/mode": "Dynamic", "data/shuffle": {"windowBlocks": 64}},
+        "spec.data.shuffle",
+        "remove shuffle, or set mode to Deterministic",
+    ),
+    trainer(
+        "stream-of-a-corpus",
+        {"data/mode": "Dynamic", "data/dynamic": {"stream": True}},
+        "spec.data.dynamic",
+        "set path, or remove dynamic.stream",
+    ),
+    at("data/dynamic/shardBytes", "shards-of-nothing", 0, "should be greater than or equal to 1024"),
+    at("data/mode", "unknown-mode", "Elastic", '"Deterministic", "Dynamic"'),
+    trainer(
         "finetune-without-weights",
         {"trainer/task": "finetune", "trainer/model": GONE, "trainer/tokenizer": {"kind": "deepseek"}},
         "spec.trainer.initialWeights",

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -38,6 +39,8 @@ _FIXED = {
     "window_blocks": "data.shuffle.windowBlocks",
 }
 """What must not change between two starts of one job, and how a user calls it."""
+TRAINED_ON = ("mode", *_FIXED)
+"""Of these, what a ledger has is kept of a segment that is over."""
 SEGMENTS_MAX = 32
 """Segments that are over and remembered one by one; beyond it the two oldest become one."""
 _HASH = re.compile("[0-9a-f]{64}")
@@ -127,35 +130,11 @@ class Ledger:
             DataError: the checkpoint was trained on something else, and that isn't allowed; the message has the
                 differences. Or its ledger can't be read.
         """
-        changes = self.changes(saved)
-        if changes and not allow_change:
-            raise DataError(
-                "the run config asks for other data than the checkpoint was trained on: "
-                + "; ".join(changes)
-                + "; put it back as it was, set data.allowChange: true to go on with the new data from its beginning, "
-                "or start over in an empty checkpoint folder"
-            )
-        try:
-            step, chain, from_step = int(saved["step"]), str(saved["chain"]), int(saved["from_step"])
-            segments = tuple(Segment(**segment) for segment in saved["segments"])
-            if changes and step > from_step:
-                trained_on = {field: saved[field] for field in _FIXED}
-                segments = _bounded((*segments, Segment(trained_on, from_step, step, int(saved["position"]), chain)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"the ledger of the checkpoint can't be read ({error!r}): another version of the trainer wrote it; use "
-                "that version, or start over in an empty checkpoint folder"
-            ) from error
-        return replace(self, step=step, chain=chain, from_step=step if changes else from_step, segments=segments)
+        return replace(self, **goes_on(saved, self.changes(saved), allow_change=allow_change))
 
     def changes(self, saved: dict[str, Any]) -> list[str]:
         """How the data that a checkpoint was trained on differs from this run's, in the user's words."""
-        mine = asdict(self)
-        return [
-            f"{name} was {_short(saved.get(field))}, now {_short(mine[field])}"
-            for field, name in _FIXED.items()
-            if saved.get(field) != mine[field]
-        ]
+        return differences(asdict(self), saved, _FIXED)
 
 
 @dataclass(frozen=True)
@@ -175,6 +154,53 @@ class Segment:
     to_step: int
     position: int
     chain: str
+
+
+def differences(mine: Mapping[str, Any], saved: Mapping[str, Any], fixed: Mapping[str, str]) -> list[str]:
+    """How a checkpoint's ledger differs in what is fixed (by field: how a user calls it); of two modes, only that."""
+    modes = [str(ledger.get("mode", "Deterministic")) for ledger in (saved, mine)]
+    if modes[0] != modes[1]:
+        return [f"data.mode was {modes[0]}, now {modes[1]}"]
+    return [
+        f"{name} was {_short(saved.get(field))}, now {_short(mine[field])}"
+        for field, name in fixed.items()
+        if saved.get(field) != mine[field]
+    ]
+
+
+def goes_on(saved: Mapping[str, Any], changes: Sequence[str], *, allow_change: bool) -> dict[str, Any]:
+    """What a ledger takes over from a checkpoint's, whatever its mode: step, chain, from_step and segments.
+
+    Args:
+        changes: how the data differs; if it does, a segment begins.
+
+    Raises:
+        DataError: it does, and that isn't allowed; or the checkpoint's can't be read.
+    """
+    if changes and not allow_change:
+        raise DataError(
+            "the run config asks for other data than the checkpoint was trained on: "
+            + "; ".join(changes)
+            + "; put it back as it was, set data.allowChange: true to go on with the new data from its beginning, "
+            "or start over in an empty checkpoint folder"
+        )
+    try:
+        step, chain, from_step = int(saved["step"]), str(saved["chain"]), int(saved["from_step"])
+        segments = tuple(Segment(**segment) for segment in saved["segments"])
+        if changes and step > from_step:
+            trained_on = {field: saved[field] for field in TRAINED_ON if field in saved}
+            segments = _bounded((*segments, Segment(trained_on, from_step, step, int(saved["position"]), chain)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise unreadable(error) from error
+    return {"step": step, "chain": chain, "from_step": step if changes else from_step, "segments": segments}
+
+
+def unreadable(error: Exception) -> DataError:
+    """The error of a checkpoint's ledger that lacks something."""
+    return DataError(
+        f"the ledger of the checkpoint can't be read ({error!r}): another version of the trainer wrote it; use "
+        "that version, or start over in an empty checkpoint folder"
+    )
 
 
 def _bounded(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:

@@ -17,6 +17,7 @@ import json
 import os
 import struct
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ _ENCODE_AT_ONCE = 512
 _ENCODE_CHARACTERS = 2**22
 _REASON_MAX = 300
 _SAID = "said"
+_PARSING = threading.Lock()
+"""Python 3.11 fails now and then when two threads parse literals at once (gh-106905), as numpy does for each array."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def load(part: Part) -> Made | None:
 
 def _arrays(part: Part, wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]] | None:
     try:
-        with part.path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # each array has a checksum
+        with _PARSING, part.path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # arrays have checksums
             return {name: file[name] for name in file.files if wanted(name)}
     except FileNotFoundError:
         return None

@@ -66,21 +66,24 @@ class Preparation:
         return self.cache / f"{self.shape[:16]}-{_hash([self.shape, *digests])[:32]}"
 
 
-def plan(config: RunConfig, environ: Mapping[str, str], piece_bytes: int) -> Preparation:
+def plan(config: RunConfig, environ: Mapping[str, str], piece_bytes: int, source: Source | None = None) -> Preparation:
     """What the run's data is made of.
+
+    Args:
+        source: None: what `spec.data` means; else this.
 
     Raises:
         DataError, UnavailableError: the files can't be had.
         ConfigError: the tokenizer or the chat template can't be had.
     """
-    source = sources.find(config.data, environ, cache=Path(config.data_cache))
+    source = source or sources.find(config.data, environ, cache=Path(config.data_cache))
     spec = config.trainer.tokenizer
     reading = documents.reading(config.data, spec, weights_of(config))
     vocabulary = tokenizer.content(spec, weights_of(config))
     shape = _hash(
         [
             FORMAT,
-            piece_bytes,
+            piece_bytes if config.data.mode == "Deterministic" else ["shards", piece_bytes],
             asdict(reading),
             config.data.on_bad_record,
             [spec.model_dump(mode="json"), hashlib.sha256(vocabulary).hexdigest()],

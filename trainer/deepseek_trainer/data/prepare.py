@@ -12,6 +12,7 @@ A damaged store is set aside, with the reason in the log, and made again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -64,9 +65,7 @@ def prepare(
         ConfigError: the tokenizer can't be had.
         UnavailableError: the cache folder can't be written.
     """
-    dataset = config.data.dataset
-    name = config.data.corpus or config.data.path or (dataset.name if dataset else "")
-    try:
+    with named_errors(config):
         wanted = preparation.plan(config, environ, piece_bytes)
         for _ in range(_TRIES):
             if (found := _known(wanted) or _equal(wanted)) is not None:
@@ -85,6 +84,15 @@ def prepare(
         raise UnavailableError(
             f"dataCache {config.data_cache}: what is written there is gone or damaged when it is read; is the volume sound?"
         )
+
+
+@contextlib.contextmanager
+def named_errors(config: RunConfig) -> Iterator[None]:
+    """Errors in here name the data, or the cache folder."""
+    dataset = config.data.dataset
+    name = config.data.corpus or config.data.path or (dataset.name if dataset else "")
+    try:
+        yield
     except DataError as error:
         raise DataError(f"{name}: {error}" if name not in str(error) else str(error)) from error
     except OSError as error:
@@ -131,7 +139,7 @@ def _make(wanted: Preparation, execute: Executor | None) -> Path:
     wanted.work.mkdir(parents=True, exist_ok=True)
     log.info("preparing data=%s tokenizer=%s parts=%d", wanted.source.name, spec.kind, len(wanted.parts))
     _require_space(wanted)
-    _provide_tokenizer(wanted)
+    provide_tokenizer(wanted)
     said = _make_parts(wanted, execute)
     folder = wanted.folder([part.digest for part in said])
     bad = [entry for part in said for entry in part.bad]
@@ -177,7 +185,8 @@ def _loaded(wanted: Preparation, said: Sequence[Said]) -> Iterator[Made]:
         yield made
 
 
-def _provide_tokenizer(wanted: Preparation) -> None:
+def provide_tokenizer(wanted: Preparation) -> None:
+    """Puts what the parts are encoded with into the work folder, if it isn't there."""
     target = wanted.work / tokenizer.FILE
     if target.exists():
         return

@@ -8,11 +8,13 @@ them are of all parts of the data.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import pad
 
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data import buckets, deal, index
@@ -53,6 +55,35 @@ class MicroBatch:
         return MicroBatch(
             self.inputs.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), positions
         )
+
+
+def nothing(length: int) -> MicroBatch:
+    """A row in which nothing is to be predicted: for a rank that takes part in the collectives of the others."""
+    shape = (1, min(length, MULTIPLE))
+    return MicroBatch(torch.zeros(shape, dtype=torch.int64), torch.full(shape, IGNORED), None)
+
+
+def stacked(parts: Sequence[MicroBatch]) -> MicroBatch:
+    """The rows of one or more micro-batches in one, padded to the widest."""
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.inputs.shape[1] for part in parts)
+
+    def joined(tensors: Sequence[torch.Tensor], filling: int) -> torch.Tensor:
+        return torch.cat([pad(tensor, (0, width - tensor.shape[1]), value=filling) for tensor in tensors])
+
+    positions = None
+    if any(part.positions is not None for part in parts):
+        positions = joined([_positions(part) for part in parts], 0)
+    return MicroBatch(
+        joined([part.inputs for part in parts], 0), joined([part.labels for part in parts], IGNORED), positions
+    )
+
+
+def _positions(part: MicroBatch) -> torch.Tensor:
+    if part.positions is not None:
+        return part.positions
+    return torch.arange(part.inputs.shape[1]).expand_as(part.inputs)
 
 
 @dataclass(frozen=True)

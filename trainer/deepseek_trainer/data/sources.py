@@ -120,7 +120,21 @@ def pieces(source: Source, piece_bytes: int = PIECE_BYTES) -> list[Piece]:
 
 def file_at(path: Path) -> File:
     """A file by itself."""
-    return _file(path, path.parent)
+    return file_in(path, path.parent)
+
+
+def file_in(path: Path, base: Path) -> File:
+    """A file as it is now, by its name below a folder.
+
+    Raises:
+        OSError: it isn't there, or the volume is out of reach.
+    """
+    found = path.stat()
+    return File(
+        str(path),
+        path.relative_to(base).as_posix(),
+        (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino),
+    )
 
 
 def unreadable(path: str | Path, error: OSError) -> TrainerError:
@@ -134,18 +148,18 @@ def unreadable(path: str | Path, error: OSError) -> TrainerError:
 def _files(path: Path, cache: Path) -> tuple[File, ...]:
     try:
         if path.name.endswith(lmdbfile.SUFFIX):
-            return (_file(lmdbfile.file_of(path), path.parent),)
+            return (file_in(lmdbfile.file_of(path), path.parent),)
         if path.is_file():
             if not path.name.endswith(SUFFIXES):
                 raise DataError(f"data.path {path}: not a file of text; it must end in one of {' '.join(SUFFIXES)}")
-            return (_file(path, path.parent),)
+            return (file_in(path, path.parent),)
         if not path.is_dir():
             path.stat()
             raise DataError(f"data.path {path}: neither a file nor a folder")
-        found = [child for child in _walk(path, cache) if child.name.endswith(SUFFIXES)]
+        found = [child for child in walk(path, cache) if child.name.endswith(SUFFIXES)]
         if not found:
             raise DataError(f"data.path {path}: no {' '.join(SUFFIXES)} file in this folder")
-        return tuple(_file(child, path) for child in sorted(found))
+        return tuple(file_in(child, path) for child in sorted(found))
     except FileNotFoundError as error:
         raise DataError(
             f"data.path {path}: does not exist; mount the volume that has it, or correct the path"
@@ -161,12 +175,12 @@ def _dataset_files(path: Path) -> tuple[File, ...]:
             raise DataError(
                 f"data.dataset.name {path}: no such folder; mount the volume that has it, or correct the path"
             )
-        return tuple(_file(child, path) for child in sorted(_walk(path, Path())))
+        return tuple(file_in(child, path) for child in sorted(walk(path, Path())))
     except OSError as error:
         raise unreadable(error.filename or path, error) from error
 
 
-def _walk(folder: Path, cache: Path) -> Iterator[Path]:
+def walk(folder: Path, cache: Path) -> Iterator[Path]:
     """All files below but hidden ones; a folder that can't be listed is an error, not an absence."""
 
     def fail(error: OSError) -> None:
@@ -175,15 +189,6 @@ def _walk(folder: Path, cache: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and Path(root, name) != cache]
         yield from (Path(root) / name for name in files if not name.startswith("."))
-
-
-def _file(path: Path, base: Path) -> File:
-    found = path.stat()
-    return File(
-        str(path),
-        path.relative_to(base).as_posix(),
-        (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino),
-    )
 
 
 def _cut(file: File, size: int) -> Iterator[Piece]:

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch._C._distributed_c10d import HashStore
+from torch.distributed import Store  # type: ignore[attr-defined]  # exported by a star
 
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.contract import Env
@@ -46,6 +49,11 @@ class World:
     @property
     def leader(self) -> bool:
         return self.rank == 0
+
+    @property
+    def store(self) -> Store:
+        """What the ranks of this start met in; for any thread."""
+        return dist.distributed_c10d._get_default_store()
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, on every rank; a barrier. The value must be picklable."""
@@ -84,6 +92,13 @@ class World:
         """Runs work on rank 0 and gives its result to every rank; raises on all what it raised."""
         result: Any = self.agree(work, on=lambda world: world.leader)[0]
         return result
+
+    def numbers(self, *values: int) -> NDArray[np.int64]:
+        """Every rank's numbers, on every rank, without a wait for the device; int64, shape (size, len(values))."""
+        table = torch.zeros((self.size, len(values)), dtype=torch.int64)
+        table[self.rank] = torch.tensor(values, dtype=torch.int64)
+        dist.all_reduce(table, group=self.control)
+        return table.numpy()
 
     def total(self, *values: float) -> list[float]:
         """The sums of the values over all ranks, in fp64."""

@@ -30,6 +30,13 @@ class Run(NamedTuple):
     ends: bool
 
 
+def append(runs: list[Run], run: Run) -> None:
+    """Adds a run; to the last one, where it goes on with that."""
+    if runs and (runs[-1].lease, runs[-1].stop) == (run.lease, run.first):
+        run = run._replace(first=runs.pop().first)
+    runs.append(run)
+
+
 def ids(runs: Sequence[Run]) -> NDArray[np.int64]:
     """The samples of runs: lease * 2**20 + place in training order; int64, run after run."""
     made = [
