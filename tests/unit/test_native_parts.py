@@ -67,6 +67,18 @@ def test_control_groups_on_v1_are_made_in_every_tree_with_processors(tmp_path: P
     assert not (tmp_path / "unified" / "deepseekjob-a.node0").exists()
 
 
+@pytest.mark.parametrize(("setting", "of_a_process"), [("cpu.shares", 1024), ("cpu.weight", 100)], ids=["v1", "v2"])
+def test_a_node_is_given_the_time_of_a_process_for_each_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, of_a_process: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    group = tmp_path / "cpu" / "deepseekjob-a.node0"
+    group.mkdir(parents=True)
+    (group / setting).write_text(str(of_a_process))
+    cgroups.create("deepseekjob-a.node0", tmp_path)
+    assert (group / setting).read_text() == str(3 * of_a_process)
+
+
 def test_removing_control_groups_spares_those_of_a_cluster_with_a_longer_name(tmp_path: Path) -> None:
     for name in ("deepseekjob-a.node0/pods/one", "deepseekjob-a-b.node0"):
         (tmp_path / "memory" / name).mkdir(parents=True)

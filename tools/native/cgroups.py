@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 from native import processes
@@ -19,7 +20,12 @@ def trees(root: Path = ROOT) -> list[Path]:
 
 
 def create(name: str, root: Path = ROOT) -> None:
-    """Makes an empty group of this name in every tree, ready to have children."""
+    """Makes an empty group of this name in every tree, ready to have children.
+
+    On a busy machine it gets as much time as a process for each processor: the kernel's default is that of one process,
+    however many pods there are.
+    """
+    processors = os.cpu_count() or 1
     for tree in trees(root):
         group = tree / name
         group.mkdir(exist_ok=True)
@@ -30,6 +36,9 @@ def create(name: str, root: Path = ROOT) -> None:
         for setting in ("cpuset.cpus", "cpuset.mems"):  # v1 leaves them empty, and an empty set admits nobody
             if (tree / setting).exists() and not (tree / "cgroup.controllers").exists():
                 (group / setting).write_text((tree / setting).read_text())
+        for setting, of_a_process, most in (("cpu.weight", 100, 10_000), ("cpu.shares", 1024, 262_144)):  # v2, v1
+            if (group / setting).exists():
+                (group / setting).write_text(str(min(most, of_a_process * processors)))
 
 
 def remove(prefix: str, root: Path = ROOT) -> None:

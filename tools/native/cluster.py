@@ -140,6 +140,12 @@ def start_node(cluster: Cluster, index: int) -> None:
     wait_nodes(cluster, ready=[index])
 
 
+def limit_network(cluster: Cluster, mbit: int | None) -> None:
+    """Each node gets so many Mbit/s from the others, until it is started anew. None: no limit."""
+    for each in cluster.all_nodes():
+        network.limit_rate(cluster.network, each.index, mbit)
+
+
 def is_whole(cluster: Cluster) -> bool:
     """Whether every process that was started still runs."""
     daemons = processes.recorded(cluster.directory / "control-plane")

@@ -99,6 +99,13 @@ def connect_node(network: Network, node: int, pid: int) -> None:
     run(["ip", "route", "replace", pods, "via", network.node_ip(node), "dev", network.bridge])
 
 
+def limit_rate(network: Network, node: int, mbit: int | None) -> None:
+    """What the node gets from others comes no faster than so many Mbit/s, as long as its cable is there. None: no limit."""
+    link = network.link(node)
+    bucket = ["tbf", "rate", f"{mbit}mbit", "burst", "64kb", "latency", "400ms"] if mbit else ["noqueue"]
+    run(["tc", "qdisc", "replace", "dev", link, "root", *bucket])
+
+
 def remove_link(name: str) -> None:
     """Deletes a link of the host if it exists; its routes and addresses go with it."""
     if name in links():
