@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from native import cluster
 from support import site as sites
 from support import storage
 from support.kubectl import Kubectl
@@ -21,6 +22,7 @@ from support.steps import following
 CHART = Path(__file__).parents[2] / "charts" / "deepseek-operator"
 RELEASE, NAMESPACE = "deepseek-operator", "deepseek-system"
 CLAIM = "deepseek-checkpoints"
+MBIT = 80
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -94,8 +96,22 @@ def with_data(shared_claim: tuple[str, Path], prepared: Path) -> Callable[[str],
 
 
 @pytest.fixture
+def slow_network(site: Site) -> Iterator[None]:
+    """A tiny model waits for such a network most of its time: no test needs the steps that it could make.
+
+    Else each job would keep all processors busy, and what is measured would be how processes share them.
+    """
+    if site.native is not None:
+        cluster.limit_network(site.native, MBIT)
+    yield
+    if site.native is not None:
+        cluster.limit_network(site.native, None)
+
+
+@pytest.fixture
 def launch(
     operator: None,
+    slow_network: None,
     kubectl: Kubectl,
     trainer_image: str,
     shared_claim: tuple[str, Path],

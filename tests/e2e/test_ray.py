@@ -16,9 +16,9 @@ from support.kubectl import Kubectl
 from support.running import manifest
 from support.runs import tiny_trainer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500), pytest.mark.usefixtures("slow_network")]
 
-STEPS = 1500
+STEPS = 500
 SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1536Mi"}}
 RAY = {"objectStore": "128Mi", "head": {"resources": SMALL}, "raylet": {"cpus": 1, "resources": SMALL}}
 
