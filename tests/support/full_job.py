@@ -190,6 +190,8 @@ def trainer_job() -> Manifest:
                 "onBadRecord": "Quarantine",
                 "maxBadRecords": 7,
                 "validationFraction": 0.1,
+                "mode": "Deterministic",
+                "dynamic": {"shardBytes": 1048576, "stream": False},
                 "batching": {"mode": "Bucketed", "documentMask": True, "tokensPerMicroBatch": 4096, "dealing": "Even"},
                 "shuffle": {"blockSamples": 64, "windowBlocks": 512, "readAhead": False},
                 "allowChange": True,
@@ -259,12 +261,13 @@ def finetune_job() -> Manifest:
 def streaming_job() -> Manifest:
     """The same that leases shards of a folder to which files are added."""
     job = trainer_job()
-    data = {key: value for key, value in job["spec"]["data"].items() if key not in ("corpus", "shuffle")}
+    data = {key: value for key, value in job["spec"]["data"].items() if key != "corpus"}
     dynamic = {
         "path": "/data/arriving",
         "mode": "Dynamic",
         "dynamic": {"shardBytes": 65536, "stream": True},
         "batching": {"mode": "Stream", "documentMask": True, "dealing": "ByPace"},
+        "shuffle": {"blockSamples": 256, "windowBlocks": 1024, "readAhead": True},
     }
     return job | {"spec": job["spec"] | {"data": data | dynamic}}
 

@@ -110,7 +110,7 @@ class Job:
         every: int = 2,
         kill: Callable[[int, int, str], bool] = lambda rank, step, where: False,
         commits: bool = True,
-        meanwhile: Callable[[int], None] = lambda step: None,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         """Trains so many steps more, or to the end of a stream.
 
@@ -118,7 +118,7 @@ class Job:
             every: steps between two checkpoints.
             kill: whether a rank dies at a step; where: next, trained, cut (before what was cut is committed).
             commits: false: another start has taken over, and nothing of this one is committed any more.
-            meanwhile: called by rank 0 before each step.
+            meanwhile: called by rank 0 each time when it looks for data of a stream.
         """
         meeting = Meeting(ranks)
         seeds = [rng.random() for _ in range(ranks)]
@@ -163,11 +163,15 @@ class Job:
         every: int,
         kill: Callable[[int, int, str], bool],
         commits: bool,
-        meanwhile: Callable[[int], None],
+        meanwhile: Callable[[], object],
     ) -> None:
         def point(step: int, where: str) -> None:
             if kill(rank, step, where):
                 raise Killed
+
+        def told_to_end() -> bool:
+            meanwhile()
+            return False
 
         world = ThreadWorld(rank, rank, meeting.size, torch.device("cpu"), cast(Any, None), meeting)
         pulse = PulseWriter(None)
@@ -178,10 +182,8 @@ class Job:
         with closing(data.feed(ledger, waits=waits, progress=progress, audit=cast(Any, Noted()))) as feed:
             last = ledger.step + steps
             while feed.ledger.step < last:
-                if rank == 0:
-                    meanwhile(feed.ledger.step)
                 point(feed.ledger.step, "next")
-                step = feed.next(lambda: False)
+                step = feed.next(told_to_end if rank == 0 else lambda: False)
                 if step is not None:
                     for _ in range(step.micro_steps):
                         new[rank].update(shown(feed.micro_batch()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,17 @@ import pytest
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data import preparation
 from deepseek_trainer.data.dynamic import opening
-from deepseek_trainer.data.dynamic.leases import Lease, LeaseBook
+from deepseek_trainer.data.dynamic.ahead import Ahead
+from deepseek_trainer.data.dynamic.leases import Desk, Lease, LeaseBook
 from deepseek_trainer.data.dynamic.ledger import LeaseLedger
 from deepseek_trainer.data.dynamic.shards import Cutting, open_shard
 from deepseek_trainer.data.dynamic.turns import Turns
+from deepseek_trainer.data.parts import Part
+from deepseek_trainer.raycluster import executor
 from support import leased
+from support.eventually import eventually
 from support.leased import BATCH, Job, config_of, rows_of, text_of
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # exported by a star
 
 SCHEDULES = int(os.environ.get("DEEPSEEKJOB_SCHEDULES", "12"))
 SHARD = 1024
@@ -52,9 +57,7 @@ def expected(config: RunConfig) -> Expected:
     return Expected(config)
 
 
-def play(
-    job: Job, rng: random.Random, *, starts: int, meanwhile: Callable[[int], None] = lambda step: None
-) -> Counter[str]:
+def play(job: Job, rng: random.Random, *, starts: int, meanwhile: Callable[[], object] = lambda: None) -> Counter[str]:
     """Starts of random worlds that end in random ways; what happened."""
     happened: Counter[str] = Counter()
     for _ in range(starts):
@@ -88,6 +91,7 @@ class Expected:
 
     def __init__(self, config: RunConfig) -> None:
         wanted = preparation.plan(config, {}, SHARD)
+        self.parts = wanted.parts
         self.rows = rows_of(wanted.parts)
         self._data = opening.LeaseData(config, leased.alone(), wanted)
         self._turns = Turns(wanted.parts, f"{self._data.fingerprint}:{self._data.ledger.seed}")
@@ -140,6 +144,42 @@ def test_any_history_trains_each_row_once_an_epoch(expected: Expected, config: R
     assert len(happened) == 6, happened
 
 
+@pytest.mark.parametrize("how", ["makes them", "does nothing", "fails"])
+def test_shards_may_be_tokenised_ahead_or_not(
+    how: str, config: RunConfig, expected: Expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Part] = []
+
+    def execute(work: Callable[[Part], None], parts: Sequence[Part]) -> None:
+        asked.extend(parts)
+        if how == "fails":
+            raise OSError("the driver can't be started")
+        for part in parts if how == "makes them" else ():
+            work(part)
+
+    monkeypatch.setattr(executor, "of", lambda environ: execute)
+    job = Job(config.model_copy(update={"data_cache": str(tmp_path)}))
+    job.start(2, rng=random.Random(0), steps=12)
+    require_exactly_once(job, expected)
+    assert len({part.path for part in asked}) == len(asked) <= len(expected.parts), "each once"
+
+
+def test_what_is_leased_next_is_left_to_the_ranks(expected: Expected, tmp_path: Path) -> None:
+    parts = [replace(part, folder=str(tmp_path)) for part in expected.parts]
+    desk = Desk(LeaseBook(LeaseLedger("f" * 64, "", 0, 1, len(parts))), HashStore(), "start")
+    asked: list[Part] = []
+    desk.take()
+    ahead = Ahead(
+        desk,
+        lambda lease: parts[lease] if lease < len(parts) else "waiting",
+        lambda _, more: asked.extend(more),
+        left=3,
+    )
+    eventually(lambda: asked, deadline_s=10, what="shards that are tokenised ahead")
+    ahead.close()
+    assert asked == parts[4:]
+
+
 def test_a_stream_is_trained_to_its_end_whatever_happens(tmp_path: Path) -> None:
     for seed in range(max(3, SCHEDULES // 4)):
         rng = random.Random(seed)
@@ -150,7 +190,7 @@ def test_a_stream_is_trained_to_its_end_whatever_happens(tmp_path: Path) -> None
         producer = _arriving(folder, files, rng)
         next(producer)
         while not job.ended:
-            play(job, rng, starts=1, meanwhile=partial(_produce, producer))
+            play(job, rng, starts=1, meanwhile=partial(next, producer, None))
         ledger, weights = leased.ledger_of(job.newest, job.config), job.newest[1]
         data = [piece for path in sorted(folder.glob("*.jsonl")) for piece in _parts(job.config, path)]
         rows = rows_of(data)
@@ -161,10 +201,6 @@ def test_a_stream_is_trained_to_its_end_whatever_happens(tmp_path: Path) -> None
         assert ledger.files["count"] == files
         assert (ledger.done, ledger.open) == ((), ())
         assert ledger.step <= -(-ledger.samples // BATCH) + 1
-
-
-def _produce(producer: Iterator[None], step: int) -> None:
-    next(producer, None)
 
 
 def _arriving(folder: Path, files: int, rng: random.Random) -> Iterator[None]:

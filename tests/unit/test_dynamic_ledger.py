@@ -89,7 +89,7 @@ def test_each_lease_is_given_out_once_in_a_start_and_again_in_the_next() -> None
     store = HashStore()
     first, second, other = (Desk(LeaseBook(ledger()), store, name) for name in ("a", "a", "b"))
     assert [first.take().number, second.take().number, first.take().number] == [0, 1, 2]
-    assert (second.next().number, second.next().number) == (3, 3)
+    assert [lease.number for lease in second.coming(2)] == [3, 4]
     assert other.take().number == 0
 
 

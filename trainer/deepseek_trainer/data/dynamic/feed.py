@@ -23,6 +23,7 @@ from deepseek_trainer.contract import QUARANTINED_LENGTH, QUARANTINED_SHOWN
 from deepseek_trainer.contract import Data as DataReport
 from deepseek_trainer.data import deal
 from deepseek_trainer.data.audit.writer import AuditLog
+from deepseek_trainer.data.dynamic.ahead import Ahead
 from deepseek_trainer.data.dynamic.dealing import dealt
 from deepseek_trainer.data.dynamic.leases import Lease
 from deepseek_trainer.data.dynamic.ledger import Contents, LeaseLedger
@@ -88,12 +89,16 @@ class LeaseFeed:
         waits: Waits,
         progress: Progress,
         audit: AuditLog | None,
+        ahead: Ahead | None = None,
     ) -> None:
-        """Args: take: gives out leases of what the ledger leaves."""
+        """Args:
+        take: gives out leases of what the ledger leaves.
+        ahead: is closed with this.
+        """
         self.ledger, self.ended = ledger, False
         self._committed = ledger
         self._config, self._world, self._cutting, self._shards = config, world, cutting, shards
-        self._waits, self._progress, self._audit = waits, progress, audit
+        self._waits, self._progress, self._audit, self._ahead = waits, progress, audit, ahead
         training = config.trainer.training
         self._shares = Shares(training.global_batch_size, world.size, world.gather)
         self._supply = Supply(take, self._open, empty_max=shards.count)
@@ -190,6 +195,8 @@ class LeaseFeed:
         )
 
     def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
         self._supply.close()
         self._shards.close()
 

@@ -56,6 +56,7 @@ class Desk:
         """The next lease; nobody else gets it."""
         return self._book[self._store.add(self._key, 1) - 1]
 
-    def next(self) -> Lease:
-        """What would be given out now."""
-        return self._book[self._store.add(self._key, 0)]
+    def coming(self, count: int) -> list[Lease]:
+        """What would be given out next."""
+        first = self._store.add(self._key, 0)
+        return [self._book[place] for place in range(first, first + count)]

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.data import preparation, prepare, tokenizer
 from deepseek_trainer.data.audit.writer import AuditLog
+from deepseek_trainer.data.dynamic.ahead import Ahead
 from deepseek_trainer.data.dynamic.arrivals import Announcer, Stream, part_number
 from deepseek_trainer.data.dynamic.feed import LeaseFeed
 from deepseek_trainer.data.dynamic.leases import Desk, LeaseBook
@@ -28,11 +29,13 @@ from deepseek_trainer.data.dynamic.stream import Journal
 from deepseek_trainer.data.dynamic.turns import Turns
 from deepseek_trainer.data.parts import Part
 from deepseek_trainer.data.preparation import Preparation
+from deepseek_trainer.data.processes import Executor
 from deepseek_trainer.data.sources import File, Piece, Source
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import DataError
 from deepseek_trainer.progress import Progress
+from deepseek_trainer.raycluster import executor
 
 _PAUSE_S = 0.5
 
@@ -42,9 +45,12 @@ class LeaseData:
 
     unigram_entropy = None
 
-    def __init__(self, config: RunConfig, world: World, wanted: Preparation) -> None:
-        """Args: wanted: with its tokenizer in the work folder."""
-        self._config, self._world, self._wanted = config, world, wanted
+    def __init__(self, config: RunConfig, world: World, wanted: Preparation, execute: Executor | None = None) -> None:
+        """Args:
+        wanted: with its tokenizer in the work folder.
+        execute: who tokenises shards ahead of the ranks.
+        """
+        self._config, self._world, self._wanted, self._execute = config, world, wanted, execute
         vocabulary = (wanted.work / tokenizer.FILE).read_bytes()
         self.vocab_size = tokenizer.size_of(Tokenizer.from_buffer(vocabulary))
         self.fingerprint = hashlib.sha256((wanted.shape + hashlib.sha256(vocabulary).hexdigest()).encode()).hexdigest()
@@ -66,13 +72,16 @@ class LeaseData:
         }
 
     def feed(self, ledger: LeaseLedger, *, waits: Waits, progress: Progress, audit: AuditLog | None) -> LeaseFeed:
-        start = self._world.lead(lambda: secrets.token_hex(8))  # nobody else's, so no other start counts there
+        start = self._world.lead(self._begin)
         desk = Desk(LeaseBook(ledger), self._world.store, start)
         shards = (
             self._stream(ledger, start, desk)
             if self._config.data.dynamic.stream
             else Turns(self._wanted.parts, f"{self.fingerprint}:{ledger.seed}")
         )
+        ahead = None
+        if self._execute is not None and self._world.leader:
+            ahead = Ahead(desk, shards.part, self._execute, left=2 * self._world.size)
         return LeaseFeed(
             self._config,
             self._world,
@@ -83,16 +92,23 @@ class LeaseData:
             waits=waits,
             progress=progress,
             audit=audit,
+            ahead=ahead,
         )
+
+    def _begin(self) -> str:
+        """Removes what killed processes left half written, and of a stream all shards; a name that no other start has."""
+        streams = self._config.data.dynamic.stream
+        for left in self._wanted.work.iterdir():
+            if left.name.startswith(".") or (streams and left.suffix == ".npz"):
+                left.unlink(missing_ok=True)
+        return secrets.token_hex(8)
 
     def _stream(self, ledger: LeaseLedger, start: str, desk: Desk) -> Stream:
         announcers: list[Announcer] = []
 
         def announce() -> None:
-            for left in self._wanted.work.glob("*.npz"):  # of shards that are done, and of any that are not
-                left.unlink(missing_ok=True)
             journal = _journal(self._config, ledger.files)
-            announcers.append(Announcer(journal, self._world.store, start, desk.next))
+            announcers.append(Announcer(journal, self._world.store, start, lambda: desk.coming(1)[0]))
 
         self._world.lead(announce)
         return Stream(
@@ -126,7 +142,7 @@ def open_data(config: RunConfig, world: World, progress: Progress, environ: Mapp
     world.lead(provide)
     world.agree(provide, on=lambda world: world.local_rank == 0)
     world.agree(provide, on=lambda world: True)
-    data = LeaseData(config, world, opened[0])
+    data = LeaseData(config, world, opened[0], executor.of(environ))
     fingerprints = world.gather(data.fingerprint)
     if len(set(fingerprints)) > 1:
         raise DataError(
