@@ -1,67 +1,21 @@
-"""Training without a model in mode Dynamic that keeps an audit; its ledger is computed here, apart from the trainer's."""
+"""Training without a model in mode Dynamic that keeps an audit: the trainer's own ledger, leases and records."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from deepseek_trainer.checkpoint import layout, load
 from deepseek_trainer.data.audit.records import Header, file_of
 from deepseek_trainer.data.audit.writer import AuditLog
-from deepseek_trainer.data.dynamic.runs import Run, link
-from deepseek_trainer.data.ledger import GENESIS
+from deepseek_trainer.data.dynamic.leases import Lease, LeaseBook
+from deepseek_trainer.data.dynamic.ledger import LeaseLedger
+from deepseek_trainer.data.dynamic.runs import Run
 from support.audits import checkpoint, newest
 
 ROWS = (5, 3, 0, 7, 4)
 """Training rows of each shard of a source; one has none."""
-
-
-@dataclass(frozen=True)
-class LeaseLedger:
-    """What was trained of each lease."""
-
-    fingerprint: str
-    shards: int
-    batch: int
-    step: int = 0
-    from_step: int = 0
-    chain: str = GENESIS
-    rows: dict[int, int] = field(default_factory=dict)
-    ended: frozenset[int] = frozenset()
-
-    @property
-    def low(self) -> int:
-        return next(lease for lease in itertools.count() if lease not in self.ended)
-
-    @property
-    def done(self) -> list[tuple[int, int]]:
-        return [(lease, self.rows[lease]) for lease in sorted(self.ended) if lease >= self.low]
-
-    @property
-    def open(self) -> list[tuple[int, int]]:
-        return [(lease, rows) for lease, rows in sorted(self.rows.items()) if lease not in self.ended]
-
-    @property
-    def samples(self) -> int:
-        return sum(self.rows.values())
-
-    def leases(self) -> Iterator[tuple[int, int]]:
-        """Those that are left, without end: number, and rows trained."""
-        return ((lease, self.rows.get(lease, 0)) for lease in itertools.count() if lease not in self.ended)
-
-    def cut(self, step: int, runs: Sequence[Run]) -> LeaseLedger:
-        rows = {**self.rows, **{run.lease: run.stop for run in sorted(runs)}}
-        ended = self.ended | {run.lease for run in runs if run.ends}
-        return replace(self, step=step, chain=link(self.chain, runs), rows=rows, ended=ended)
-
-    def to_json(self) -> dict[str, Any]:
-        """As the trainer's has it."""
-        fixed = {"mode": "Dynamic", "layout": "shards:32", "seed": 0, "global_batch": self.batch}
-        names = ("fingerprint", "shards", "step", "from_step", "chain", "low", "done", "open", "samples")
-        return {**fixed, **{name: getattr(self, name) for name in names}, "segments": []}
 
 
 class Leasing:
@@ -79,10 +33,10 @@ class Leasing:
         fingerprint: str = "f" * 64,
     ) -> None:
         self.folder, self.rows, self.batch = folder, rows, batch
-        self.ledger = LeaseLedger(fingerprint, 0 if stream else len(rows), batch)
+        self.ledger = LeaseLedger(fingerprint, "shards:32", 0, batch, 0 if stream else len(rows))
         found = newest(folder)
         if found is not None:
-            self.ledger = self._continued(found.manifest.ledger)
+            self.ledger = self.ledger.continued_from(found.manifest.ledger, allow_change=True)
         self.start = load.record_start(
             folder,
             job="uid-1",
@@ -96,8 +50,8 @@ class Leasing:
         self.logs = [
             AuditLog(folder / layout.AUDIT, Header.of(self.start, rank, self.ledger.to_json())) for rank in range(ranks)
         ]
-        self._left = self.ledger.leases()
-        self._held: list[tuple[int, int] | None] = [None] * ranks
+        self._book, self._places = LeaseBook(self.ledger), itertools.count()
+        self._held: list[Lease | None] = [None] * ranks
         self._runs: list[Run] = []
 
     def steps(self, count: int = 1) -> Leasing:
@@ -118,7 +72,7 @@ class Leasing:
 
     def save(self) -> Leasing:
         self.sync()
-        self.ledger = self.ledger.cut(self.step, self._runs)
+        self.ledger = self.ledger.cut(self.step, _joined(self._runs))
         self._runs = []
         checkpoint(self.folder, self.start, self.ledger.to_json())
         return self
@@ -126,23 +80,21 @@ class Leasing:
     def file(self, rank: int = 0) -> Path:
         return file_of(self.folder / layout.AUDIT, self.start.start, rank)
 
-    def _continued(self, saved: dict[str, Any]) -> LeaseLedger:
-        mine = replace(self.ledger, step=saved["step"], chain=saved["chain"])
-        if any(saved.get(name) != mine.to_json()[name] for name in ("mode", "fingerprint", "shards")):
-            return replace(mine, from_step=mine.step)
-        ended = dict(saved["done"]) | {lease: self.rows[lease % len(self.rows)] for lease in range(saved["low"])}
-        rows = ended | dict(saved["open"])
-        return replace(mine, from_step=saved["from_step"], rows=rows, ended=frozenset(ended))
-
     def _train(self, rank: int, share: int) -> list[Run]:
         runs: list[Run] = []
         while share > 0:
-            lease, offset = self._held[rank] or next(self._left)
-            if not self.ledger.shards and lease >= len(self.rows):
+            lease = self._held[rank] or self._book[next(self._places)]
+            if not self.ledger.shards and lease.number >= len(self.rows):
                 return runs  # the stream has ended
-            rows = self.rows[lease % len(self.rows)]
-            stop = min(offset + share, rows)
-            runs.append(Run(lease, offset, stop, stop == rows))
-            share -= stop - offset
-            self._held[rank] = None if stop == rows else (lease, stop)
+            rows = self.rows[lease.number % len(self.rows)]
+            stop = min(lease.offset + share, rows)
+            runs.append(Run(lease.number, lease.offset, stop, stop == rows))
+            share -= stop - lease.offset
+            self._held[rank] = None if stop == rows else lease._replace(offset=stop)
         return runs
+
+
+def _joined(runs: list[Run]) -> list[Run]:
+    """One run a lease: each is trained by one rank, step after step."""
+    by_lease = [list(of) for _, of in itertools.groupby(sorted(runs), key=lambda run: run.lease)]
+    return [Run(of[0].lease, of[0].first, of[-1].stop, of[-1].ends) for of in by_lease]

@@ -71,9 +71,14 @@ class Processes:
 
 
 def start_training(
-    config: Mapping[str, Any], *, world_size: int, folder: Path, environ: Mapping[str, str] | None = None
+    config: Mapping[str, Any],
+    *,
+    world_size: int,
+    folder: Path,
+    environ: Mapping[str, str] | None = None,
+    module: str = "deepseek_trainer",
 ) -> Processes:
-    """Starts the built-in trainer; output is in folder/rank-<n>.log, rank 0's report in folder/progress.json."""
+    """Starts the built-in trainer, or a module that stands for it; output is in folder/rank-<n>.log, rank 0's report in folder/progress.json."""
     folder.mkdir(parents=True, exist_ok=True)
     run_config = folder / "run-config.json"
     run_config.write_text(json.dumps(config))
@@ -87,7 +92,7 @@ def start_training(
         **(environ or {}),
     }
     running = Processes(folder)
-    command = [sys.executable, "-m", "deepseek_trainer"]
+    command = [sys.executable, "-m", module]
     for rank in range(world_size):
         own = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         log = folder / f"rank-{rank}.log"

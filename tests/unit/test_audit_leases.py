@@ -187,10 +187,11 @@ def test_a_checkpoint_of_nothing_new_changes_nothing(tmp_path: Path) -> None:
 def test_the_modes_follow_each_other_in_segments(tmp_path: Path) -> None:
     Training(tmp_path).steps(5).save().steps(2).sync()
     Leasing(tmp_path, generation=2).steps(4).save().steps(1).sync()
-    job = Leasing(tmp_path, generation=3, fingerprint="e" * 64).steps(9).save()
+    Leasing(tmp_path, generation=3, fingerprint="e" * 64).steps(4).save()
+    job = Training(tmp_path, generation=4).steps(9).save()
     verdict, proof = judged(tmp_path)
     assert verdict is Verdict.PROVEN, proof
-    assert (proof.segments, proof.step, proof.chain) == (3, 18, job.ledger.chain)
+    assert (proof.segments, proof.step, proof.chain) == (4, 22, job.ledger.chain)
 
 
 def test_the_chain_of_a_step_is_that_of_the_cut_before_it(tmp_path: Path) -> None:

@@ -46,10 +46,10 @@ def rows(proof: Proof) -> list[tuple[str, str]]:
     if proof.strange:
         shown.append(("strange", f"{proof.strange:,} samples that the data doesn't have, or that were not due yet"))
     if proof.shards and proof.lost and not proof.lost_rows:
-        shown.append((_missing(proof), f"{proof.lost:,} rows: which ones can't be told"))
+        shown.append((_missing(proof), f"rows that can't be told one by one: {proof.lost:,}"))
     if proof.endless:
         shown.append(
-            (_missing(proof), f"ends of {proof.endless:,} shards that are done, and what rows are before them")
+            (_missing(proof), f"the end of shards that are done, and rows before it: {proof.endless:,} shards")
         )
     shown += [
         (_missing(proof), f"epoch {epoch}{_of(proof, from_step)}: sample {sample}")

@@ -1,0 +1,28 @@
+"""`python -m support.costly_rows`: the trainer, with rows that cost a rank time and not the machine's processors.
+
+As on an accelerator, and with figures that don't depend on who else computes here. ROW_S has the seconds of a row, of each rank.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from deepseek_trainer import __main__, train
+from deepseek_trainer.data.samples import IGNORED, MicroBatch
+from deepseek_trainer.optim.loss import summed_loss
+from torch import Tensor
+
+ROW_S = "ROW_S"
+
+
+def _costly(model: object, batch: MicroBatch) -> Tensor:
+    rows = int((batch.labels != IGNORED).any(dim=1).sum())
+    time.sleep(rows * float(os.environ[ROW_S].split(",")[int(os.environ["RANK"])]))
+    return summed_loss(model, batch)
+
+
+if __name__ == "__main__":
+    vars(train)[summed_loss.__name__] = _costly
+    sys.exit(__main__.main())
