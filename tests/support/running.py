@@ -130,7 +130,7 @@ def manifest(name: str, image: str, claim: str, **spec: Any) -> dict[str, Any]:
             "backend": "gloo",
             "trainer": tiny_trainer(steps=ENDLESS, globalBatchSize=16, microBatchSize=8),
             "data": {"corpus": "chitchat"},
-            "checkpoint": {"volume": {"claimName": claim}, "interval": {"steps": 20}},
+            "checkpoint": {"volume": {"claimName": claim}, "interval": {"steps": 5}},
             **spec,
         },
     }
