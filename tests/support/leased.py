@@ -55,7 +55,7 @@ class Meeting:
         self.values: list[Any] = [None] * self.size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ThreadWorld(World):
     """A rank that is a thread."""
 
@@ -173,7 +173,7 @@ class Job:
             meanwhile()
             return False
 
-        world = ThreadWorld(rank, rank, meeting.size, torch.device("cpu"), cast(Any, None), meeting)
+        world = ThreadWorld(rank, rank, meeting.size, torch.device("cpu"), cast(Any, None), meeting=meeting)
         pulse = PulseWriter(None)
         progress = Progress(Reporter(None), pulse)
         data = opening.open_data(self.config, world, progress, {})
@@ -185,8 +185,11 @@ class Job:
                 point(feed.ledger.step, "next")
                 step = feed.next(told_to_end if rank == 0 else lambda: False)
                 if step is not None:
-                    for _ in range(step.micro_steps):
-                        new[rank].update(shown(feed.micro_batch()))
+                    made = [feed.micro_batch() for _ in range(step.micro_steps)]
+                    new[rank].update(row for micro_batch in made for row in shown(micro_batch))
+                    told = world.gather((step, sum(int((one.labels != IGNORED).sum()) for one in made)))
+                    assert {one for one, _ in told} == {step}, "the ranks agree about the step"
+                    assert sum(targets for _, targets in told) == step.targets
                     feed.trained()
                     point(feed.ledger.step, "trained")
                     feed.paced(rng.uniform(0.1, 1.0))
@@ -212,7 +215,7 @@ def shown(micro_batch: MicroBatch) -> Iterator[bytes]:
 
 def alone() -> World:
     """A world of one."""
-    return ThreadWorld(0, 0, 1, torch.device("cpu"), cast(Any, None), Meeting(1))
+    return ThreadWorld(0, 0, 1, torch.device("cpu"), cast(Any, None), meeting=Meeting(1))
 
 
 def rows_of(wanted: Any) -> Counter[bytes]:

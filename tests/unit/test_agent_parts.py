@@ -340,6 +340,7 @@ def test_time_is_booked_by_what_agent_and_report_say(clock: Clock, tmp_path: Pat
     spend(4, Report(phase="preparing"))
     spend(5, Report(phase="training", step=1))
     spend(6, Report(phase="checkpointing", step=1))
+    spend(1, Report(phase="waiting", step=1))
     status.stopped(fault=True)
     spend(7)
     status.joined(membership(2), 0, tmp_path / "second")
@@ -347,7 +348,7 @@ def test_time_is_booked_by_what_agent_and_report_say(clock: Clock, tmp_path: Pat
     spend(8, Report(phase="training", step=1, resumed_step=1))
     spend(9, Report(phase="training", step=2, resumed_step=1))
     assert status.goodput().model_dump() == {
-        "waiting": 2, "startup": 7, "productive": 14, "checkpoint": 6, "recovery": 15, "stalled": 0
+        "waiting": 3, "startup": 7, "productive": 14, "checkpoint": 6, "recovery": 15, "stalled": 0
     }  # fmt: skip
 
 

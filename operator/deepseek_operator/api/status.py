@@ -162,7 +162,7 @@ class GoodputStatus(StatusModel):
     checkpoint: int = Field(0, description="Training stood still to save.")
     recovery: int = Field(0, description="From a fault to the next step.")
     stalled: int = Field(0, description="Pods ran without making steps.")
-    waiting: int = Field(0, description="Waiting for pods, images or peers.")
+    waiting: int = Field(0, description="Waiting for pods, images, peers or data that has yet to arrive.")
     ratio: str | None = Field(None, description="Productive share of the active time.")
 
 

@@ -214,6 +214,8 @@ class Status:
             return late if self._expects_report() else "productive"
         if self._report.phase == "checkpointing":
             return "checkpoint"
+        if self._report.phase == "waiting":
+            return "waiting"
         return "productive" if _has_stepped(self._report) else late
 
     def _expects_report(self) -> bool:

@@ -38,6 +38,7 @@ class World:
     Attributes:
         device: where the model and the batches are.
         control: a gloo group of all ranks, for objects and long waits.
+        timeout: how long a collective of a step may take.
     """
 
     rank: int
@@ -45,6 +46,7 @@ class World:
     size: int
     device: torch.device
     control: dist.ProcessGroup
+    timeout: timedelta = timedelta(seconds=DEFAULT_TIMEOUT_S)
 
     @property
     def leader(self) -> bool:
@@ -97,7 +99,9 @@ class World:
         """Every rank's numbers, on every rank, without a wait for the device; int64, shape (size, len(values))."""
         table = torch.zeros((self.size, len(values)), dtype=torch.int64)
         table[self.rank] = torch.tensor(values, dtype=torch.int64)
-        dist.all_reduce(table, group=self.control)
+        work = dist.all_reduce(table, group=self.control, async_op=True)
+        assert work is not None  # noqa: S101  it is asynchronous
+        work.wait(self.timeout)
         return table.numpy()
 
     def total(self, *values: float) -> list[float]:
@@ -140,7 +144,7 @@ def join(backend: str, environ: Mapping[str, str]) -> Iterator[World]:
         raise UnavailableError(f"rank {rank} of {size}: could not reach its peers: {first_line(error)}") from error
     assert control is not None  # noqa: S101  this rank is in the group of all ranks
     try:
-        yield World(rank, local_rank, size, device, control)
+        yield World(rank, local_rank, size, device, control, timeout)
     finally:
         dist.destroy_process_group()
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from torch.distributed import Store  # type: ignore[attr-defined]  # exported by a star
@@ -28,6 +30,7 @@ _LOOK_EVERY_S = 0.5
 _SHARDS_AHEAD = 1024
 """So many are told beyond those that are leased: a folder with millions needn't be in the store."""
 _CLOSING_S = 10.0
+_SEEN_S = 60.0
 
 
 def part_number(piece: Piece, state: tuple[int, ...]) -> int:
@@ -135,8 +138,26 @@ class Stream:
         with self._lock:
             if lease not in self._known:
                 lack = self._hear()
-                return self._known.get(lease, lack)
-            return self._known[lease]
+                if lease not in self._known:
+                    return lack
+            part = self._known[lease]
+        self._require_seen(part)
+        return part
+
+    def _require_seen(self, part: Part) -> None:
+        """Returns when this node sees a file that rank 0 has seen: a network volume may show it later.
+
+        Raises:
+            UnavailableError: it doesn't.
+        """
+        end = time.monotonic() + _SEEN_S
+        while not Path(part.piece.path).exists():
+            if time.monotonic() > end:
+                raise UnavailableError(
+                    f"{part.piece.path}: rank 0 has seen it {_SEEN_S:g} s ago, and it isn't here; is data.path on a volume that all "
+                    "workers share?"
+                )
+            time.sleep(_LOOK_EVERY_S)
 
     def evaluated(self) -> Iterator[Part]:
         """The shards that have arrived, from the first one; on rank 0."""

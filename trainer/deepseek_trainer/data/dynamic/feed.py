@@ -207,12 +207,14 @@ class LeaseFeed:
     def _arriving(self, stopping: Callable[[], bool]) -> NDArray[np.int64] | None:
         """The rows of each rank in a step of a stream, once there are enough; None: there is no step."""
         shares, waited = self._shares.of(self.ledger.step), False
+        mine = int(shares[self._world.rank])
+        hold = int(shares.sum()) if mine else 0  # who has no share leases nothing: it would never train it
         while True:
             found = (0, False)
 
             def look() -> None:
                 nonlocal found
-                found = self._supply.await_rows(int(shares[self._world.rank]), hold=int(shares.sum()))
+                found = self._supply.await_rows(mine, hold)
 
             with self._waits.data():
                 error = self._attempt(look)
