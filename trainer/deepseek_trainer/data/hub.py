@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def export(spec: DatasetSpec, columns: Sequence[str], target: Path) -> None:
     """Writes these columns of the dataset to a Parquet file, if it isn't there; whole or not at all.
 
     The library works in a process of its own, because it reads its environment when it is imported, and keeps what it
-    has downloaded beside the target where HF_HOME names no other place.
+    downloads beside the target, until that is there, where HF_HOME names no other place.
 
     Raises:
         ConfigError: the datasets library is missing.
@@ -33,8 +34,10 @@ def export(spec: DatasetSpec, columns: Sequence[str], target: Path) -> None:
         OSError: the volume is full or read-only.
     """
     if not target.exists():
-        home = os.environ.get("HF_HOME") or str(target.parent / "huggingface")
+        own = target.parent / "huggingface"
+        home = os.environ.get("HF_HOME") or str(own)
         processes.run_apart(write, spec, tuple(columns), target, environ={"HF_HOME": home})
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def write(spec: DatasetSpec, columns: Sequence[str], target: Path) -> None:

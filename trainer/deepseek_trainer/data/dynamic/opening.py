@@ -7,6 +7,7 @@ its first file), the source is cut, and the ranks see that they mean the same.
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ class LeaseData:
         self._config, self._world, self._wanted, self._execute = config, world, wanted, execute
         vocabulary = (wanted.work / tokenizer.FILE).read_bytes()
         self.vocab_size = tokenizer.size_of(Tokenizer.from_buffer(vocabulary))
-        self.fingerprint = hashlib.sha256((wanted.shape + hashlib.sha256(vocabulary).hexdigest()).encode()).hexdigest()
+        self.fingerprint = _fingerprint(config, wanted, vocabulary)
         self._cutting = Cutting.of(config, self.fingerprint)
         training, dynamic = config.trainer.training, config.data.dynamic
         self.ledger = LeaseLedger(
@@ -99,7 +100,7 @@ class LeaseData:
         """Removes what killed processes left half written, and of a stream all shards; a name that no other start has."""
         streams = self._config.data.dynamic.stream
         for left in self._wanted.work.iterdir():
-            if left.name.startswith(".") or (streams and left.suffix == ".npz"):
+            if left.is_file() and (left.name.startswith(".") or (streams and left.suffix == ".npz")):
                 left.unlink(missing_ok=True)
         return secrets.token_hex(8)
 
@@ -150,6 +151,13 @@ def open_data(config: RunConfig, world: World, progress: Progress, environ: Mapp
             "put dataCache on a volume that all workers share, or give all nodes the same files"
         )
     return data
+
+
+def _fingerprint(config: RunConfig, wanted: Preparation, vocabulary: bytes) -> str:
+    """Equal where shards are the same, as far as that is known without reading them."""
+    pieces = [] if config.data.dynamic.stream else [part.piece for part in wanted.parts]
+    cut = [(piece.name, piece.start, piece.end, piece.bytes) for piece in pieces]
+    return hashlib.sha256(json.dumps([wanted.shape, hashlib.sha256(vocabulary).hexdigest(), cut]).encode()).hexdigest()
 
 
 def _provided(config: RunConfig, environ: Mapping[str, str], first: Sequence[File]) -> Preparation:

@@ -71,11 +71,11 @@ class Supply:
     def take(self, count: int) -> list[tuple[Shard, Run, NDArray[np.int64]]]:
         """The next rows, `count` of those that are there: of each shard which run of its lease, and which rows.
 
-        A shard without a row to train comes along as a run of none.
+        A shard without a row to train comes along as a run of none; one that is behind the last row of a stream may be left.
         """
         taken = []
         with self._change:
-            while count and self._held:
+            while self._held and (count or not self._held[0].rows.training):
                 shard = self._held[0]
                 rows = shard.rows.training
                 first, stop = self._at, min(rows, self._at + count)
