@@ -36,6 +36,24 @@ def said(**facts: Any) -> str:
 STATUS: dict[str, tuple[dict[str, Any], dict[str, Any], int, str]] = {
     "equal": ({"step": 40, "chain": CHAIN}, {}, 0, "chain of step 40: equal to the recomputed one"),
     "another": ({"step": 40, "chain": "cd" * 32}, {}, 1, "chain of step 40: DIFFERS from the recomputed one"),
+    "of the checkpoint before, as mode Dynamic shows it until one is made": (
+        {"step": 40, "chain": CHAIN},
+        {"chain_at": [40, CHAIN, "cd" * 32]},
+        0,
+        "chain of step 40: equal to the recomputed one",
+    ),
+    "of that checkpoint itself": (
+        {"step": 40, "chain": CHAIN},
+        {"chain_at": [40, "cd" * 32, CHAIN]},
+        0,
+        "chain of step 40: equal to the recomputed one",
+    ),
+    "of neither": (
+        {"step": 40, "chain": CHAIN},
+        {"chain_at": [40, "cd" * 32, "ef" * 32]},
+        1,
+        "chain of step 40: DIFFERS from the recomputed one",
+    ),
     "ahead of the checkpoint": (
         {"step": 47, "chain": CHAIN},
         {"chain_at": None},
