@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from deepseek_trainer.data.dynamic.contents import Contents
+from deepseek_trainer.data.dynamic.contents import of as shard_contents
 from deepseek_trainer.data.dynamic.dealing import dealt
 from deepseek_trainer.data.dynamic.leases import Desk, Lease, LeaseBook
 from deepseek_trainer.data.dynamic.ledger import LeaseLedger, UnfitError
 from deepseek_trainer.data.dynamic.runs import ROWS_MAX, Run, append, ids, link
 from deepseek_trainer.data.ledger import GENESIS, Ledger
+from deepseek_trainer.data.store import StoreInfo
 from deepseek_trainer.errors import DataError
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # exported by a star
 
@@ -121,6 +124,19 @@ def test_the_ledger_stays_small_however_long_the_job_trains() -> None:
         now = now.cut(step, runs, {run.lease: "m" * 64 for run in runs})
     assert now.low > 1000
     assert len(json.dumps(now.to_json())) < 4096
+
+
+def test_bad_records_are_counted_over_the_job_and_some_are_named() -> None:
+    info = StoreInfo("f" * 64, 100, 10, 512, "uint16", 0.0, {})
+    bad = [{"file": "a.jsonl", "place": f"line {n}", "reason": "not JSON", "count": 1} for n in range(4)]
+    contents = Contents().with_more(shard_contents(info, bad) for _ in range(2))
+    assert (contents.tokens, contents.documents, contents.quarantined, len(contents.examples)) == (200, 20, 8, 5)
+    contents.require_few_bad(8)
+    with pytest.raises(DataError, match=r"8 bad records so far, .* allows 7; the first: a\.jsonl, line 0: not JSON"):
+        contents.require_few_bad(7)
+    said = contents.report()
+    assert said is not None
+    assert (said.quarantined, Contents().report()) == (8, None)
 
 
 def test_another_mode_is_other_data() -> None:

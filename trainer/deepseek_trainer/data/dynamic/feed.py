@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -19,14 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepseek_trainer.config import ConfigError, RunConfig
-from deepseek_trainer.contract import QUARANTINED_LENGTH, QUARANTINED_SHOWN
 from deepseek_trainer.contract import Data as DataReport
 from deepseek_trainer.data import deal
 from deepseek_trainer.data.audit.writer import AuditLog
+from deepseek_trainer.data.dynamic import contents
 from deepseek_trainer.data.dynamic.ahead import Ahead
+from deepseek_trainer.data.dynamic.contents import Contents
 from deepseek_trainer.data.dynamic.dealing import dealt
 from deepseek_trainer.data.dynamic.leases import Lease
-from deepseek_trainer.data.dynamic.ledger import Contents, LeaseLedger
+from deepseek_trainer.data.dynamic.ledger import LeaseLedger
 from deepseek_trainer.data.dynamic.runs import Run, append
 from deepseek_trainer.data.dynamic.shards import Cutting, Rows, Shard, open_shard
 from deepseek_trainer.data.dynamic.supply import Lack, Supply
@@ -140,7 +141,7 @@ class LeaseFeed:
             if run.ends:
                 del self._marks[run.lease]
                 if self._shards.count is None or run.lease < self._shards.count:
-                    self._done.append(_contents(shard))
+                    self._done.append(contents.of(shard.rows.store.info, shard.bad))
 
     def paced(self, busy_s: float) -> None:
         if (changed := self._shares.stepped(self.ledger.step, busy_s)) is not None:
@@ -155,8 +156,8 @@ class LeaseFeed:
         said = self._world.gather(Said(self._runs, self._marks, self._done))
         marks = {lease: mark for one in said for lease, mark in one.marks.items()}
         cut = self._committed.cut(self.ledger.step, (run for one in said for run in one.runs), marks)
-        cut = replace(cut, contents=_added(cut.contents, (done for one in said for done in one.done)))
-        self._require_good(cut.contents)
+        cut = replace(cut, contents=cut.contents.with_more(done for one in said for done in one.done))
+        cut.contents.require_few_bad(self._config.data.max_bad_records)
         if self._shards.count is None:
             cut = replace(cut, files=self._world.lead(lambda: self._shards.files(cut)))
         self._shards.forget(self._committed.low)
@@ -184,15 +185,7 @@ class LeaseFeed:
         return HeldOut(map(rows.collate, mine), rows.totals()[1])
 
     def report(self) -> DataReport | None:
-        contents = self._committed.contents
-        if not contents.tokens:
-            return None
-        return DataReport(
-            tokens=contents.tokens,
-            documents=contents.documents,
-            quarantined=contents.quarantined,
-            examples=contents.examples,
-        )
+        return self._committed.contents.report()
 
     def close(self) -> None:
         if self._ahead is not None:
@@ -271,33 +264,7 @@ class LeaseFeed:
                 break
         return chosen
 
-    def _require_good(self, contents: Contents) -> None:
-        may_skip = self._config.data.max_bad_records
-        if contents.quarantined > may_skip:
-            raise DataError(
-                f"{contents.quarantined} bad records so far, of which data.maxBadRecords allows {may_skip}; the first: "
-                f"{contents.examples[0]}"
-            )
-
 
 def _throw(error: TrainerError | ConfigError | None) -> None:
     if error is not None:
         raise error
-
-
-def _contents(shard: Shard) -> Contents:
-    info = shard.rows.store.info
-    said = (f"{', '.join(filter(None, (bad['file'], bad['place'])))}: {bad['reason']}" for bad in shard.bad)
-    examples = tuple(example[:QUARANTINED_LENGTH] for example in islice(said, QUARANTINED_SHOWN))
-    return Contents(info.tokens, info.documents, sum(bad["count"] for bad in shard.bad), examples)
-
-
-def _added(contents: Contents, more: Iterable[Contents]) -> Contents:
-    for one in more:
-        contents = Contents(
-            contents.tokens + one.tokens,
-            contents.documents + one.documents,
-            contents.quarantined + one.quarantined,
-            (*contents.examples, *one.examples)[:QUARANTINED_SHOWN],
-        )
-    return contents

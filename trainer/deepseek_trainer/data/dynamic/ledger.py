@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
+from deepseek_trainer.data.dynamic.contents import Contents
 from deepseek_trainer.data.dynamic.runs import Run, link
 from deepseek_trainer.data.ledger import GENESIS, Segment, differences, goes_on, unreadable
 
@@ -32,20 +33,6 @@ _FIXED = {
 
 class UnfitError(RuntimeError):
     """What the ranks say they have trained doesn't fit on what was trained before: a defect, and nothing is committed."""
-
-
-@dataclass(frozen=True)
-class Contents:
-    """Of the shards that are done for the first time.
-
-    Attributes:
-        quarantined: records that were left out; examples: the first of them.
-    """
-
-    tokens: int = 0
-    documents: int = 0
-    quarantined: int = 0
-    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +62,7 @@ class LeaseLedger:
     open: tuple[tuple[int, int], ...] = ()
     marks: tuple[tuple[int, str], ...] = ()
     files: dict[str, Any] = field(default_factory=dict)
-    contents: Contents = Contents()
+    contents: Contents = field(default_factory=Contents)
     from_step: int = 0
     segments: tuple[Segment, ...] = ()
 
