@@ -40,7 +40,7 @@ class Running:
     def wait(self, what: str, probe: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
         return eventually(probe, deadline_s=deadline_s, interval_s=0.1, describe=self._describe, what=what)
 
-    def await_steps(self, ranks: int, count: int = 10) -> Step:
+    def await_steps(self, ranks: int, count: int = 20) -> Step:
         """The last of some steps of the newest processes, which are so many ranks."""
 
         def made() -> Step | None:

@@ -2,6 +2,7 @@
 
     first step of a generation ── no step while the phase is training, for hangTimeoutSeconds ──► hang
                                └─ no answer from node rank 0,          for hangTimeoutSeconds ──► hang
+                                  the kubelet hears nothing either,    for hangFloorSeconds   ──► hang
     its peers say that an agent is silent, and neither the kubelet nor the operator hears it ──► hang, at once
 
 Rules
@@ -25,6 +26,8 @@ from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Progress
 
 TRAINING = "training"
+FLOOR_S = 60
+"""The floor where the job names none, as the agents have it."""
 
 
 def hang(turn: Turn) -> Turn:
@@ -45,10 +48,10 @@ def hung(turn: Turn) -> list[Loss]:
     left_s = left_until_hang_s(turn)
     if left_s is None or left_s > 0:
         return []
-    timeout_s = turn.seen.job.spec.recovery.hang_timeout_seconds
+    timeout_s = _patience_s(turn)
     silent = _silent(turn)
     if silent:
-        message = f"no step for {timeout_s} s, and its agent doesn't answer"
+        message = f"no sign of a step for {timeout_s} s, and its agent doesn't answer"
         return [Loss(m, Cause.HANG, "NoAnswer", message, node=m.pod.node if m.pod else None) for m in silent]
     gang = members(turn.seen, turn.status)
     first = rank_zero(turn.seen, turn.status)
@@ -63,8 +66,19 @@ def left_until_hang_s(turn: Turn) -> float | None:
     since = parse_time(_still_since(turn))
     if since is None or turn.over:
         return None
-    timeout = timedelta(seconds=turn.seen.job.spec.recovery.hang_timeout_seconds)
-    return (since + timeout - turn.seen.now).total_seconds()
+    return (since + timedelta(seconds=_patience_s(turn)) - turn.seen.now).total_seconds()
+
+
+def _patience_s(turn: Turn) -> int:
+    """Seconds of standstill that are taken for a hang.
+
+    An agent answers whatever its training processes do. Where the operator and the kubelet both hear nothing, the pod is
+    frozen, and there is no phase to wait for.
+    """
+    recovery, first = turn.seen.job.spec.recovery, rank_zero(turn.seen, turn.status).pod
+    if turn.report is None and first is not None and first.phase == "Running" and not first.ready:
+        return min(recovery.hang_timeout_seconds, recovery.hang_floor_seconds or FLOOR_S)
+    return recovery.hang_timeout_seconds
 
 
 def accused_by(report: Progress | None) -> str:

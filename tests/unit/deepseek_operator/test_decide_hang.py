@@ -119,6 +119,30 @@ def test_no_answer_for_so_long(
         assert (loss.member.slot, loss.reason, loss.node, loss.replaced) == (0, "NoAnswer", "node-0", True)
 
 
+@pytest.mark.parametrize(
+    ("ready", "floor_s", "unheard_s", "expected"),
+    [
+        (False, None, 60, True),
+        (False, None, 59, False),
+        (False, 5, 5, True),
+        (False, 9000, 1800, True),
+        (False, 9000, 1799, False),
+        (True, 5, 1799, False),
+    ],
+)
+@pytest.mark.parametrize("phase", ["training", "checkpointing"])
+def test_a_pod_that_the_kubelet_does_not_hear_either_is_given_the_floor(
+    phase: str, ready: bool, floor_s: int | None, unheard_s: int, expected: bool
+) -> None:
+    """Frozen while it saves, it would else be waited for as long as a save may take."""
+    status = turn(None, phase=phase, stepped_at=ago(9000), unheard_since=ago(unheard_s)).status
+    job = make_job(status, replicas=2, spec={"recovery": {"hangFloorSeconds": floor_s}} if floor_s else {})
+    seen = observe(job, make_pod(0, ready=ready), make_pod(1), after_s=NOW_S)
+    silent = Turn(replace(seen, unanswered=True), status, report=None)
+    assert [(loss.member.slot, loss.reason) for loss in hung(silent)] == ([(0, "NoAnswer")] if expected else [])
+    assert (left_until_hang_s(silent) or 0) <= (0 if expected else TIMEOUT_S)
+
+
 def test_time_left_is_when_it_is_looked_at_again() -> None:
     assert left_until_hang_s(turn(make_progress(step=40), stepped_at=ago(1790))) == 10
     assert left_until_hang_s(turn(make_progress(step=40, phase="evaluating"), stepped_at=ago(1790))) is None
