@@ -68,7 +68,7 @@ verify: setup ## fail when a generated file differs from what would be generated
 # ---- tests ------------------------------------------------------------------------------------
 .PHONY: test test-unit test-contract test-chart test-cluster test-training test-e2e test-demo test-native
 # Lanes run side by side: the real nodes of e2e and the API server of the cluster tests mostly wait.
-LANES := test-e2e test-native,test-cluster,test-demo lint,types,verify,test-unit,test-contract,test-chart,test-training
+LANES := test-e2e test-training test-cluster lint,types,verify,test-unit,test-contract,test-chart,test-native,test-demo
 test: setup ## everything, in lanes side by side; what CI runs
 	@$(PY) tools/stages.py $(LANES)
 
