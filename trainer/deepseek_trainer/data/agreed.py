@@ -33,10 +33,19 @@ def open_samples(config: RunConfig, world: World, environ: Mapping[str, str]) ->
     first = world.lead(lambda: prepared(executor.of(environ)))
     others = world.agree(prepared, on=lambda world: world.local_rank == 0 and not world.leader)
     opened = store.open_store(others[world.rank - world.local_rank] or first)  # of this node's first rank
-    fingerprints = world.gather(opened.info.fingerprint)
+    require_same(world, opened.info.fingerprint)
+    return samples.of(config, opened)
+
+
+def require_same(world: World, fingerprint: str) -> None:
+    """Sees that all ranks mean the same data. A collective.
+
+    Raises:
+        DataError: they don't.
+    """
+    fingerprints = world.gather(fingerprint)
     if len(set(fingerprints)) > 1:
         raise DataError(
             f"the ranks have different data: fingerprints {', '.join(sorted({f[:12] for f in fingerprints}))}; "
             "put dataCache on a volume that all workers share, or give all nodes the same files"
         )
-    return samples.of(config, opened)

@@ -18,7 +18,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from deepseek_trainer.config import RunConfig
-from deepseek_trainer.data import preparation, prepare, tokenizer
+from deepseek_trainer.data import agreed, preparation, prepare, tokenizer
 from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.dynamic.ahead import Ahead
 from deepseek_trainer.data.dynamic.arrivals import Announcer, Stream, part_number
@@ -144,12 +144,7 @@ def open_data(config: RunConfig, world: World, progress: Progress, environ: Mapp
     world.agree(provide, on=lambda world: world.local_rank == 0)
     world.agree(provide, on=lambda world: True)
     data = LeaseData(config, world, opened[0], executor.of(environ))
-    fingerprints = world.gather(data.fingerprint)
-    if len(set(fingerprints)) > 1:
-        raise DataError(
-            f"the ranks have different data: fingerprints {', '.join(sorted({f[:12] for f in fingerprints}))}; "
-            "put dataCache on a volume that all workers share, or give all nodes the same files"
-        )
+    agreed.require_same(world, data.fingerprint)
     return data
 
 
