@@ -5,7 +5,6 @@ A step's samples are known to all ranks without a word between them; the loader 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,8 +24,6 @@ from deepseek_trainer.data.shares import AHEAD, Shares
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.progress import Progress
-
-log = logging.getLogger(__name__)
 
 
 class PositionData:
@@ -98,8 +95,8 @@ class PositionFeed:
             self._audit.record(self.ledger.step, self._batch.samples[mine], self._batch.epochs[mine])
 
     def paced(self, busy_s: float) -> None:
-        if self._shares is not None and (changed := self._shares.stepped(self.ledger.step, busy_s)) is not None:
-            log.info("dealing by pace: samples of each rank: %s", ",".join(map(str, changed)))
+        if self._shares is not None:
+            self._shares.stepped(self.ledger.step, busy_s)
 
     def held_out(self) -> HeldOut:
         """The first held-out samples: the same for every number of ranks and every step."""

@@ -7,6 +7,7 @@ LAG steps later, because batches are loaded ahead. They are no part of a checkpo
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepseek_trainer.data import deal
+
+log = logging.getLogger(__name__)
 
 EVERY = 32
 AHEAD = 16
@@ -41,27 +44,24 @@ class Shares:
         """The samples of each rank in the step after so many; int64, shape (world_size,). For any thread."""
         return next(shares for since, shares in reversed(self._held) if since <= step)
 
-    def stepped(self, step: int, busy_s: float) -> NDArray[np.int64] | None:
-        """Has the ranks agree anew, if it is time. To be called by all after each step.
+    def stepped(self, step: int, busy_s: float) -> None:
+        """Has the ranks agree anew, if it is time, and logs new shares. To be called by all after each step.
 
         Args:
             step: steps that were made.
             busy_s: seconds of this rank's own work in the last one; NaN where that was not measured.
-
-        Returns:
-            The shares that will hold, if they are others.
         """
         since, before = self._held[-1]
         if since < step and not math.isnan(busy_s):  # with the newest shares
             self._busy_s.append(busy_s)
         if step % EVERY:
-            return None
+            return
         mean_s, self._busy_s = float(np.mean(self._busy_s or [math.nan])), []  # what others wait for is the sum
         after = balanced(before, np.array(self._gather(mean_s)))
         if (after == before).all():
-            return None
+            return
         self._held = [*self._held[-1:], (step + LAG, after)]
-        return after
+        log.info("dealing by pace: samples of each rank: %s", ",".join(map(str, after)))
 
 
 def balanced(shares: NDArray[np.int64], busy_s: NDArray[np.float64]) -> NDArray[np.int64]:

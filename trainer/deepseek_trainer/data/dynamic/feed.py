@@ -144,8 +144,7 @@ class LeaseFeed:
                     self._done.append(contents.of(shard.rows.store.info, shard.bad))
 
     def paced(self, busy_s: float) -> None:
-        if (changed := self._shares.stepped(self.ledger.step, busy_s)) is not None:
-            log.info("dealing by pace: samples of each rank: %s", ",".join(map(str, changed)))
+        self._shares.stepped(self.ledger.step, busy_s)
 
     def cut(self) -> dict[str, Any]:
         """Puts together what the ranks have trained since the last cut.
