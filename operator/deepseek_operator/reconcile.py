@@ -20,7 +20,7 @@ from deepseek_operator.api.names import MANAGED_BY_US, MAX_JOB_NAME, ConditionTy
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, ObjectMeta
 from deepseek_operator.apply import Applied, Applier
 from deepseek_operator.cluster.client import KubeClient
-from deepseek_operator.cluster.errors import NotFound
+from deepseek_operator.cluster.errors import NamespaceTerminating, NotFound
 from deepseek_operator.decide.effective import UnusableSnapshotError
 from deepseek_operator.decide.invalid import invalid_status
 from deepseek_operator.decide.turn import ended
@@ -200,4 +200,5 @@ def _log_pass(key: JobKey, job: DeepSeekJob, plan: Plan, applied: Applied) -> No
             refused=len(applied.refusals),
         )
     for error in applied.refusals:
-        log.warning("request refused", **about, uid=job.metadata.uid, status=error.status, error=str(error))
+        tell = log.debug if isinstance(error, NamespaceTerminating) else log.warning  # it goes with all that is in it
+        tell("request refused", **about, uid=job.metadata.uid, status=error.status, error=str(error))

@@ -15,7 +15,7 @@ from typing import Any
 from deepseek_operator.api.names import API_VERSION, KIND, MANAGER
 from deepseek_operator.api.v1alpha1 import ObjectMeta
 from deepseek_operator.cluster.client import KubeClient
-from deepseek_operator.cluster.errors import AlreadyExists, ApiError, NotFound
+from deepseek_operator.cluster.errors import AlreadyExists, ApiError, NamespaceTerminating, NotFound
 from deepseek_operator.decide.types import Event
 
 MAX_NOTE = 1024
@@ -52,8 +52,8 @@ class Recorder:
             count = self._counts[name] + 1
             await self._client.repeat_event(job.namespace, name, count, _micro_time(self._now()))
             self._remember(name, count)
-        except NotFound:
-            self._counts.pop(name, None)  # expired on the server, or the namespace goes away
+        except (NotFound, NamespaceTerminating):  # expired on the server, or the namespace goes away
+            self._counts.pop(name, None)
         except ApiError as error:
             self._on_error(job, event, error)
 

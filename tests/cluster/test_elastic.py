@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.api import Jobs
 from support.eventually import eventually
-from support.kubelet import Kubelet
+from support.kubelet import Kubelet, found_no_room
 from support.operators import OperatorProcess
 
 pytestmark = pytest.mark.cluster
@@ -56,8 +56,16 @@ def says(jobs: Jobs, name: str, words: str) -> None:
 def test_workers_join_as_there_is_room_for_them(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet) -> None:
     submit(jobs, "more", 2)
     runs_with(jobs, "more", "0-0", "1-0")
-    kubelet.room = 3
+    kubelet.room = 2
     jobs.api.merge(f"{jobs.path}/more", {"spec": {"workers": {"replicas": 4}}})
+    eventually(
+        lambda: sum(map(found_no_room, jobs.pods("more"))) == 2,
+        deadline_s=40,
+        what="both newcomers find no room",
+        describe=lambda: jobs.describe("more"),
+    )
+    assert gang(jobs, "more") == ["more-worker-0-0", "more-worker-1-0"]
+    kubelet.room = 3
     runs_with(jobs, "more", "0-0", "1-0", "2-0")
     says(jobs, "more", "worker 3: Unschedulable: 0/1 nodes are available")
     status = jobs.status("more")

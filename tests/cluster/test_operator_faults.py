@@ -181,3 +181,21 @@ def test_quota_that_refuses_pods_is_the_reason(jobs: Jobs, start_operator: Start
         what="the pod, once the quota is gone",
         describe=partial(jobs.describe, "refused"),
     )
+
+
+def test_a_namespace_that_is_being_deleted_is_no_trouble_of_the_operators(
+    api: Api, jobs: Jobs, start_operator: Start, kubelet: Kubelet
+) -> None:
+    operator = start_operator()
+    jobs.submit("going", replicas=1)
+    eventually(lambda: jobs.state("going") == "Running", deadline_s=30, what="Running")
+    api.delete(f"/api/v1/namespaces/{jobs.namespace}")
+    jobs.delete_pod("going-worker-0-0")
+
+    def told() -> bool:
+        return any("because it is being terminated" in c["message"] for c in jobs.status("going")["conditions"])
+
+    eventually(told, deadline_s=60, what="the job says why it has no pod", describe=partial(jobs.describe, "going"))
+    assert jobs.live("going") == []
+    assert operator.complaints() == []
+    assert operator.said("Event not written") == operator.said("request refused") == []

@@ -18,6 +18,12 @@ CONTAINER = "worker"
 FULL = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"}
 
 
+def found_no_room(pod: Mapping[str, Any]) -> bool:
+    """The pod is marked as Unschedulable. The API server adds fields of its own to the condition."""
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(condition.items() >= FULL.items() for condition in conditions)
+
+
 class Kubelet:
     """A node for one namespace. As a context manager it works in a thread of its own."""
 
@@ -65,7 +71,7 @@ class Kubelet:
                 elif phase == "Pending" and (self.room is None or running < self.room):
                     self.run(pod)
                     running += 1
-                elif phase == "Pending" and FULL not in pod.get("status", {}).get("conditions", []):
+                elif phase == "Pending" and not found_no_room(pod):
                     self._write(name, {"conditions": [FULL]})
             except ApiFailure as error:
                 if error.status not in (404, 409):  # the pod is gone or was changed: look again

@@ -24,7 +24,7 @@ from deepseek_operator.api.names import (
     PROFILE_PLURAL,
     VERSION,
 )
-from deepseek_operator.cluster.errors import AlreadyExists, Forbidden, NotFound, NotServed
+from deepseek_operator.cluster.errors import AlreadyExists, Forbidden, NamespaceTerminating, NotFound, NotServed
 from deepseek_operator.cluster.transport import METADATA_LIST, METADATA_ONLY, Transport
 from deepseek_operator.render import kueue
 
@@ -170,7 +170,7 @@ class KubeClient:
                 accept=METADATA_ONLY,
             )
         except Forbidden as error:
-            if manifest["kind"] not in OF_RAY:
+            if manifest["kind"] not in OF_RAY or isinstance(error, NamespaceTerminating):
                 raise
             message = f"{error.message} (rights for jobs with data.ray: the chart's value rbac.ray)"
             raise Forbidden(error.status, error.reason, message, error.request) from error

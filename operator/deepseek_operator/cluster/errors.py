@@ -36,6 +36,10 @@ class Forbidden(ApiError):
     """403: RBAC, a quota or an admission policy says no."""
 
 
+class NamespaceTerminating(Forbidden):
+    """403 on create: the namespace is being deleted, and with it all that is asked for."""
+
+
 class Invalid(ApiError):
     """400, 413 or 422: the object itself is refused; the same request can never succeed."""
 
@@ -48,6 +52,8 @@ class Unavailable(ApiError):
     """429, 5xx, a timeout or a broken connection, also after all retries."""
 
 
+TERMINATING = "NamespaceTerminating"
+"""The API server's cause for refusing new objects in a namespace that is being deleted."""
 _BY_STATUS: dict[int, type[ApiError]] = {
     400: Invalid,
     401: Unauthorized,
@@ -65,9 +71,12 @@ def from_answer(status: int, body: bytes, request: str) -> ApiError:
     try:
         answer = json.loads(body)
         reason, message = str(answer.get("reason", "")), str(answer.get("message", ""))
-    except (ValueError, AttributeError):
-        reason, message = "", body[:300].decode("utf-8", "replace")
+        causes = {str(cause.get("reason")) for cause in (answer.get("details") or {}).get("causes") or ()}
+    except (ValueError, AttributeError, TypeError):
+        reason, message, causes = "", body[:300].decode("utf-8", "replace"), set()
     kind = _BY_STATUS.get(status, Unavailable if status >= 500 else ApiError)
     if status == 409:
         kind = AlreadyExists if reason == "AlreadyExists" else Conflict
+    if kind is Forbidden and TERMINATING in causes:
+        kind = NamespaceTerminating
     return kind(status, reason, message, request)

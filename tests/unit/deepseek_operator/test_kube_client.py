@@ -21,6 +21,7 @@ from deepseek_operator.cluster.errors import (
     Conflict,
     Forbidden,
     Invalid,
+    NamespaceTerminating,
     NotFound,
     NotServed,
     Unavailable,
@@ -118,6 +119,27 @@ async def test_an_answer_that_is_no_json_is_an_error_with_its_text(server: Serve
     server.script = [web.Response(status=403, text="<html>proxy says no</html>")]
     with pytest.raises(Forbidden, match="proxy says no"):
         await client.get_job("ns", "j")
+
+
+@pytest.mark.parametrize(
+    ("details", "kind"),
+    [
+        ({"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]}, NamespaceTerminating),
+        ({"causes": [{"reason": "Other"}]}, Forbidden),
+        ({}, Forbidden),
+        (None, Forbidden),
+        ("odd", Forbidden),
+    ],
+)
+async def test_a_namespace_that_goes_away_is_told_from_a_missing_right(
+    server: Server, details: object, kind: type[ApiError]
+) -> None:
+    client = await server.client()
+    answer = {"kind": "Status", "reason": "Forbidden", "message": "no", "details": details}
+    server.script = [web.json_response(answer, status=403)]
+    with pytest.raises(Forbidden) as refused:
+        await client.get_job("ns", "j")
+    assert type(refused.value) is kind
 
 
 async def test_status_carries_the_version_that_was_read(server: Server) -> None:
