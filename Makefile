@@ -91,10 +91,10 @@ test-demo: setup ## make demo, and look at what it leaves
 	$(PYTEST) tests/e2e/test_demo.py
 
 test-e2e: setup ## helm install and real pods on two nodes
-	$(PYTEST) tests/e2e --ignore=tests/e2e/test_demo.py --ignore=tests/e2e/test_native_cluster.py
+	$(PYTEST) tests/e2e --ignore=tests/e2e/test_demo.py --ignore=tests/e2e/test_native_cluster.py --ignore=tests/e2e/test_native_images.py
 
 test-native: setup ## the native cluster itself: crashes, power cuts, side by side, nothing left behind
-	$(PYTEST) tests/e2e/test_native_cluster.py
+	$(PYTEST) tests/e2e/test_native_cluster.py tests/e2e/test_native_images.py
 
 .PHONY: soak
 soak: setup ## an hour of jobs under several hundred random faults, their data exactly once; five minutes of it are in test-cluster

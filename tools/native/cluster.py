@@ -111,6 +111,8 @@ def up(name: str, nodes: int, images: Sequence[Path]) -> Cluster:
     plane = _start_control_plane(cluster)
     for each in cluster.all_nodes():
         node.prepare(each, plane, nodes, images)
+    node.give_images(cluster.all_nodes(), images)
+    for each in cluster.all_nodes():
         node.start(each)
     for each in cluster.all_nodes():
         node.wait_booted(each)

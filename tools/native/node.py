@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from native import binaries, cgroups, controlplane, network, node_init, packages, processes
+from native import binaries, cgroups, controlplane, imagestore, network, node_init, packages, processes
 from native.controlplane import ControlPlane
 from native.errors import NativeError
 from native.network import Network
@@ -16,6 +16,10 @@ from native.node_init import NodeSpec
 from native.processes import Daemon
 
 INIT = "init"
+CONTAINERD = "containerd"
+"""The folder of all that containerd keeps."""
+WORTH_LINKING = 64 << 20
+"""Bytes of images; less than that is imported sooner than all that the cache has is linked."""
 BOOT_TIMEOUT_S = 400.0
 PAUSE_IMAGE = "localhost/pause:dev"
 CLUSTER_DOMAIN = "cluster.local"
@@ -57,12 +61,21 @@ def prepare(node: Node, plane: ControlPlane, nodes: int, images: Sequence[Path])
         address=f"{node.ip}/24",
         gateway=node.network.gateway,
         routes={node.network.node_pod_cidr(other): node.network.node_ip(other) for other in others},
-        containerd=[_command("containerd"), "--config", str(node.directory / "containerd.toml")],
-        ctr=_command("ctr"),
+        containerd=[packages.require("containerd"), "--config", str(node.directory / "containerd.toml")],
+        ctr=packages.require("ctr"),
         daemons={"kubelet": kubelet, "kube-proxy": proxy},
         images=[str(image) for image in images],
     )
     spec.write(node.directory / "spec.json")
+
+
+def give_images(nodes: Sequence[Node], images: Sequence[Path]) -> None:
+    """Spares prepared nodes the import of these images, where the cache is on the same disk."""
+    if sum(image.stat().st_size for image in images) < WORTH_LINKING:
+        return
+    if imagestore.give(images, [node.directory / CONTAINERD for node in nodes]):
+        for node in nodes:
+            (node.directory / node_init.IMPORTED).write_text(json.dumps([str(image) for image in images]))
 
 
 def start(node: Node) -> Daemon:
@@ -187,7 +200,7 @@ def _kubelet_configuration(node: Node, plane: ControlPlane) -> dict[str, object]
 def _containerd_toml(node: Node) -> str:
     """restrict_oom_score_adj: where CAP_SYS_RESOURCE is missing, a lower score than the own one can't be set."""
     return f"""version = 2
-root = "{node.directory}/containerd"
+root = "{node.directory}/{CONTAINERD}"
 state = "/run/containerd"
 [grpc]
   address = "{node.directory}/containerd.sock"
@@ -214,13 +227,6 @@ def _cni(node: Node) -> dict[str, object]:
 def _children(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in path.read_text().split()] if path.exists() else []
-
-
-def _command(name: str) -> str:
-    found = packages.find(name)
-    if found is None:
-        raise NativeError(f"{name} is not installed; run cluster-up as root on Debian, or install it")
-    return found
 
 
 def _search_path() -> str:

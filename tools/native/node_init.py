@@ -22,6 +22,8 @@ from native import processes
 from native.errors import NativeError, run
 
 RESTART_DELAY_S = 1.0
+IMPORTED = "images.json"
+"""In a node's directory: the archives that its containerd has."""
 TUNABLES: Mapping[str, str] = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -112,15 +114,27 @@ def configure_network(spec: NodeSpec) -> None:
 def import_images(spec: NodeSpec) -> None:
     """Waits for containerd and imports each archive that is not recorded as imported."""
     directory = Path(spec.directory)
-    ctr = [spec.ctr, "--address", str(directory / "containerd.sock"), "--namespace", "k8s.io"]
-    processes.wait_until(lambda: _succeeds([*ctr, "version"]), 30, f"containerd of {spec.name} answers")
-    record = directory / "images.json"
+    socket = directory / "containerd.sock"
+    await_containerd(spec.ctr, socket, spec.name)
+    record = directory / IMPORTED
     known: list[str] = json.loads(record.read_text()) if record.exists() else []
     for archive in spec.images:
         if archive not in known:
-            run([*ctr, "images", "import", archive], what=f"import {archive}", timeout_s=300)
+            import_image(spec.ctr, socket, archive)
             known.append(archive)
             record.write_text(json.dumps(known))
+
+
+def await_containerd(ctr: str, socket: Path, where: str) -> None:
+    """Waits until containerd answers."""
+    asked = [ctr, "--address", str(socket), "version"]
+    processes.wait_until(lambda: _succeeds(asked), 30, f"containerd of {where} answers")
+
+
+def import_image(ctr: str, socket: Path, archive: str) -> None:
+    """Has containerd take an archive's image, unpacked, for the kubelet to use."""
+    asked = [ctr, "--address", str(socket), "--namespace", "k8s.io", "images", "import", archive]
+    run(asked, what=f"import {archive}", timeout_s=300)
 
 
 def supervise(directory: Path, running: dict[int, str], commands: Mapping[str, list[str]]) -> None:

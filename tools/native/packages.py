@@ -57,6 +57,18 @@ def find(command: str) -> str | None:
     return shutil.which(command, path=os.environ.get("PATH", "") + os.pathsep + _SEARCH)
 
 
+def require(command: str) -> str:
+    """Full path of a command.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
+    found = find(command)
+    if found is None:
+        raise Unavailable(f"{command} is not installed; run cluster-up as root on Debian, or install it")
+    return found
+
+
 def cni_folder() -> Path:
     """The folder of the CNI plugins."""
     found = shutil.which("host-local", path=os.pathsep.join(_CNI_FOLDERS))
