@@ -96,13 +96,14 @@ def with_data(shared_claim: tuple[str, Path], prepared: Path) -> Callable[[str],
 
 
 @pytest.fixture
-def slow_network(site: Site) -> Iterator[None]:
+def slow_network(site: Site, request: pytest.FixtureRequest) -> Iterator[None]:
     """A tiny model waits for such a network most of its time: no test needs the steps that it could make.
 
-    Else each job would keep all processors busy, and what is measured would be how processes share them.
+    Else each job would keep all processors busy, and what is measured would be how processes share them. Tests in
+    which a job trains for minutes, whatever it does in them, take a slower one as the fixture's parameter, in Mbit/s.
     """
     if site.native is not None:
-        cluster.limit_network(site.native, MBIT)
+        cluster.limit_network(site.native, getattr(request, "param", MBIT))
     yield
     if site.native is not None:
         cluster.limit_network(site.native, None)

@@ -18,7 +18,7 @@ from support.runs import resumes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-STEPS = 120
+STEPS = 90
 EXAMPLE = Path(__file__).parents[2] / "examples" / "chitchat-pretrain.yaml"
 
 

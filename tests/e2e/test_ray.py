@@ -16,15 +16,16 @@ from support.kubectl import Kubectl
 from support.running import manifest
 from support.runs import tiny_trainer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500), pytest.mark.usefixtures("slow_network")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
-STEPS = 500
+STEPS = 150
 SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1536Mi"}}
 RAY = {"objectStore": "128Mi", "head": {"resources": SMALL}, "raylet": {"cpus": 1, "resources": SMALL}}
 
 
+@pytest.mark.parametrize("slow_network", [20], indirect=True)
 def test_a_job_that_loses_its_ray_trains_each_sample_once(
-    kubectl: Kubectl, operator: None, trainer_image: str, shared_claim: tuple[str, Path]
+    kubectl: Kubectl, operator: None, slow_network: None, trainer_image: str, shared_claim: tuple[str, Path]
 ) -> None:
     claim, volume = shared_claim
     name, space = "with-ray", kubectl.namespace
@@ -59,7 +60,7 @@ def test_a_job_that_loses_its_ray_trains_each_sample_once(
 
     # A head, and a raylet on each of the two nodes.
     wait("Ray is ready", 240, ray_is_ready)
-    wait("the first steps", 300, lambda: step() > 20)
+    wait("the first steps", 300, lambda: step() > 5)
     pods = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in kubectl.items("pods")}
     assert set(pods) == {f"{name}-ray-0", f"{name}-worker-0-0", f"{name}-worker-1-0"}
     assert pods[f"{name}-worker-0-0"] != pods[f"{name}-worker-1-0"], "both workers are on one node"
