@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from deepseek_trainer.checkpoint import layout, load, retention, save, state
+from deepseek_trainer.checkpoint import layout, load, save, state
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.config import DataSpec, RunConfig
 from deepseek_trainer.contract import Env
@@ -189,26 +189,23 @@ def _continued(ledger: Ledger, found: load.Found | None, data: DataSpec) -> Ledg
 def _find(writer: Writer, ledger: Ledger, world: World, data: DataSpec) -> tuple[load.Found | None, layout.Start]:
     """The newest whole checkpoint, the same on every rank; says on the volume that training starts."""
 
-    def find() -> tuple[load.Found | None, layout.Start]:
-        found = load.newest_whole(writer.folder)
-        if found:
-            load.require_same_model(found, writer.model)
-            _continued(ledger, found, data)
-            if changes := ledger.changes(found.manifest.ledger):
-                log.warning("other data than in %s: %s; a new segment begins", found.path.name, "; ".join(changes))
-        retention.clean(writer.folder, generation=writer.generation)
-        start = load.record_start(
+    def fits(found: load.Found) -> None:
+        load.require_same_model(found, writer.model)
+        _continued(ledger, found, data)
+        if changes := ledger.changes(found.manifest.ledger):
+            log.warning("other data than in %s: %s; a new segment begins", found.path.name, "; ".join(changes))
+
+    return world.lead(
+        lambda: load.begin(
             writer.folder,
             job=writer.uid,
             generation=writer.generation,
             attempt=writer.attempt,
-            found=found,
             world_size=world.size,
             audited=data.audit,
+            fits=fits,
         )
-        return found, start
-
-    return world.lead(find)
+    )
 
 
 def _audit(start: layout.Start, world: World, folder: Path, ledger: Ledger) -> AuditLog | None:

@@ -98,7 +98,19 @@ def read_manifest(checkpoint: Path) -> Manifest:
     Raises:
         OSError, ValueError, TypeError: it is missing or damaged.
     """
-    return Manifest(**json.loads((checkpoint / MANIFEST).read_bytes()))
+    return parse_manifest((checkpoint / MANIFEST).read_bytes())
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """The manifest with this content; what a newer trainer says in it beside is left out.
+
+    Raises:
+        ValueError, TypeError: it is damaged.
+    """
+    said = json.loads(content)
+    if not isinstance(said, dict):
+        raise ValueError("it is not an object")
+    return Manifest(**{name: value for name, value in said.items() if name in _MANIFEST})
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,7 @@ def starts(folder: Path) -> list[Start]:
 
 
 _START = {field.name for field in fields(Start)}
+_MANIFEST = {field.name for field in fields(Manifest)}
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,23 @@ leaves and are no loss. If there are committed ones and none is whole, training 
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint import state_dict_loader
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-
 from deepseek_trainer import durable
-from deepseek_trainer.checkpoint import layout
+from deepseek_trainer.checkpoint import dcp, layout, retention
 from deepseek_trainer.checkpoint.layout import Manifest, Start
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.distributed.world import World
-from deepseek_trainer.errors import DataError
+from deepseek_trainer.errors import DataError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,47 @@ class Found:
 
     path: Path
     manifest: Manifest
+
+
+def begin(
+    folder: Path,
+    *,
+    job: str,
+    generation: int,
+    attempt: int,
+    world_size: int,
+    audited: bool = False,
+    fits: Callable[[Found], None] = lambda found: None,
+) -> tuple[Found | None, Start]:
+    """The checkpoint that training goes on from, and the start that is now on record; nobody older commits after it.
+
+    Whoever was let through the fence before has its checkpoint in a temporary folder or without its mark. Both are
+    taken from it once the start is on record; what it has committed until then is looked at again.
+
+    Args:
+        fits: raises if training can't go on from what was found.
+
+    Raises:
+        DataError: there are committed checkpoints, and all are damaged.
+        UnavailableError: one can't be read, and nobody knows whether it is whole.
+    """
+    while True:
+        before = _committed(folder)
+        found = newest_whole(folder)
+        if found is not None:
+            fits(found)
+        start = record_start(
+            folder,
+            job=job,
+            generation=generation,
+            attempt=attempt,
+            found=found,
+            world_size=world_size,
+            audited=audited,
+        )
+        retention.clean(folder, generation=generation)
+        if _committed(folder) <= before:
+            return found, start
 
 
 def newest_whole(folder: Path) -> Found | None:
@@ -76,10 +117,7 @@ def require_same_model(found: Found, model: dict[str, Any]) -> None:
 
 def read_into(state: dict[str, Any], found: Found, world: World) -> None:
     """Reads a checkpoint into `state` (of `state.collect`), resharded to this world. A collective."""
-    world.agree(
-        lambda: state_dict_loader.load(state, storage_reader=FileSystemReader(found.path), process_group=world.control),
-        on=lambda world: True,
-    )
+    world.agree(lambda: dcp.read(state, found.path, world.control), on=lambda world: True)
 
 
 def record_start(
@@ -107,17 +145,40 @@ def record_start(
     return start
 
 
+def _committed(folder: Path) -> set[Path]:
+    return {path for _, path in layout.checkpoints(folder) if (path / layout.COMMITTED).exists()}
+
+
 def _verify(checkpoint: Path) -> tuple[str, Manifest | None]:
+    """What is wrong with a committed checkpoint, or its manifest.
+
+    Raises:
+        UnavailableError: it may be whole, but can't be read.
+    """
     try:
-        manifest = layout.read_manifest(checkpoint)
-    except (OSError, ValueError, TypeError) as error:
-        return f"its manifest can't be read: {error}", None
-    try:
-        committed = (checkpoint / layout.COMMITTED).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        return f"its mark {layout.COMMITTED} can't be read: {error}", None
-    if durable.describe(checkpoint / layout.MANIFEST)["sha256"] != committed:
+        return _judge(checkpoint)
+    except OSError as error:
+        if error.errno not in _DAMAGE:
+            raise UnavailableError(
+                f"{error.filename or checkpoint} can't be read: {error.strerror}; correct what the volume allows, or move "
+                f"{checkpoint.name} elsewhere to go on without it"
+            ) from error
+        return f"{error.filename or checkpoint.name} can't be read: {error.strerror}", None
+
+
+_DAMAGE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EUCLEAN, errno.EBADMSG)
+"""Errors that say what is on the disk; others (permission, a server that is away) say nothing about it."""
+
+
+def _judge(checkpoint: Path) -> tuple[str, Manifest | None]:
+    content = (checkpoint / layout.MANIFEST).read_bytes()
+    committed = (checkpoint / layout.COMMITTED).read_bytes()
+    if hashlib.sha256(content).hexdigest().encode() != committed.strip():
         return f"{layout.MANIFEST} differs from the sha256 in {layout.COMMITTED}", None
+    try:
+        manifest = layout.parse_manifest(content)
+    except (ValueError, TypeError) as error:
+        return f"its manifest can't be read: {error}", None
     if manifest.ledger.get("step") != manifest.step:
         return f"its ledger is at step {manifest.ledger.get('step')}, its weights at {manifest.step}", None
     for name, expected in manifest.files.items():

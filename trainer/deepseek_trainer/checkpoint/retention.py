@@ -47,8 +47,22 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def clean(folder: Path, *, generation: int) -> None:
-    """Deletes what earlier processes left unfinished; to be called before this one writes."""
+    """Takes from earlier processes what they have not committed; to be called once nobody older passes the fence.
+
+    One of them that is only frozen can't commit any more: its temporary folder is gone, or its mark.
+    """
     for owner, leftover in layout.temporaries(folder):
         if owner <= generation:
             log.info("removing unfinished=%s", leftover.name)
             shutil.rmtree(leftover)
+    for _, checkpoint in layout.checkpoints(folder):
+        if not (checkpoint / layout.COMMITTED).exists() and _owner(checkpoint) <= generation:
+            (checkpoint / layout.MARK).unlink(missing_ok=True)
+
+
+def _owner(checkpoint: Path) -> int:
+    """The generation that made it; 0: nobody knows."""
+    try:
+        return layout.read_manifest(checkpoint).generation
+    except (OSError, ValueError, TypeError):
+        return 0

@@ -12,17 +12,16 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint import state_dict_saver
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
-
 from deepseek_trainer import durable
-from deepseek_trainer.checkpoint import layout, retention
+from deepseek_trainer.checkpoint import dcp, layout, retention
 from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.contract import CheckpointInfo
 from deepseek_trainer.distributed.world import World
@@ -75,11 +74,10 @@ class Writer:
         """Writes every rank's shards to the disk, and hashes each where it was written."""
 
         def write() -> dict[str, dict[str, Any]]:
-            writer = FileSystemWriter(temporary, single_file_per_rank=True, sync_files=True)
-            state_dict_saver.save(state, storage_writer=writer, process_group=self.world.control)
+            dcp.write(state, temporary, self.world.control, leader=self.world.leader)
             mine = sorted(temporary.glob(f"__{self.world.rank}_*.distcp"))
             if self.world.leader:
-                mine.append(temporary / ".metadata")
+                mine.append(temporary / dcp.METADATA)
             return {path.name: durable.describe(path) for path in mine}
 
         described = self.world.agree(write, on=lambda world: True)
@@ -108,15 +106,31 @@ class Writer:
         durable.write_bytes(temporary / layout.MARK, durable.describe(temporary / layout.MANIFEST)["sha256"].encode())
         durable.sync_folder(temporary)
         checkpoint = layout.checkpoint_folder(self.folder, manifest.step)
-        if checkpoint.exists():  # one that was refused at the start; training has come past it again
-            aside = layout.temporary_folder(self.folder, manifest.step, self.generation, "replaced")
-            shutil.rmtree(aside, ignore_errors=True)
-            durable.rename(checkpoint, aside)
-            shutil.rmtree(aside)
-        durable.rename(temporary, checkpoint)
-        durable.rename(checkpoint / layout.MARK, checkpoint / layout.COMMITTED)
+        with self._making_room(checkpoint, manifest.step):
+            durable.rename(temporary, checkpoint)
+            durable.rename(checkpoint / layout.MARK, checkpoint / layout.COMMITTED)
         retention.apply(self.folder, keep=self.keep, generation=self.generation, newest=manifest.step)
         return info(checkpoint, manifest)
+
+    @contextmanager
+    def _making_room(self, checkpoint: Path, step: int) -> Iterator[None]:
+        """What has the name is one that was refused at the start, and training has come past it again: it goes.
+
+        Or a newer generation has just come to it, and this one is too late: then it comes back.
+        """
+        if not checkpoint.exists():
+            yield
+            return
+        aside = layout.temporary_folder(self.folder, step, self.generation, "replaced")
+        shutil.rmtree(aside, ignore_errors=True)
+        durable.rename(checkpoint, aside)
+        try:
+            yield
+        except OSError:
+            if not checkpoint.exists():
+                durable.rename(aside, checkpoint)
+            raise
+        shutil.rmtree(aside)
 
     def _fence(self) -> None:
         reign = layout.reign(self.folder)
