@@ -42,23 +42,7 @@ class Training:
         found = newest(folder, fall_back_to)
         if found is not None:
             self.ledger = self.ledger.continued_from(found.manifest.ledger, allow_change=True)
-        self.start = load.record_start(
-            folder,
-            job="uid-1",
-            generation=generation,
-            attempt=generation,
-            found=found,
-            world_size=ranks,
-            audited=audited,
-        )
-        ledger = self.ledger.to_json()
-        self.logs = [
-            AuditLog(
-                folder / layout.AUDIT,
-                Header.of(self.start, rank, ledger),
-            )
-            for rank in range(ranks)
-        ]
+        self.start, self.logs = begin(folder, ranks, generation, found, self.ledger.to_json(), audited=audited)
 
     def steps(self, count: int = 1) -> Training:
         for _ in range(count):
@@ -85,6 +69,28 @@ class Training:
 
     def file(self, rank: int = 0) -> Path:
         return file_of(self.folder / layout.AUDIT, self.start.start, rank)
+
+
+def begin(
+    folder: Path,
+    ranks: int,
+    generation: int,
+    found: load.Found | None,
+    ledger: dict[str, Any],
+    *,
+    audited: bool = True,
+) -> tuple[Start, list[AuditLog]]:
+    """A start of training from that checkpoint, on record, and the ranks' files of it."""
+    start = load.record_start(
+        folder,
+        job="uid-1",
+        generation=generation,
+        attempt=generation,
+        found=found,
+        world_size=ranks,
+        audited=audited,
+    )
+    return start, [AuditLog(folder / layout.AUDIT, Header.of(start, rank, ledger)) for rank in range(ranks)]
 
 
 def newest(folder: Path, step: int | None = None) -> load.Found | None:

@@ -6,13 +6,12 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepseek_trainer.checkpoint import layout, load
-from deepseek_trainer.data.audit.records import Header, file_of
-from deepseek_trainer.data.audit.writer import AuditLog
+from deepseek_trainer.checkpoint import layout
+from deepseek_trainer.data.audit.records import file_of
 from deepseek_trainer.data.dynamic.leases import Lease, LeaseBook
 from deepseek_trainer.data.dynamic.ledger import LeaseLedger
 from deepseek_trainer.data.dynamic.runs import Run
-from support.audits import checkpoint, newest
+from support.audits import begin, checkpoint, newest
 
 ROWS = (5, 3, 0, 7, 4)
 """Training rows of each shard of a source; one has none."""
@@ -37,19 +36,8 @@ class Leasing:
         found = newest(folder)
         if found is not None:
             self.ledger = self.ledger.continued_from(found.manifest.ledger, allow_change=True)
-        self.start = load.record_start(
-            folder,
-            job="uid-1",
-            generation=generation,
-            attempt=generation,
-            found=found,
-            world_size=ranks,
-            audited=True,
-        )
+        self.start, self.logs = begin(folder, ranks, generation, found, self.ledger.to_json())
         self.step = self.ledger.step
-        self.logs = [
-            AuditLog(folder / layout.AUDIT, Header.of(self.start, rank, self.ledger.to_json())) for rank in range(ranks)
-        ]
         self._book, self._places = LeaseBook(self.ledger), itertools.count()
         self._held: list[Lease | None] = [None] * ranks
         self._runs: list[Run] = []

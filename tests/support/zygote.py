@@ -38,7 +38,8 @@ class Zygote:
         self._address = Path(self._folder.name) / "socket"
         bound = [sys.executable, "-S", exec.__file__, str(os.getpid()), sys.executable, "-u"]
         command = [*bound, "-m", "deepseek_trainer.agent.zygote", str(self._address), *modules]
-        self.process = subprocess.Popen(command, env=os.environ | QUIET)
+        path = os.pathsep.join(part for part in sys.path if part)  # what stands for the trainer is one of these files
+        self.process = subprocess.Popen(command, env=os.environ | QUIET | {"PYTHONPATH": path})
 
     @property
     def environ(self) -> dict[str, str]:

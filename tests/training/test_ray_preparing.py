@@ -1,25 +1,35 @@
-"""Parts made on real Ray nodes: whatever is killed, frozen or missing, what Ray leaves undone is left to the trainer."""
+"""Parts made on real Ray nodes: whatever is killed, frozen or missing, what Ray leaves undone is left to the trainer.
+
+So in both modes: parts of a preparation, and shards that are tokenised while others are trained on.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import random
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from deepseek_trainer.checkpoint import load
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.contract import Env
+from deepseek_trainer.data.audit.proof import Verdict, prove
 from deepseek_trainer.data.prepare import prepare
 from deepseek_trainer.data.store import open_store
 from deepseek_trainer.raycluster.executor import RayExecutor
-from support import raywork
+from support import costly_rows, raywork
 from support.eventually import eventually
-from support.raynodes import RayCluster
+from support.procs import Processes, start_training
+from support.raynodes import RayCluster, RayNode
 from support.raywork import Piece
+from support.runs import run_config
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
@@ -44,6 +54,12 @@ def environ(cluster: RayCluster) -> dict[str, str]:
 
 def _pieces(folder: Path, count: int, how: Callable[[int], str] = lambda number: "well") -> list[Piece]:
     return [Piece(number, str(folder), how(number)) for number in range(count)]
+
+
+def _lose(node: RayNode) -> None:
+    pid = node.gcs_pid() if node.role == "head" else node.raylet_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
 
 
 def _made(pieces: list[Piece]) -> set[int]:
@@ -126,9 +142,7 @@ def test_killed_while_parts_are_made(cluster: RayCluster, environ: dict[str, str
 
     def kill_midway() -> None:
         eventually(lambda: len(_made(pieces)) >= 2, deadline_s=GRACE_S)
-        pid = node.gcs_pid() if node is head else node.raylet_pid()
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        _lose(node)
 
     killer = threading.Thread(target=kill_midway)
     killer.start()
@@ -144,3 +158,55 @@ def test_killed_while_parts_are_made(cluster: RayCluster, environ: dict[str, str
     for each, before in zip(cluster.nodes, starts, strict=True):
         if each is node or node is head:
             each.await_started(before + 1)
+
+
+def test_shards_tokenised_ahead_are_trained_once_whatever_is_lost(
+    cluster: RayCluster, environ: dict[str, str], tmp_path: Path
+) -> None:
+    head, near, _ = cluster.nodes
+    draw = random.Random(0)
+    texts = (" ".join(f"w{draw.randrange(200)}" for _ in range(200)) for _ in range(1600))
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    checkpoints, cache = tmp_path / "checkpoints", tmp_path / "cache"
+
+    def start(ranks: int, run: str, steps: int, module: str, **environ: str) -> Processes:
+        config = run_config(
+            checkpoints=checkpoints, data_cache=cache, steps=steps, every_steps=5, globalBatchSize=16, microBatchSize=16
+        )
+        dynamic = {"mode": "Dynamic", "dynamic": {"shardBytes": 4096}, "audit": True}
+        config["data"] = {"path": str(tmp_path / "data.jsonl"), **dynamic}
+        return start_training(config, world_size=ranks, folder=tmp_path / run, environ=environ, module=module)
+
+    def ledger() -> dict[str, Any]:
+        found = load.newest_whole(checkpoints)
+        assert found is not None
+        return found.manifest.ledger
+
+    def shards() -> dict[str, int]:
+        """Those that are tokenised, and their inodes."""
+        return {path.name: path.stat().st_ino for path in cache.glob(".*/*.npz")}
+
+    slow = {costly_rows.ROW_S: "0.25,0.25"}
+    running = start(2, "with-ray", 1000, "support.costly_rows", **environ, **slow)
+
+    def lose_while_shards_are_made(node: RayNode, more: int) -> None:
+        there = len(shards())
+        eventually(lambda: len(shards()) >= there + more, deadline_s=240, describe=running.outputs, what="more shards")
+        _lose(node)
+
+    lose_while_shards_are_made(near, 16)
+    eventually(lambda: "ray left " in running.output(0), deadline_s=GRACE_S, describe=running.outputs)
+    lose_while_shards_are_made(head, 16)
+    running.send(signal.SIGTERM)
+    assert [rank.exit_code for rank in running.wait()] == [75, 75], running.outputs()
+    assert "Traceback" not in running.output(0), "what is lost of Ray is one line"
+    stopped, leased = ledger()["step"], ledger()["low"] + 4
+    ahead = shards()
+    assert len(ahead) > leased + 16, "more than the ranks have had"
+
+    ended = start(1, "without", stopped + 30, "deepseek_trainer").wait()[0]
+
+    assert ended.exit_code == 0, ended.output
+    assert ledger()["low"] > leased, "it has come to those that Ray has made"
+    assert ahead.items() <= shards().items(), "and has made none of them again"
+    assert prove(checkpoints).verdict is Verdict.PROVEN, prove(checkpoints)

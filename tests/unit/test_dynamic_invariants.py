@@ -180,6 +180,29 @@ def test_what_is_leased_next_is_left_to_the_ranks(expected: Expected, tmp_path: 
     assert asked == parts[4:]
 
 
+def test_what_a_stream_has_forgotten_meanwhile_is_removed(expected: Expected, tmp_path: Path) -> None:
+    parts = [replace(part, folder=str(tmp_path)) for part in expected.parts]
+    desk = Desk(LeaseBook(LeaseLedger("f" * 64, "", 0, 1, 0)), HashStore(), "start")
+    forgotten, made = set[int](), list[Part]()
+
+    def execute(work: Callable[[Part], None], asked: Sequence[Part]) -> None:
+        forgotten.update((0, 2))  # the ranks have trained on them while they were made
+        for part in asked:
+            part.path.touch()
+        made.extend(asked)
+
+    ahead = Ahead(
+        desk,
+        lambda lease: parts[lease] if lease < len(parts) and lease not in forgotten else "waiting",
+        execute,
+        left=0,
+    )
+    left = {part.path for place, part in enumerate(parts) if place not in (0, 2)}
+    eventually(lambda: made and set(tmp_path.iterdir()) == left, deadline_s=10, what="no more files than are needed")
+    ahead.close()
+    assert made == parts
+
+
 def test_a_stream_is_trained_to_its_end_whatever_happens(tmp_path: Path) -> None:
     for seed in range(max(3, SCHEDULES // 4)):
         rng = random.Random(seed)

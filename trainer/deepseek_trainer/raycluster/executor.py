@@ -90,6 +90,8 @@ class RayExecutor:
             [sys.executable, "-m", preparing.__name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # Where Ray is lost it prints pages of its own stacks; what there is to know is one line, said below.
+            stderr=None if log.isEnabledFor(logging.DEBUG) else subprocess.DEVNULL,
             env=command.environment({**os.environ, **self._environ}),
         )
         assert driver.stdin is not None and driver.stdout is not None  # noqa: S101, PT018  they are pipes

@@ -7,8 +7,8 @@ of JSON each, which parts are done and which failed and why. It ends when its st
 
 from __future__ import annotations
 
+import itertools
 import json
-import logging
 import os
 import pickle
 import sys
@@ -19,6 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_trainer.raycluster import session
+
+_AT_ONCE = 64
+"""Tasks that are under way, at least: what a driver knows of each costs it memory."""
+_RETRIES = 3
+"""Of a task whose process or node was lost."""
+_SAID_MAX = 300
 
 
 @dataclass(frozen=True)
@@ -41,28 +47,38 @@ def main() -> None:
     try:
         _run(order, say)
     except Exception as error:
-        say(problem=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+        say(problem=f"{type(error).__name__}: {error}".splitlines()[0][:_SAID_MAX])
 
 
 def _run(order: Order, say: _Saying) -> None:
     session.connect(os.environ)
-    import ray.data
+    import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # what fails is done by the trainer
-    nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
-    say(nodes=nodes)
-    rows = [{"index": index, "part": pickle.dumps(part)} for index, part in enumerate(order.parts)]
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _attempt, fn_kwargs={"work": order.work, "seen": order.seen}, num_cpus=1
-    )
-    for row in done.iter_rows():
-        say(index=int(row["index"]), failed=row["failed"], node=row["node"])
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    say(nodes=len(nodes))
+    attempt = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(_attempt)
+    todo = iter(enumerate(order.parts))
+    under_way: dict[Any, int] = {}  # by the promise of a task's answer
+
+    def send(count: int) -> None:
+        for index, part in itertools.islice(todo, count):
+            under_way[attempt.remote(order.work, part, order.seen)] = index
+
+    send(max(_AT_ONCE, 2 * int(sum(node["Resources"]["CPU"] for node in nodes))))
+    while under_way:
+        for answered in ray.wait(list(under_way))[0]:
+            say(index=under_way.pop(answered), **_answer(ray.get, answered))
+        send(1)
 
 
-def _attempt(row: dict[str, Any], *, work: Callable[[Any], None], seen: str) -> dict[str, Any]:
+def _answer(get: Callable[[Any], dict[str, str]], promise: Any) -> dict[str, str]:
+    try:
+        return get(promise)
+    except Exception as error:  # the process or the node of the task was lost, each time
+        return {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:_SAID_MAX], "node": ""}
+
+
+def _attempt(work: Callable[[Any], None], part: Any, seen: str) -> dict[str, str]:
     """One part, on whatever node; what goes wrong is an answer, since the trainer will meet the same and say it well."""
     import ray
 
@@ -71,10 +87,10 @@ def _attempt(row: dict[str, Any], *, work: Callable[[Any], None], seen: str) -> 
         failed = "this node doesn't share the data cache"
     else:
         try:
-            work(pickle.loads(row["part"]))  # noqa: S301  from this module
+            work(part)
         except Exception as error:
-            failed = f"{type(error).__name__}: {error}"[:300]
-    return {"index": row["index"], "failed": failed, "node": ray.get_runtime_context().get_node_id()}
+            failed = f"{type(error).__name__}: {error}"[:_SAID_MAX]
+    return {"failed": failed, "node": ray.get_runtime_context().get_node_id()}
 
 
 class _Saying:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from deepseek_trainer.data import parts
 from deepseek_trainer.data.dynamic.leases import Desk
@@ -50,7 +51,8 @@ class Ahead:
         try:
             while not self._closed.is_set():
                 if len(todo := self._todo()) >= worth:
-                    self._execute(parts.make, todo)
+                    self._execute(parts.make, list(todo.values()))
+                    self._remove_forgotten(todo)
                     worth = _WORTH
                 self._closed.wait(_LOOK_EVERY_S)
         except TrainerError:  # of a stream: the ranks hear of it as well
@@ -58,13 +60,19 @@ class Ahead:
         except Exception as error:
             log.warning("no shard is tokenised ahead any more: %s: %s", type(error).__name__, first_line(error))
 
-    def _todo(self) -> list[Part]:
-        """The coming shards that aren't tokenised, each once."""
-        found: dict[str, Part] = {}
+    def _todo(self) -> dict[int, Part]:
+        """The coming shards that aren't tokenised, each once, by lease."""
+        found: dict[Path, tuple[int, Part]] = {}
         for lease in self._desk.coming(SHARDS)[self._left :]:
             part = self._part(lease.number)
             if isinstance(part, str):
                 break
             if not part.path.exists():
-                found[str(part.path)] = part
-        return list(found.values())
+                found.setdefault(part.path, (lease.number, part))
+        return dict(found.values())
+
+    def _remove_forgotten(self, made: Mapping[int, Part]) -> None:
+        """Removes those of a stream that the ranks were done with before they were made here: nobody else would."""
+        for lease, part in made.items():
+            if isinstance(self._part(lease), str):
+                part.path.unlink(missing_ok=True)
