@@ -125,7 +125,7 @@ def test_a_suspended_job_frees_its_nodes_and_goes_on_where_it_saved(
 
 def test_the_active_deadline_does_not_count_the_time_suspended(kubectl: Kubectl, trainer_image: str) -> None:
     """Suspended for longer than the whole deadline, the job goes on; then the deadline ends it and frees its pod."""
-    deadline_s = 40
+    deadline_s = 25
     job = sleeping_job("late", trainer_image, 3600, lifecycle={"activeDeadlineSeconds": deadline_s})
     kubectl.apply(SLEEPER, job)
     wait(kubectl, "the job to run", 60, lambda: kubectl.row("late")["STATE"] == "Running")

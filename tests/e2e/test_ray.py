@@ -18,7 +18,7 @@ from support.runs import tiny_trainer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
-STEPS = 150
+STEPS = 70
 SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1536Mi"}}
 RAY = {"objectStore": "128Mi", "head": {"resources": SMALL}, "raylet": {"cpus": 1, "resources": SMALL}}
 
