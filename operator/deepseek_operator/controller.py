@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -117,6 +118,15 @@ class Controller:
     def straggling(self) -> int:
         """How many of them have a rank that is slower than the others."""
         return sum(memory.straggling for memory in self._reconciler.memory.values())
+
+    def checkpoint_failed(self) -> int:
+        """How many of them could not save their last checkpoint."""
+        return sum(memory.checkpoint_failed for memory in self._reconciler.memory.values())
+
+    def unsaved_since(self) -> datetime | None:
+        """Since when the one that trains longest without a new checkpoint does so; None: none trains."""
+        moments = (memory.unsaved_since for memory in self._reconciler.memory.values())
+        return min((moment for moment in moments if moment is not None), default=None)
 
     async def _list_all(self) -> None:
         self._before_resync()

@@ -49,6 +49,14 @@ class Metrics:
         self.straggling = Gauge(
             f"{PREFIX}_straggling_jobs", "DeepSeekJobs with a rank that is slower than the others.", registry=registry
         )
+        self.checkpoint_failed = Gauge(
+            f"{PREFIX}_checkpoint_failed_jobs", "DeepSeekJobs whose last checkpoint was not saved.", registry=registry
+        )
+        self.checkpoint_age = Gauge(
+            f"{PREFIX}_oldest_checkpoint_age_seconds",
+            "Age of the last checkpoint, or the time since the start, of the job that trains longest without a new one.",
+            registry=registry,
+        )
         self.last_resync = Gauge(
             f"{PREFIX}_last_resync_timestamp_seconds", "When all jobs were last listed.", registry=registry
         )
@@ -61,14 +69,20 @@ class Metrics:
         self.api_requests.labels(verb, str(status)).inc()
         self.api_request_seconds.labels(verb).observe(seconds)
 
-    def count_jobs(self, states: Iterable[str], straggling: int) -> None:
+    def count_jobs(
+        self, states: Iterable[str], straggling: int, *, checkpoint_failed: int = 0, checkpoint_age_s: float = 0.0
+    ) -> None:
         """Sets the gauges of jobs.
 
         Args:
             states: of all jobs.
             straggling: how many of them have a slow rank.
+            checkpoint_failed: how many of them could not save the last time.
+            checkpoint_age_s: see `checkpoint_age`; 0 where no job trains with checkpoints.
         """
         self.jobs.clear()
         for state in states:
             self.jobs.labels(state).inc()
         self.straggling.set(straggling)
+        self.checkpoint_failed.set(checkpoint_failed)
+        self.checkpoint_age.set(checkpoint_age_s)

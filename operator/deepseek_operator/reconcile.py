@@ -23,6 +23,7 @@ from deepseek_operator.cluster.client import KubeClient
 from deepseek_operator.cluster.errors import NamespaceTerminating, NotFound
 from deepseek_operator.decide.effective import UnusableSnapshotError
 from deepseek_operator.decide.invalid import invalid_status
+from deepseek_operator.decide.saving import unsaved_since
 from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import Observation, Plan
 from deepseek_operator.observe import Observer
@@ -63,6 +64,9 @@ class JobMemory:
     uid: str
     state: str = ""
     straggling: bool = False
+    checkpoint_failed: bool = False
+    unsaved_since: datetime | None = None
+    """What it has trained since then is in no checkpoint; None: it doesn't train, or has none."""
     version: str = ""
     """resourceVersion that our last status write made: the event that it causes is no news."""
     refusal: str | None = None
@@ -137,6 +141,8 @@ class Reconciler:
         applied = await self._applier.apply(raw, job, plan, memory.note_version)
         memory.state = plan.status.state
         memory.straggling = is_true(plan.status.conditions, ConditionType.STRAGGLING)
+        memory.checkpoint_failed = is_true(plan.status.conditions, ConditionType.CHECKPOINT_FAILED)
+        memory.unsaved_since = unsaved_since(job, plan.status)
         memory.settled = ended(plan.status) and not plan.has_effects
         _log_pass(key, job, plan, applied)
         if memory.settled:

@@ -187,7 +187,13 @@ async def _lead(parts: Parts, stop: asyncio.Event) -> None:
 
 
 def _count_jobs(parts: Parts) -> None:
-    parts.metrics.count_jobs(parts.controller.states(), parts.controller.straggling())
+    since = parts.controller.unsaved_since()
+    parts.metrics.count_jobs(
+        parts.controller.states(),
+        parts.controller.straggling(),
+        checkpoint_failed=parts.controller.checkpoint_failed(),
+        checkpoint_age_s=0.0 if since is None else max(0.0, (datetime.now(UTC) - since).total_seconds()),
+    )
 
 
 async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:

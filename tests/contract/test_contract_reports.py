@@ -11,7 +11,15 @@ from deepseek_operator.decide.types import Progress, SettledHang
 from deepseek_trainer import contract
 
 CHECKPOINT = contract.CheckpointInfo(
-    step=125, time="2026-03-01T12:03:00Z", path="/checkpoints/step-00000125", bytes=6_000_000, seconds=0.4
+    step=125,
+    time="2026-03-01T12:03:00Z",
+    path="/checkpoints/step-00000125",
+    bytes=6_000_000,
+    seconds=0.4,
+    blocked_seconds=0.1,
+)
+CHECKPOINT_FAILURE = contract.CheckpointFailure(
+    step=130, time="2026-03-01T12:03:30Z", failures=2, message="No space left on device"
 )
 HANG = contract.Hang(
     generation=3,
@@ -44,6 +52,7 @@ FULL = contract.Progress(
     tokens_per_second=4096.5,
     eta_seconds=72.0,
     checkpoint=CHECKPOINT,
+    checkpoint_failure=CHECKPOINT_FAILURE,
     resumed_step=100,
     resumed_from="/checkpoints/step-00000100",
     unigram_entropy=6.5,
@@ -70,11 +79,13 @@ def test_every_field_arrives() -> None:
     seen = parse_report(_wire(FULL))
     assert seen is not None
     said = FULL.model_dump(by_alias=False)
-    nested = {"checkpoint", "goodput", "failure", "hangs", "stragglers", "data"}
+    nested = {"checkpoint", "checkpoint_failure", "goodput", "failure", "hangs", "stragglers", "data"}
     for field in dataclasses.fields(Progress):
         if field.name not in nested:
             assert getattr(seen, field.name) == said[field.name], field.name
-    assert seen.checkpoint == CHECKPOINT.model_dump(by_alias=True)
+    assert seen.checkpoint == said["checkpoint"]
+    assert seen.checkpoint_failure is not None
+    assert dataclasses.asdict(seen.checkpoint_failure) == said["checkpoint_failure"]
     assert seen.goodput == said["goodput"]
     assert seen.data is not None
     assert dataclasses.asdict(seen.data) == said["data"]

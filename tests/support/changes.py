@@ -94,6 +94,9 @@ WHILE_SUSPENDED: dict[str, Change] = {
     "scheduling removed": {"scheduling": GONE},
     "checkpoint.interval": {"checkpoint/interval/steps": 21},
     "checkpoint.keep": {"checkpoint/keep": 6},
+    "checkpoint.mode": {"checkpoint/mode": "Async"},
+    "checkpoint.onFailure": {"checkpoint/onFailure": "Continue"},
+    "checkpoint.maxFailures": {"checkpoint/maxFailures": 5},
     "preflight": {"preflight/timeoutSeconds": 61},
     "preflight removed": {"preflight": GONE},
 }

@@ -59,6 +59,8 @@ class Leasing:
         return self
 
     def save(self) -> Leasing:
+        for log in self.logs:
+            log.cut()
         self.sync()
         self.ledger = self.ledger.cut(self.step, _joined(self._runs))
         self._runs = []

@@ -17,7 +17,16 @@ from deepseek_trainer.agent.metrics import exposition
 from deepseek_trainer.agent.rounds import Entry, LocalFailure, start
 from deepseek_trainer.agent.status import Status
 from deepseek_trainer.config import ConfigError
-from deepseek_trainer.contract import PROGRESS_MAX_BYTES, Failure, Membership, Progress, Report, Silence
+from deepseek_trainer.contract import (
+    PROGRESS_MAX_BYTES,
+    CheckpointFailure,
+    CheckpointInfo,
+    Failure,
+    Membership,
+    Progress,
+    Report,
+    Silence,
+)
 from deepseek_trainer.report import Reporter
 
 
@@ -426,6 +435,19 @@ def test_metrics_name_the_job_and_leave_out_what_is_unknown() -> None:
     assert 'deepseekjob_process_restarts_total{job="j",pod="p"} 2.0' in text
     assert 'deepseekjob_goodput_seconds_total{job="j",kind="stalled",pod="p"} 0.0' in text
     assert "deepseekjob_loss{" not in text
+    assert "deepseekjob_checkpoint_step{" not in text
+    assert 'deepseekjob_checkpoint_failures{job="j",pod="p"} 0.0' in text
+
+
+@pytest.mark.parametrize(("time", "known"), [("2026-03-01T12:00:00Z", True), ("yesterday", False)])
+def test_metrics_of_the_newest_checkpoint(time: str, known: bool) -> None:
+    saved = CheckpointInfo(step=4, time=time, path="/c", bytes=9, seconds=2.5, blocked_seconds=0.25)
+    failure = CheckpointFailure(step=6, time=time, failures=3)
+    told = Progress(job="j", pod="p", checkpoint=saved, checkpoint_failure=failure)
+    text = exposition(lambda: told)().decode()
+    for name, value in {"step": 4, "bytes": 9, "seconds": 2.5, "blocked_seconds": 0.25, "failures": 3}.items():
+        assert f'deepseekjob_checkpoint_{name}{{job="j",pod="p"}} {float(value)}' in text
+    assert ("deepseekjob_checkpoint_timestamp_seconds{" in text) is known
 
 
 # reports

@@ -72,5 +72,17 @@ def _failed(code: ExitCode, error: Exception, environ: Mapping[str, str]) -> Exi
     return code
 
 
+def end(code: ExitCode) -> None:
+    """Ends the process; at once if a save that can't be waited for any more is under way."""
+    from deepseek_trainer.checkpoint.flight import is_any_under_way
+
+    if is_any_under_way():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -394,8 +394,11 @@ class CheckpointSpec(Section):
     """Where and how often the state is saved. Rendered by the launcher from `spec.checkpoint`."""
 
     directory: Annotated[str, Field(min_length=1)] = Field(description="Folder of this job's checkpoints; absolute.")
+    mode: Literal["Async", "Sync"] = Field("Async", description="Async: steps go on while a checkpoint is written.")
     every_steps: Annotated[int, Field(ge=1)] = Field(100, description="Optimizer steps between two saves.")
     keep: Annotated[int, Field(ge=1, le=1000)] = Field(3, description="Verified checkpoints that are kept.")
+    on_failure: Literal["Continue", "Fail"] = Field("Continue", description="What a save that fails does to training.")
+    max_failures: Annotated[int, Field(ge=1)] = Field(10, description="With Continue: saves in a row that may fail.")
 
 
 class RunConfig(Section):

@@ -69,6 +69,7 @@ TERMINATION_LOG_MAX_BYTES = 4096
 PROGRESS_MAX_BYTES = 65536
 STRAGGLERS_MAX = 16
 """Slow ranks in a report."""
+CHECKPOINT_MESSAGE_LENGTH = 512
 QUARANTINED_SHOWN = 5
 QUARANTINED_LENGTH = 160
 """Of the records that were left out of the data: how many a report names, and how long each may be."""
@@ -134,7 +135,22 @@ class CheckpointInfo(_Message):
     path: str
     bytes: int
     seconds: float
-    """Wall seconds that the save took."""
+    """Wall seconds that the save took, from its step to its commit."""
+    blocked_seconds: float | None = None
+    """Of these, those in which no step was made; None: not told."""
+
+
+class CheckpointFailure(_Message):
+    """Saves that failed, one after the other; gone when one succeeds."""
+
+    step: int
+    """Of the last one."""
+    time: str
+    """RFC 3339, UTC."""
+    failures: int
+    """In a row."""
+    message: str = ""
+    """Of the last one; CHECKPOINT_MESSAGE_LENGTH characters at most."""
 
 
 class Goodput(_Message):
@@ -227,6 +243,8 @@ class Report(_Message):
     data_wait: float | None = None
     """Share of the last steps' time in which rank 0 waited for its data."""
     checkpoint: CheckpointInfo | None = None
+    checkpoint_failure: CheckpointFailure | None = None
+    """What is wrong with saving; None: nothing."""
     resumed_step: int | None = None
     """The step of the checkpoint that this process started from; None when from scratch."""
     resumed_from: str | None = None

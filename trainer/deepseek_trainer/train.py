@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 
 from deepseek_trainer.checkpoint import layout, load, save, state
 from deepseek_trainer.checkpoint.save import Writer
+from deepseek_trainer.checkpoint.saver import Saver
 from deepseek_trainer.config import DataSpec, RunConfig
 from deepseek_trainer.contract import Env
 from deepseek_trainer.data import modes
@@ -54,7 +55,7 @@ class Run:
     model: Any
     optimizer: torch.optim.Optimizer
     waits: Waits
-    checkpoints: Writer | None
+    writer: Writer | None
     """None: nothing is saved."""
     audit: AuditLog | None
     """None: what is trained is not written down."""
@@ -71,15 +72,18 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     """
     training = config.trainer.training
     run, ledger, found = _set_up(config, world, progress, environ)
-    saved_step = _resume(run, ledger, found)
+    saver = _saver(run, _resume(run, ledger, found))
     stop.defer()
-    with closing(run.data.feed(ledger, waits=run.waits, progress=progress, audit=run.audit)) as feed:
+    with (
+        closing(run.data.feed(ledger, waits=run.waits, progress=progress, audit=run.audit)) as feed,
+        saver or nullcontext(),
+    ):
         progress.update(data=feed.report())
         progress.started()
         if config.trainer.task == "finetune" and found is None:
             _evaluate(run, feed)  # what the weights are worth before the first step
 
-        last = feed.ledger.step >= training.steps
+        last, signs = feed.ledger.step >= training.steps, [0.0, 0.0]
         while not last:
             rate = schedule.learning_rate(config.trainer.optimizer, step=feed.ledger.step, total_steps=training.steps)
             adamw.set_learning_rate(run.optimizer, rate)
@@ -97,9 +101,10 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
                 run.optimizer.zero_grad()
                 feed.trained()
 
-                # The ranks agree on the loss, and on whether to stop after this step.
+                # The ranks agree on the loss, on whether to stop after this step, and on how the last save went.
                 with run.waits.collective():
-                    loss, told_to_stop = world.total(loss, float(stop.requested))
+                    own = saver.signs() if saver else ()
+                    loss, told_to_stop, *signs = world.total(loss, float(stop.requested), *own)
                     grad_norm = sharding.global_norm(norm)
                 pace = progress.stepped(feed.ledger.step, step.tokens)
                 _tell(run, feed.ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace)
@@ -109,11 +114,12 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
             number = feed.ledger.step
             if last or (not stopping and _due(number, config.trainer.evaluation.every_steps)):
                 _evaluate(run, feed)
-            due = last or stopping or (config.checkpoint and _due(number, config.checkpoint.every_steps))
-            if config.checkpoint and due and number != saved_step:
-                saved_step = _save(run, feed)
+            if saver and (last or stopping):
+                saver.finish(feed)
+            elif saver:
+                saver.stepped(feed, signs)
             if stopping and not last:
-                kept = "nothing, as the job has no checkpoint" if saved_step is None else f"step {saved_step}"
+                kept = f"step {number}" if saver else "nothing, as the job has no checkpoint"
                 raise PreemptedError(f"SIGTERM: stopped after step {number}; saved: {kept}")
 
         ledger = feed.ledger
@@ -130,12 +136,12 @@ def _set_up(
     data = modes.open_data(config, world, progress, environ)
     source = origin.of(spec, vocab_size=data.vocab_size)
     ledger = data.ledger
-    checkpoints, found, audit = _writer(config, world, environ, source.identity()), None, None
-    if checkpoints is not None:
-        found, start = _find(checkpoints, ledger, world, config.data)
-        checkpoints = replace(checkpoints, start=start.start)
+    writer, found, audit = _writer(config, world, environ, source.identity()), None, None
+    if writer is not None:
+        found, start = _find(writer, ledger, world, config.data)
+        writer = replace(writer, start=start.start)
         ledger = _continued(ledger, found, config.data)
-        audit = _audit(start, world, checkpoints.folder, ledger)
+        audit = _audit(start, world, writer.folder, ledger)
     model = _make(source, world) if found is None else source.bare()
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
@@ -154,7 +160,7 @@ def _set_up(
         ),
     )
     progress.update(unigram_entropy=data.unigram_entropy)
-    run = Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), waits, checkpoints, audit)
+    run = Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), waits, writer, audit)
     return run, ledger, found
 
 
@@ -239,6 +245,20 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
     return ledger.step
 
 
+def _saver(run: Run, saved_step: int | None) -> Saver | None:
+    """What saves, from the step of the checkpoint on that training goes on from."""
+    if run.writer is None or run.config.checkpoint is None:
+        return None
+    return Saver(
+        run.config.checkpoint,
+        run.writer,
+        run.progress,
+        lambda: state.collect(run.model, run.optimizer),
+        audit=run.audit,
+        saved_step=saved_step,
+    )
+
+
 def _accumulate(run: Run, feed: Feed, step: Step) -> float:
     """This rank's part of the gradient of the whole batch; its part of the mean loss."""
     summed = torch.zeros((), dtype=torch.float64, device=run.world.device)
@@ -261,21 +281,6 @@ def _evaluate(run: Run, feed: Feed) -> None:
         log.info("evaluated %s", fields(step=feed.ledger.step, validation_loss=loss, unigram_entropy=entropy))
     run.progress.update(phase="training", validation_loss=loss)
     run.progress.started()
-
-
-def _save(run: Run, feed: Feed) -> int:
-    assert run.checkpoints is not None  # noqa: S101  asked for by the caller
-    run.progress.update(phase="checkpointing")
-    ledger = feed.cut()
-    if run.audit is not None:  # on the disk before the checkpoint that it is the evidence of
-        run.world.agree(run.audit.sync, on=lambda world: True)
-    saved = run.checkpoints.save(state.collect(run.model, run.optimizer), ledger)
-    log.info("saved %s", fields(step=saved.step, path=saved.path, bytes=saved.bytes, seconds=saved.seconds))
-    run.progress.update(
-        phase="training", checkpoint=saved, epoch=ledger["epoch"], chain=ledger["chain"], data=feed.report()
-    )
-    run.progress.started()
-    return saved.step
 
 
 def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float, pace: Pace) -> None:

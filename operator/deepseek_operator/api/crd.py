@@ -132,6 +132,7 @@ COLUMNS = [
     _column("Age", ".metadata.creationTimestamp", "date", "Time since the job was created."),
     _column("Tok/s", ".status.training.tokensPerSecond", "integer", "Throughput of the whole job.", 1),
     _column("Ckpt", ".status.checkpoint.step", "integer", "Step of the newest committed checkpoint.", 1),
+    _column("Ckpt-Age", ".status.checkpoint.time", "date", "Time since it was committed.", 1),
     _column("Goodput", ".status.goodput.ratio", "string", "Productive share of the active time.", 1),
     _column("Attempt", ".status.attempt", "integer", "Starts from scratch or from a checkpoint.", 1),
     _column("Reason", ".status.reason", "string", "The reason behind state.", 1),

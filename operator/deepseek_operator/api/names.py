@@ -51,6 +51,8 @@ MAX_JOB_NAME = 45
 PROGRESS_MAX_BYTES = 65536
 STRAGGLERS_MAX = 16
 """Slow ranks in a report."""
+CHECKPOINT_MESSAGE_LENGTH = 512
+"""Of why a checkpoint could not be saved."""
 QUARANTINED_SHOWN = 5
 QUARANTINED_LENGTH = 160
 """Of the records that were left out of the data: how many a report names, and how long each may be."""
@@ -165,6 +167,8 @@ class ConditionType(StrEnum):
     """Training makes steps."""
     CHECKPOINTED = "Checkpointed"
     """At least one committed checkpoint exists to resume from."""
+    CHECKPOINT_FAILED = "CheckpointFailed"
+    """The last checkpoints could not be saved; training goes on without, as checkpoint.onFailure allows."""
     RESTARTING = "Restarting"
     """The job is on its way back to a checkpoint."""
     STRAGGLING = "Straggling"
@@ -192,6 +196,7 @@ class Reason(StrEnum):
     WORKER_FAILED = "WorkerFailed"
     NO_CHECKPOINT = "NoCheckpoint"
     CHECKPOINT_COMMITTED = "CheckpointCommitted"
+    NOT_SAVED = "NotSaved"
     RESUMED = "Resumed"
     RESUMING = "Resuming"
     ALL_WORKERS_SUCCEEDED = "AllWorkersSucceeded"

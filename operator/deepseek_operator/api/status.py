@@ -33,13 +33,18 @@ class Condition(StatusModel):
 
 
 class CheckpointStatus(StatusModel):
-    """The newest committed checkpoint."""
+    """The newest committed checkpoint. `status.conditions` has CheckpointFailed when a later one could not be saved."""
 
     step: int = Field(description="Optimizer steps that it contains.")
-    time: str = Field(description="When it was committed.", json_schema_extra={"format": "date-time"})
+    time: str = Field(
+        description="When it was committed; its age is the time since then.", json_schema_extra={"format": "date-time"}
+    )
     path: Annotated[str, Field(max_length=4096)] = Field(description="Where it is on the checkpoint volume.")
     bytes: int = Field(description="Its size.")
-    seconds: float = Field(description="How long the save took.")
+    seconds: float = Field(description="How long the save took, from its step to the commit.")
+    blocked_seconds: float | None = Field(
+        None, description="Seconds of these in which training stood still; absent where it is not told."
+    )
 
 
 class RestoredFrom(StatusModel):

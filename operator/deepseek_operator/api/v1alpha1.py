@@ -197,8 +197,25 @@ class Checkpoint(Model):
     interval: CheckpointInterval = Field(
         default_factory=CheckpointInterval, description="How often the state is saved."
     )
+    mode: Literal["Async", "Sync"] = Field(
+        "Async",
+        description="Async: the state is copied into host memory (as much as the rank's weights and optimizer take) between "
+        "two steps, and written and committed while steps go on. Sync: training waits until it is committed. The last "
+        "checkpoint, and one because of a SIGTERM or a planned change of the workers, is always waited for.",
+    )
     keep: Annotated[int, Field(ge=1, le=1000)] = Field(
         3, description="Verified checkpoints that are kept; the newest good one is never deleted."
+    )
+    on_failure: Literal["Continue", "Fail"] = Field(
+        "Continue",
+        description="What follows from a checkpoint that could not be saved (a full disk, a volume that is read-only). "
+        "Continue: training goes on, the condition CheckpointFailed says why, and the next one is tried when it is due. "
+        "Fail: the workers end, and start again from the last checkpoint as after any loss of infrastructure.",
+    )
+    max_failures: Annotated[int, Field(ge=1, le=1000)] = Field(
+        10,
+        description="With onFailure Continue, checkpoints in a row that may fail; the one after that ends the workers, as "
+        "with Fail, so that no more is at stake.",
     )
 
 

@@ -28,11 +28,12 @@
         readiness   which pods are ready, and what the others wait for
         running     whether training makes steps
         ray         the head of the job's Ray cluster
+        saving      whether checkpoints can be saved
         straggling  which ranks the others wait for
         accounted   an ended job's active time
 
     at rest
-        training, headway, deadlines, resting, straggling, ray_at_rest, accounted
+        training, headway, deadlines, resting, saving, straggling, ray_at_rest, accounted
 
     settle      conditions and state; whether any of it is worth a write
 
@@ -69,6 +70,7 @@ from deepseek_operator.decide.requeue import requeue_after_s
 from deepseek_operator.decide.resizing import resizing
 from deepseek_operator.decide.resting import resting
 from deepseek_operator.decide.running import running
+from deepseek_operator.decide.saving import saving
 from deepseek_operator.decide.settle import settle
 from deepseek_operator.decide.snapshot import snapshot
 from deepseek_operator.decide.standby import standby
@@ -117,11 +119,12 @@ AT_WORK: tuple[Policy, ...] = (
     topology,
     readiness,
     running,
+    saving,
     straggling,
     ray,
     accounted,
 )
-AT_REST: tuple[Policy, ...] = (training, headway, deadlines, resting, straggling, ray_at_rest, accounted)
+AT_REST: tuple[Policy, ...] = (training, headway, deadlines, resting, saving, straggling, ray_at_rest, accounted)
 
 
 def decide(seen: Observation) -> Plan:

@@ -29,6 +29,7 @@ def invalid_status(status: Status, message: str, generation: int, now: datetime)
         Fact(ConditionType.PODS_READY, "False", reason),
         Fact(ConditionType.RUNNING, "False", reason),
         Fact(ConditionType.CHECKPOINTED, "False", reason) if status.checkpoint is None else None,
+        Fact(ConditionType.CHECKPOINT_FAILED, "False", reason),
         Fact(ConditionType.RESTARTING, "False", reason),
         Fact(ConditionType.STRAGGLING, "False", reason),
         Fact(ConditionType.COMPLETE, "False", reason),

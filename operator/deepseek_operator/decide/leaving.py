@@ -23,6 +23,8 @@ from deepseek_operator.decide.types import Pod
 
 SOONEST_S = 1.0
 """A grace that is over sooner is none."""
+SAVES = 2
+"""The one under way and the one of the last step."""
 
 
 def leaving(turn: Turn, loss: Loss) -> Loss:
@@ -40,5 +42,5 @@ def _can_save(turn: Turn, pod: Pod) -> bool:
 
 
 def _needed_s(status: Status) -> float:
-    """Seconds that a save takes, as far as is known."""
-    return max(SOONEST_S, status.checkpoint.seconds if status.checkpoint is not None else 0.0)
+    """Seconds that a save takes, as far as is known, after the one that may be under way."""
+    return max(SOONEST_S, SAVES * status.checkpoint.seconds if status.checkpoint is not None else 0.0)

@@ -15,8 +15,14 @@ from datetime import datetime
 from typing import Any
 
 from deepseek_operator.api.conditions import rfc3339
-from deepseek_operator.api.names import PROGRESS_MAX_BYTES, QUARANTINED_LENGTH, QUARANTINED_SHOWN, STRAGGLERS_MAX
-from deepseek_operator.decide.types import Data, Progress, SettledHang, Silence, Straggler
+from deepseek_operator.api.names import (
+    CHECKPOINT_MESSAGE_LENGTH,
+    PROGRESS_MAX_BYTES,
+    QUARANTINED_LENGTH,
+    QUARANTINED_SHOWN,
+    STRAGGLERS_MAX,
+)
+from deepseek_operator.decide.types import CheckpointFailure, Data, Progress, SettledHang, Silence, Straggler
 
 INT_MAX = 2**53
 """Integers above are not exact in every JSON reader; no counter of ours gets there."""
@@ -62,6 +68,7 @@ def report_from(found: Mapping[str, Any]) -> Progress:
         tokens_per_second=_number(found.get("tokensPerSecond")),
         eta_seconds=_number(found.get("etaSeconds")),
         checkpoint=_checkpoint(found.get("checkpoint")),
+        checkpoint_failure=_checkpoint_failure(found.get("checkpointFailure")),
         resumed_step=_count(found.get("resumedStep")),
         resumed_from=_text(found.get("resumedFrom"), PATH_MAX),
         process_restarts=_count(found.get("processRestarts")) or 0,
@@ -112,7 +119,7 @@ def _time(value: Any) -> str | None:
 
 
 def _checkpoint(value: Any) -> dict[str, Any] | None:
-    """All five fields or nothing: half a checkpoint is no place to go back to."""
+    """The first five fields or nothing: half a checkpoint is no place to go back to."""
     if not isinstance(value, dict):
         return None
     found = {
@@ -122,7 +129,21 @@ def _checkpoint(value: Any) -> dict[str, Any] | None:
         "bytes": _count(value.get("bytes")),
         "seconds": _number(value.get("seconds")),
     }
-    return None if any(part is None for part in found.values()) else found
+    if any(part is None for part in found.values()):
+        return None
+    blocked_s = _number(value.get("blockedSeconds"))
+    return found if blocked_s is None else found | {"blocked_seconds": blocked_s}
+
+
+def _checkpoint_failure(value: Any) -> CheckpointFailure | None:
+    """Step, time and number, or nothing; the message may be missing."""
+    if not isinstance(value, dict):
+        return None
+    step, time, failures = _count(value.get("step")), _time(value.get("time")), _count(value.get("failures"))
+    if step is None or time is None or not failures:
+        return None
+    text = _text(value.get("message"), CHECKPOINT_MESSAGE_LENGTH) or ""
+    return CheckpointFailure(step, time, failures, " ".join(text.split()))
 
 
 def _goodput(value: Any) -> dict[str, float] | None:

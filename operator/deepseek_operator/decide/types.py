@@ -103,6 +103,17 @@ class Straggler:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointFailure:
+    """Saves that failed, one after the other; field names are those of the contract."""
+
+    step: int
+    """Of the last one."""
+    time: str
+    failures: int
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Data:
     """What a job trains on, and what was left out of it."""
 
@@ -135,7 +146,9 @@ class Progress:
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
     checkpoint: dict[str, Any] | None = None
-    """{step, time, path, bytes, seconds} of the newest committed checkpoint."""
+    """{step, time, path, bytes, seconds, blocked_seconds} of the newest committed checkpoint."""
+    checkpoint_failure: CheckpointFailure | None = None
+    """What is wrong with saving; None: nothing."""
     resumed_step: int | None = None
     resumed_from: str | None = None
     process_restarts: int = 0

@@ -29,7 +29,14 @@ def _checkpoint_section(job: DeepSeekJob) -> dict[str, object] | None:
     if checkpoint is None:
         return None
     directory = checkpoint_directory(job)
-    return {"directory": directory, "everySteps": checkpoint.interval.steps, "keep": checkpoint.keep}
+    return {
+        "directory": directory,
+        "mode": checkpoint.mode,
+        "everySteps": checkpoint.interval.steps,
+        "keep": checkpoint.keep,
+        "onFailure": checkpoint.on_failure,
+        "maxFailures": checkpoint.max_failures,
+    }
 
 
 def run_config_json(job: DeepSeekJob) -> str | None:

@@ -17,6 +17,9 @@ BAD = [
     at("trainer/training", "no-training", GONE, "Required value"),
     trainer("no-steps", {"trainer/training": {}}, "spec.trainer.training.steps", "Required value"),
     at("checkpoint/volume", "checkpoint-without-volume", GONE, "Required value"),
+    at("checkpoint/mode", "checkpoint-mode", "Never", '"Async", "Sync"'),
+    at("checkpoint/onFailure", "checkpoint-on-failure", "Ignore", '"Continue", "Fail"'),
+    at("checkpoint/maxFailures", "checkpoint-failures-0", 0, "greater than or equal to 1"),
     at("checkpoint/volume/claimName", "checkpoint-volume-without-claim", GONE, "Required value"),
     # One of several.
     trainer(

@@ -66,7 +66,13 @@ def test_a_lagging_loop_is_noticed() -> None:
 async def test_the_port_answers() -> None:
     health, metrics = Health(60), Metrics(CollectorRegistry())
     metrics.on_response("get", 200, 0.01)
-    runner, port = await serve(build_app(health, metrics, lambda: metrics.count_jobs(["Running"], 1)), "127.0.0.1", 0)
+    runner, port = await serve(
+        build_app(
+            health, metrics, lambda: metrics.count_jobs(["Running"], 1, checkpoint_failed=2, checkpoint_age_s=7.5)
+        ),
+        "127.0.0.1",
+        0,
+    )
     async with asyncio.timeout(10), aiohttp.ClientSession() as session:
         async with session.get(f"http://127.0.0.1:{port}/healthz") as response:
             assert (response.status, await response.text()) == (200, "ok")
@@ -77,5 +83,7 @@ async def test_the_port_answers() -> None:
             text = await response.text()
     assert 'deepseekjob_operator_jobs{state="Running"} 1.0' in text
     assert "deepseekjob_operator_straggling_jobs 1.0" in text
+    assert "deepseekjob_operator_checkpoint_failed_jobs 2.0" in text
+    assert "deepseekjob_operator_oldest_checkpoint_age_seconds 7.5" in text
     assert 'deepseekjob_operator_api_requests_total{code="200",verb="get"} 1.0' in text
     await runner.cleanup()

@@ -178,7 +178,18 @@ def test_membership_is_canonical_json_with_the_trainers_keys() -> None:
 @pytest.mark.parametrize(
     ("checkpoint", "section", "cache"),
     [
-        (True, {"directory": "/checkpoints/demo", "everySteps": 20, "keep": 3}, "/checkpoints/demo/data"),
+        (
+            True,
+            {
+                "directory": "/checkpoints/demo",
+                "mode": "Async",
+                "everySteps": 20,
+                "keep": 3,
+                "onFailure": "Continue",
+                "maxFailures": 10,
+            },
+            "/checkpoints/demo/data",
+        ),
         (False, None, "/run/deepseekjob/data"),
     ],
 )

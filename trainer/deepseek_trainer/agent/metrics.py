@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from deepseek_trainer.contract import Goodput, Progress
+from deepseek_trainer.contract import CheckpointInfo, Goodput, Progress
 from deepseek_trainer.pulse import Pulse
 
 GAUGES = {
@@ -26,6 +27,13 @@ GAUGES = {
     "attempt": "Start from scratch or from a checkpoint.",
     "round": "Restarts among the agents within this generation.",
     "node_rank": "Rank of this pod.",
+}
+CHECKPOINT_GAUGES = {
+    "step": "Step of the newest committed checkpoint.",
+    "timestamp_seconds": "When it was committed, Unix time.",
+    "bytes": "Its size.",
+    "seconds": "Seconds from its step to its commit.",
+    "blocked_seconds": "Seconds of these in which no step was made.",
 }
 LABELS = ("job", "pod")
 RANK_GAUGES = {
@@ -51,6 +59,7 @@ class ProgressCollector(Collector):
             if (value := getattr(progress, name)) is not None:
                 family.add_metric(labels, float(value))
             yield family
+        yield from self._checkpoint(progress, labels)
         restarts = CounterMetricFamily(
             "deepseekjob_process_restarts", "In-place restarts of training processes in this pod.", labels=LABELS
         )
@@ -66,6 +75,17 @@ class ProgressCollector(Collector):
         yield seconds
         yield from self._ranks(labels)
 
+    def _checkpoint(self, progress: Progress, labels: tuple[str, str]) -> Iterator[Metric]:
+        saved = progress.checkpoint
+        for name, text in CHECKPOINT_GAUGES.items():
+            family = GaugeMetricFamily(f"deepseekjob_checkpoint_{name}", text, labels=LABELS)
+            if saved is not None and (value := _checkpoint_value(saved, name)) is not None:
+                family.add_metric(labels, value)
+            yield family
+        family = GaugeMetricFamily("deepseekjob_checkpoint_failures", "Saves that failed since then.", labels=LABELS)
+        family.add_metric(labels, progress.checkpoint_failure.failures if progress.checkpoint_failure else 0)
+        yield family
+
     def _ranks(self, labels: tuple[str, str]) -> Iterator[Metric]:
         pulses = self._pulses()
         for name, text in RANK_GAUGES.items():
@@ -80,6 +100,16 @@ class ProgressCollector(Collector):
                 if math.isfinite(value):
                     family.add_metric((*labels, str(rank)), value)
             yield family
+
+
+def _checkpoint_value(saved: CheckpointInfo, name: str) -> float | None:
+    if name != "timestamp_seconds":
+        value: float | None = getattr(saved, name)
+        return value
+    try:
+        return datetime.fromisoformat(saved.time).timestamp()
+    except ValueError:  # a script may write anything
+        return None
 
 
 def exposition(

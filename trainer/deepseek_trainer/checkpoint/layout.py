@@ -36,7 +36,8 @@ class Manifest:
         ledger: `Ledger.to_json()`: which samples these weights were trained on.
         model: the model's shape and vocabulary; a checkpoint fits no other.
         files: size and sha256 of every other file of the checkpoint, by name.
-        seconds: wall seconds that writing the files took.
+        seconds: wall seconds from the step to the commit.
+        blocked_seconds: of these, those in which no step was made; None in one of an older trainer.
         time: RFC 3339, UTC.
         start: the start of training that made it; "" in one of an older trainer.
     """
@@ -54,6 +55,7 @@ class Manifest:
     seconds: float
     time: str
     start: str = ""
+    blocked_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -2,9 +2,9 @@
 
     write shards into step-N.gG.tmp  ->  hash them  ->  fence  ->  manifest  ->  rename  ->  COMMITTED  ->  retention
 
-All ranks take part, and all succeed or all fail. Fencing: once training has started in a newer generation, or in a
-newer job of the same name, this one no longer commits. The writing (`_write`) and the committing (`_commit`) are apart, so that the first can
-move to the background.
+All ranks take part, and all succeed or all fail; what a failed save has written is deleted, as it may be what filled the
+disk. Fencing: once training has started in a newer generation, or in a newer job of the same name, this one no longer
+commits. Any thread may save, on a group of its own (`World.apart`); when that happens, `saver` decides.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from deepseek_trainer.checkpoint import dcp, layout, retention
 from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.contract import CheckpointInfo
 from deepseek_trainer.distributed.world import World
-from deepseek_trainer.errors import FencedError
+from deepseek_trainer.errors import FencedError, UnavailableError
 
 _VERSION = 1
 _RECORDED_PACKAGES = ("deepseek-trainer", "torch", "transformers")
@@ -53,22 +53,36 @@ class Writer:
     world: World
     start: str = ""
 
-    def save(self, state: dict[str, Any], ledger: dict[str, Any]) -> CheckpointInfo:
+    def save(
+        self,
+        state: dict[str, Any],
+        ledger: dict[str, Any],
+        *,
+        began: float | None = None,
+        blocked_s: float | None = None,
+    ) -> CheckpointInfo:
         """Commits the state of one step. A collective.
 
         Args:
             state: of `state.collect`.
             ledger: `Ledger.to_json()` of the same step.
+            began: when the save began, by `time.perf_counter()`; None: now.
+            blocked_s: seconds in which it kept training from making steps; None: all that it takes.
 
         Raises:
             FencedError: a newer generation trains on this volume.
             UnavailableError: the volume is full, read-only or gone.
         """
-        started = time.perf_counter()
+        took = _Stopwatch(time.perf_counter() if began is None else began, blocked_s)
         temporary = layout.temporary_folder(self.folder, ledger["step"], self.generation)
-        self.world.lead(lambda: _make_empty(temporary))
-        files = self._write(temporary, state)
-        return self.world.lead(lambda: self._commit(temporary, ledger, files, started))
+        try:
+            self.world.lead(lambda: _make_empty(temporary))
+            files = self._write(temporary, state)
+            return self.world.lead(lambda: self._commit(temporary, ledger, files, took))
+        except UnavailableError:  # on all ranks
+            if self.world.leader:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
     def _write(self, temporary: Path, state: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Writes every rank's shards to the disk, and hashes each where it was written."""
@@ -84,9 +98,10 @@ class Writer:
         return {name: entry for files in described for name, entry in (files or {}).items()}
 
     def _commit(
-        self, temporary: Path, ledger: dict[str, Any], files: dict[str, dict[str, Any]], started: float
+        self, temporary: Path, ledger: dict[str, Any], files: dict[str, dict[str, Any]], took: _Stopwatch
     ) -> CheckpointInfo:
         self._fence()
+        seconds, blocked_s = took.read()
         manifest = Manifest(
             version=_VERSION,
             job=self.job,
@@ -98,7 +113,8 @@ class Writer:
             model=self.model,
             files=files,
             versions=_versions(),
-            seconds=round(time.perf_counter() - started, 3),
+            seconds=seconds,
+            blocked_seconds=blocked_s,
             time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             start=self.start,
         )
@@ -151,7 +167,19 @@ def info(checkpoint: Path, manifest: Manifest) -> CheckpointInfo:
         path=str(checkpoint),
         bytes=manifest.bytes,
         seconds=manifest.seconds,
+        blocked_seconds=manifest.blocked_seconds,
     )
+
+
+@dataclass(frozen=True)
+class _Stopwatch:
+    began: float
+    blocked_s: float | None
+
+    def read(self) -> tuple[float, float]:
+        """Seconds since it began, and of these the blocked ones."""
+        seconds = time.perf_counter() - self.began
+        return round(seconds, 3), round(seconds if self.blocked_s is None else self.blocked_s, 3)
 
 
 @cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -62,6 +62,12 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values
+
+    def apart(self) -> World:
+        """The same ranks with a control group of their own: for another thread, whose collectives must not mix. A collective."""
+        control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+        assert control is not None  # noqa: S101  this rank is in the group of all ranks
+        return replace(self, control=control)
 
     def agree(self, work: Callable[[], T], *, on: Callable[[World], bool]) -> list[T | None]:
         """Runs work on some ranks while the others wait; fails on all ranks if it failed on one.

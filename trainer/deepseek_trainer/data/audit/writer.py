@@ -6,7 +6,7 @@ be lost or torn with the process: it is trained anew, and those records never co
 
 from __future__ import annotations
 
-import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,15 +23,20 @@ _BUFFER_BYTES = 1 << 20
 
 
 class AuditLog:
-    """One rank's file of one start of training; it is made when it is first written."""
+    """One rank's file of one start of training; it is made when it is first written.
+
+    A checkpoint cuts it between two steps, and then waits for the disk, in a thread of its own if it likes.
+    """
 
     def __init__(self, folder: Path, header: Header) -> None:
         """Args: folder: of the audit, on the checkpoint volume."""
         self._path = file_of(folder, header.start, header.rank)
         self._encoder = Encoder(header)
         self._pending = bytearray(self._encoder.first)
+        self._written = 0
         self._named = False
         self._cut = False
+        self._lock = threading.Lock()
 
     def record(self, step: int, samples: NDArray[np.int64], epochs: NDArray[np.int64]) -> None:
         """Notes what this rank has trained in an optimizer step that is done; each step once, in order.
@@ -59,35 +64,49 @@ class AuditLog:
         self._append(LeaseRecord(step, tuple(runs), self._cut))
         self._cut = False
 
+    def cut(self) -> None:
+        """A checkpoint is made of the steps recorded so far."""
+        self._cut = True
+
     def sync(self) -> None:
-        """Returns when everything that was recorded is on the disk. To be called before a checkpoint, and only then.
+        """Returns when everything that was recorded before is on the disk; for any thread. Before a checkpoint is committed.
 
         Raises:
             UnavailableError: the volume is full, read-only or gone.
         """
-        self._write(wait=True)
-        self._cut = True
-
-    def _append(self, record: Record | LeaseRecord) -> None:
-        self._pending += self._encoder.record(record)
-        if len(self._pending) > _BUFFER_BYTES:
-            self._write(wait=False)
-
-    def _write(self, *, wait: bool) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as file:
-                file.write(self._pending)
-                file.flush()
-                if wait:
-                    os.fsync(file.fileno())
-            if wait and not self._named:
+            self._write()
+            durable.sync(self._path)
+            if not self._named:
                 for folder in (self._path.parent, self._path.parent.parent, self._path.parent.parent.parent):
                     durable.sync_folder(folder)
                 self._named = True
         except OSError as error:
-            raise UnavailableError(
-                f"the audit can't be written to {self._path}: {error.strerror or error}; give the checkpoint volume room, "
-                "or apply the job anew without data.audit"
-            ) from error
-        self._pending.clear()
+            raise self._unavailable(error) from error
+
+    def _append(self, record: Record | LeaseRecord) -> None:
+        with self._lock:
+            self._pending += self._encoder.record(record)
+        if len(self._pending) > _BUFFER_BYTES:
+            try:
+                self._write()
+            except OSError as error:
+                raise self._unavailable(error) from error
+
+    def _write(self) -> None:
+        """Hands what is pending to the system; what a full disk has torn is written anew, in its place."""
+        with self._lock:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                if file.tell() > self._written:
+                    file.truncate(self._written)
+                file.write(self._pending)
+                file.flush()
+            self._written += len(self._pending)
+            self._pending.clear()
+
+    def _unavailable(self, error: OSError) -> UnavailableError:
+        return UnavailableError(
+            f"the audit can't be written to {self._path}: {error.strerror or error}; give the checkpoint volume room, "
+            "or apply the job anew without data.audit"
+        )
