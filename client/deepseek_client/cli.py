@@ -243,6 +243,40 @@ def audit(
 
 
 @app.command()
+def checkpoints(
+    name: Annotated[str | None, typer.Argument(help="Name of a job on the cluster.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a job: its checkpoint folder, or the work folder of `dsj run`, on this machine."),
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read and hash every file, as a start does.")] = False,
+    trust: Annotated[
+        int | None,
+        typer.Option(metavar="STEP", help="Let this one count again, after it was marked bad because training failed."),
+    ] = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """List a job's checkpoints: step, state, time, size, ranks, samples, tokens, loss; and why one is passed over."""
+    if (name is None) == (folder is None):
+        raise ClientError("give the name of a job, or --folder")
+    from deepseek_client import checkpoints as asked
+
+    question = asked.Question(verify, trust)
+    if folder is not None:
+        found = asked.of_folder(folder, question)
+    else:
+        with DeepSeekJobClient(kubeconfig, context, namespace) as client, shown.told_to_end():
+            found = asked.of_job(client, str(name), question)
+    if output is Output.JSON:
+        shown.print_json(_out(), {"checkpoints": found.rows, "leftOut": found.left_out})
+    else:
+        _out().print(shown.checkpoints_table(name or str(folder), found.rows, found.left_out))
+
+
+@app.command()
 def suspend(name: Name, namespace: Namespace = None, kubeconfig: Kubeconfig = None, context: Context = None) -> None:
     """Stop a job: its pods save and go, until it is resumed."""
     with DeepSeekJobClient(kubeconfig, context, namespace) as client:

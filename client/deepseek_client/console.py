@@ -84,6 +84,8 @@ def job_table(job: DeepSeekJob) -> Table:
         table.add_row("checkpoint", f"step {status.checkpoint.step}, {status.checkpoint.path}")
     if status.restored_from is not None:
         table.add_row("restored from", f"step {status.restored_from.step}, {status.restored_from.path}")
+        for refused in status.restored_from.passed_over or ():
+            table.add_row("  passed over", Text(refused))
     restarts = status.restarts
     table.add_row(
         "restarts",
@@ -107,6 +109,34 @@ def audit_table(subject: str, answer: Answer) -> Table:
     for number, (name, said) in enumerate(answer.rows):
         table.add_row(Text(name), Text(said, style=style if number == 0 else ""))
     return table
+
+
+_CHECKPOINT_COLUMNS = {"worldSize": "ranks", "bytes": "size"}
+_CHECKPOINT_FACTS = ("step", "state", "time", "bytes", "worldSize", "samples", "tokens", "loss")
+
+
+def checkpoints_table(subject: str, rows: list[dict[str, Any]], left_out: int) -> Table:
+    """A job's checkpoints, newest first, and why one is passed over."""
+    caption = [f"step {row.get('step')}: {row['problem']}" for row in rows if row.get("problem")]
+    if left_out:
+        caption.append(f"{left_out} older ones are left out")
+    table = Table(title=Text(f"checkpoints of {subject}"), title_style="bold", caption=Text("\n".join(caption)))
+    for name in _CHECKPOINT_FACTS:
+        table.add_column(_CHECKPOINT_COLUMNS.get(name, name), no_wrap=name != "state")
+    for row in rows:
+        style = {"whole": "green", "uncommitted": "yellow"}.get(str(row.get("state")), "red")
+        table.add_row(
+            *(Text(_shown(name, row.get(name)), style=style if name == "state" else "") for name in _CHECKPOINT_FACTS)
+        )
+    return table
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None:
+        return "—"
+    if name == "bytes" and isinstance(value, int):
+        return f"{value / 1e6:,.1f} MB"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager

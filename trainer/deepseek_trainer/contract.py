@@ -70,6 +70,9 @@ PROGRESS_MAX_BYTES = 65536
 STRAGGLERS_MAX = 16
 """Slow ranks in a report."""
 CHECKPOINT_MESSAGE_LENGTH = 512
+PASSED_OVER_MAX = 5
+PASSED_OVER_LENGTH = 400
+"""Of the checkpoints that a start has refused: how many a report names, and how long each reason may be."""
 QUARANTINED_SHOWN = 5
 QUARANTINED_LENGTH = 160
 """Of the records that were left out of the data: how many a report names, and how long each may be."""
@@ -248,6 +251,8 @@ class Report(_Message):
     resumed_step: int | None = None
     """The step of the checkpoint that this process started from; None when from scratch."""
     resumed_from: str | None = None
+    passed_over: tuple[str, ...] | None = None
+    """Newer checkpoints that were refused at the start, each with the reason; the newest `PASSED_OVER_MAX` of them."""
     unigram_entropy: float | None = None
     """Entropy of the corpus' token distribution, nats per token: the loss of a model that ignores context."""
     goodput: Goodput | None = None

@@ -34,6 +34,8 @@ class Progress:
     def __init__(self, reporter: Reporter, pulse: PulseWriter, clock: Callable[[], float] = time.perf_counter) -> None:
         self.report = Report()
         self.pulse = pulse
+        self.tokens: int | None = 0
+        """That the weights were trained on, over all starts; None where a checkpoint didn't say it."""
         self._reporter = reporter
         self._clock = clock
         self._steps: deque[tuple[float, int, float]] = deque(maxlen=_WINDOW_STEPS + 1)
@@ -53,6 +55,7 @@ class Progress:
     def stepped(self, step: int, tokens: int) -> Pace:
         """A step has ended that trained on so many tokens, over all ranks; the pace of the last steps."""
         pulse = self.pulse.stepped(step)
+        self.tokens = None if self.tokens is None else self.tokens + tokens
         self._steps.append((self._clock(), tokens, pulse.data_s))
         (begin, _, _), *counted = self._steps
         elapsed_s = max(self._steps[-1][0] - begin, sys.float_info.min)

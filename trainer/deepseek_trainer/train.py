@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from deepseek_trainer.checkpoint import layout, load, save, state
+from deepseek_trainer.checkpoint import layout, load, probation, save, state
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.checkpoint.saver import Saver
 from deepseek_trainer.config import DataSpec, RunConfig
-from deepseek_trainer.contract import Env
+from deepseek_trainer.contract import PASSED_OVER_LENGTH, PASSED_OVER_MAX, Env
 from deepseek_trainer.data import modes
 from deepseek_trainer.data.audit.records import Header
 from deepseek_trainer.data.audit.writer import AuditLog
@@ -76,6 +76,9 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     stop.defer()
     with (
         closing(run.data.feed(ledger, waits=run.waits, progress=progress, audit=run.audit)) as feed,
+        probation.watched(
+            found.path if found else None, run.writer.start if run.writer else "", lambda: feed.ledger.step
+        ),
         saver or nullcontext(),
     ):
         progress.update(data=feed.report())
@@ -228,6 +231,7 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
     progress = run.progress
     saved = state.collect(run.model, run.optimizer)
     load.read_into(saved, found, run.world)
+    progress.tokens = found.manifest.tokens
     state.restore(run.model, run.optimizer, saved)
     log.info(
         "resumed %s",
@@ -240,6 +244,7 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
         chain=ledger.chain,
         resumed_step=ledger.step,
         resumed_from=str(found.path),
+        passed_over=tuple(text[:PASSED_OVER_LENGTH] for text in found.passed_over[:PASSED_OVER_MAX]) or None,
         checkpoint=save.info(found.path, found.manifest),
     )
     return ledger.step
@@ -287,8 +292,9 @@ def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float,
     """Logs and reports a step.
 
     Raises:
-        TrainerError: the loss is no number.
+        TrainerError: the loss, or the norm of the gradient, is no number.
     """
+    told = {"the loss": loss, "the norm of the gradient": grad_norm}
     log.info(
         fields(
             step=ledger.step,
@@ -300,9 +306,10 @@ def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float,
             epoch=ledger.epoch,
         )
     )
-    if not math.isfinite(loss):
+    wrong = next((f"{what} is {value}" for what, value in told.items() if not math.isfinite(value)), None)
+    if wrong is not None:  # before the weights that come of it can be saved
         raise TrainerError(
-            f"the loss is {loss} after step {ledger.step}; lower trainer.optimizer.learningRate, "
+            f"{wrong} after step {ledger.step}; lower trainer.optimizer.learningRate, "
             "or lengthen trainer.optimizer.warmupSteps"
         )
     steps_left = run.config.trainer.training.steps - ledger.step

@@ -1,4 +1,4 @@
-"""The audit of a job on a cluster: a pod is started beside its checkpoints, waited for, and always removed."""
+"""The audit of a job on a cluster, and whatever else is asked there: a pod is started beside its checkpoints, waited for, and always removed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
@@ -43,29 +44,64 @@ def audit_job(
     job = client.get(name)
     pod = f"{name}-audit-{secrets.token_hex(3)}"
     manifest = audit_pod(job, pod, memory=memory, deadline_s=round(timeout_s) + 60)
-    with _made(client, job, manifest):
-        found = _ended(client, job, pod, clock() + timeout_s, clock)
-        return compared(parse(_last_words(found, job, memory)), job)
+    return compared(parse(last_words(client, job, manifest, timeout_s=timeout_s, memory=memory, clock=clock)), job)
+
+
+def last_words(
+    client: DeepSeekJobClient,
+    job: DeepSeekJob,
+    manifest: dict[str, Any],
+    *,
+    timeout_s: float,
+    memory: str,
+    clock: Callable[[], float] = time.monotonic,
+) -> str:
+    """Makes the pod, waits for its end, takes it away; what it left.
+
+    Raises:
+        ClientError: the pod may not be made, does not start, or leaves nothing.
+    """
+    run = _Run(client, job, manifest["metadata"]["name"], manifest["spec"]["containers"][0]["name"])
+    with _made(run, manifest):
+        return _last_words(run, _ended(run, clock() + timeout_s, clock), memory)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One pod of a job's, and what it is for."""
+
+    client: DeepSeekJobClient
+    job: DeepSeekJob
+    pod: str
+    purpose: str
+
+    @property
+    def name(self) -> str:
+        return f"job {self.job.metadata.name}"
+
+    @property
+    def named(self) -> str:
+        return f"the {self.purpose}'s pod"
 
 
 @contextmanager
-def _made(client: DeepSeekJobClient, job: DeepSeekJob, manifest: dict[str, Any]) -> Iterator[None]:
+def _made(run: _Run, manifest: dict[str, Any]) -> Iterator[None]:
     """The pod, as long as it is needed; also an interruption while it is being made takes it away."""
     refused = False
     try:
         try:
-            with _told(job, "can't start the audit"):
-                client.core.create_namespaced_pod(job.metadata.namespace, manifest)
+            with _told(run.job, f"can't start the {run.purpose}"):
+                run.client.core.create_namespaced_pod(run.job.metadata.namespace, manifest)
         except ClientError:
             refused = True
             raise
         yield
     finally:
         if not refused:
-            _remove(client, job, manifest["metadata"]["name"])
+            _remove(run.client, run.job, run.pod)
 
 
-def _ended(client: DeepSeekJobClient, job: DeepSeekJob, pod: str, deadline: float, clock: Callable[[], float]) -> Any:
+def _ended(run: _Run, deadline: float, clock: Callable[[], float]) -> Any:
     """The pod once its container has ended.
 
     Raises:
@@ -73,18 +109,18 @@ def _ended(client: DeepSeekJobClient, job: DeepSeekJob, pod: str, deadline: floa
     """
     while True:
         try:
-            with _told(job, "can't follow the audit"):
-                found = client.core.read_namespaced_pod(pod, job.metadata.namespace)
+            with _told(run.job, f"can't follow the {run.purpose}"):
+                found = run.client.core.read_namespaced_pod(run.pod, run.job.metadata.namespace)
         except NotFoundError as error:
-            raise ClientError(f"job {job.metadata.name}: the audit's pod {pod} was deleted by somebody") from error
+            raise ClientError(f"{run.name}: {run.named} {run.pod} was deleted by somebody") from error
         if found.status.phase in ("Succeeded", "Failed"):
             return found
         if clock() >= deadline:
-            raise ClientError(_overdue(client, job, found))
+            raise ClientError(_overdue(run, found))
         time.sleep(POLL_S)
 
 
-def _last_words(pod: Any, job: DeepSeekJob, memory: str) -> str:
+def _last_words(run: _Run, pod: Any, memory: str) -> str:
     """What the container left.
 
     Raises:
@@ -94,21 +130,21 @@ def _last_words(pod: Any, job: DeepSeekJob, memory: str) -> str:
     ended = next((state for state in states if state is not None), None)
     if ended is not None and ended.reason == "OOMKilled":
         raise ClientError(
-            f"job {job.metadata.name}: the audit needs more memory than {memory}; give it more with --memory "
-            "(125 MB for 10^9 samples an epoch, three times)"
+            f"{run.name}: the {run.purpose} needs more memory than {memory}; give it more with --memory "
+            "(an audit: 125 MB for 10^9 samples an epoch, three times)"
         )
     if ended is None or not ended.message:
         why = pod.status.message or pod.status.reason or (ended.reason if ended is not None else "no container ran")
-        raise ClientError(f"job {job.metadata.name}: the audit's pod ended without an answer: {why}")
+        raise ClientError(f"{run.name}: {run.named} ended without an answer: {why}")
     return str(ended.message)
 
 
-def _overdue(client: DeepSeekJobClient, job: DeepSeekJob, pod: Any) -> str:
-    where = f"job {job.metadata.name}: the audit's pod"
+def _overdue(run: _Run, pod: Any) -> str:
+    where = f"{run.name}: {run.named}"
     if pod.status.phase == "Running":
         return f"{where} has not ended in time; give it more with --timeout"
-    waits = _why_pending(pod) or _last_warning(client, pod) or "nobody says why"
-    return f"{where} did not start in time: {waits}{_claim_hint(client, job)}"
+    waits = _why_pending(pod) or _last_warning(run.client, pod) or "nobody says why"
+    return f"{where} did not start in time: {waits}{_claim_hint(run.client, run.job)}"
 
 
 def _why_pending(pod: Any) -> str:

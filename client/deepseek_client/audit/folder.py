@@ -19,13 +19,14 @@ def audit_folder(path: Path) -> Answer:
     Raises:
         ClientError: the trainer isn't installed here, or the work folder's job keeps no audit.
     """
-    job = _local_job(path)
+    job = local_job(path)
     if job is None:
         return _proof(path, None)
-    return compared(_proof(_checkpoints(path, job), status_step(job)), job)
+    return compared(_proof(checkpoint_folder(path, job), status_step(job)), job)
 
 
-def _local_job(path: Path) -> DeepSeekJob | None:
+def local_job(path: Path) -> DeepSeekJob | None:
+    """The job of a work folder of `dsj run`; None: it is no work folder."""
     file = path / "job.json"
     if not file.is_file():
         return None
@@ -35,9 +36,10 @@ def _local_job(path: Path) -> DeepSeekJob | None:
         raise ClientError(f"{file}: can't be read as a DeepSeekJob; give the job's checkpoint folder itself") from error
 
 
-def _checkpoints(work: Path, job: DeepSeekJob) -> Path:
+def checkpoint_folder(work: Path, job: DeepSeekJob) -> Path:
+    """Where a job of `dsj run` has its checkpoints."""
     if job.spec.checkpoint is None:
-        raise ClientError(f"{work}: job {job.metadata.name} has no checkpoint volume, and so no audit")
+        raise ClientError(f"{work}: job {job.metadata.name} has no checkpoint volume, and so no checkpoints")
     volume = job.spec.checkpoint.volume
     folder = work / "claims" / volume.claim_name / (volume.sub_path or job.metadata.name)
     if not folder.is_dir():

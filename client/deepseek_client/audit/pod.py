@@ -1,7 +1,7 @@
-"""The short-lived pod that audits a job where its checkpoints are. Pure.
+"""The short-lived pod that asks something where a job's checkpoints are: for its audit, for a list of them. Pure.
 
 It is confined as a worker is and satisfies the *restricted* pod security standard: no token, nothing writable but its
-own memory, the checkpoint volume mounted read-only. It carries none of the labels by which the operator knows its pods.
+own memory, the checkpoint volume mounted read-only unless something is to be changed there. It carries none of the labels by which the operator knows its pods.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deepseek_operator.render.volumes import CHECKPOINTS_VOLUME
 from deepseek_client.audit.answer import status_step
 from deepseek_client.errors import ClientError
 
-CONTAINER = "audit"
+AUDIT = "audit"
 MODULE = "deepseek_trainer.data.audit"
 
 
@@ -35,13 +35,46 @@ def audit_pod(job: DeepSeekJob, name: str, *, memory: str, deadline_s: int) -> d
     Raises:
         ClientError: the job keeps no audit, or its image isn't known.
     """
-    try:
-        whole = effective(job).job
-    except UnusableSnapshotError as error:
-        raise ClientError(f"job {job.metadata.name}: {error}") from error
-    workers, checkpoint, data = whole.spec.workers, whole.spec.checkpoint, whole.spec.data
+    whole = whole_job(job)
+    checkpoint, data = whole.spec.checkpoint, whole.spec.data
     if checkpoint is None or data is None or not data.trainers().get("audit"):
         raise ClientError(f"job {job.metadata.name}: keeps no audit; apply it anew with data.audit: true")
+    step = status_step(job)
+    arguments = ["--at", str(step)] if step is not None else []
+    return volume_pod(whole, name, AUDIT, [MODULE], arguments, memory=memory, deadline_s=deadline_s)
+
+
+def whole_job(job: DeepSeekJob) -> DeepSeekJob:
+    """The job with its profile's values in it."""
+    try:
+        return effective(job).job
+    except UnusableSnapshotError as error:
+        raise ClientError(f"job {job.metadata.name}: {error}") from error
+
+
+def volume_pod(
+    job: DeepSeekJob,
+    name: str,
+    purpose: str,
+    module: list[str],
+    arguments: list[str],
+    *,
+    memory: str,
+    deadline_s: int,
+    read_only: bool = True,
+) -> dict[str, Any]:
+    """A pod that runs a module of the trainer on the job's folder of the checkpoint volume.
+
+    Args:
+        job: whole, and with a checkpoint volume.
+        purpose: one word, for its label and its container.
+
+    Raises:
+        ClientError: the job has no volume, or its image isn't known.
+    """
+    workers, checkpoint = job.spec.workers, job.spec.checkpoint
+    if checkpoint is None:
+        raise ClientError(f"job {job.metadata.name}: has no checkpoint volume; set spec.checkpoint")
     if workers.image is None:
         raise ClientError(f"job {job.metadata.name}: its image is its profile's, and it has not started yet; try later")
     optional = {
@@ -56,7 +89,10 @@ def audit_pod(job: DeepSeekJob, name: str, *, memory: str, deadline_s: int) -> d
         "metadata": {
             "name": name,
             "namespace": job.metadata.namespace,
-            "labels": {"app.kubernetes.io/name": "deepseekjob-audit", "app.kubernetes.io/instance": job.metadata.name},
+            "labels": {
+                "app.kubernetes.io/name": f"deepseekjob-{purpose}",
+                "app.kubernetes.io/instance": job.metadata.name,
+            },
             "ownerReferences": [
                 {"apiVersion": API_VERSION, "kind": KIND, "name": job.metadata.name, "uid": job.metadata.uid}
             ],
@@ -70,7 +106,9 @@ def audit_pod(job: DeepSeekJob, name: str, *, memory: str, deadline_s: int) -> d
             "securityContext": pod_security(),
             "affinity": _near_the_workers(job),
             **{key: value for key, value in optional.items() if value},
-            "containers": [_container(whole, workers.image, memory)],
+            "containers": [
+                _container(job, purpose, [*module, str(checkpoint_directory(job))], arguments, memory, read_only)
+            ],
             "volumes": [
                 {
                     "name": CHECKPOINTS_VOLUME,
@@ -82,21 +120,22 @@ def audit_pod(job: DeepSeekJob, name: str, *, memory: str, deadline_s: int) -> d
     }
 
 
-def _container(job: DeepSeekJob, image: str, memory: str) -> dict[str, Any]:
-    step = status_step(job)
-    command = ["python", "-m", MODULE, str(checkpoint_directory(job)), "--brief-to", Paths.TERMINATION_LOG]
+def _container(
+    job: DeepSeekJob, purpose: str, module: list[str], arguments: list[str], memory: str, read_only: bool
+) -> dict[str, Any]:
     optional = {"imagePullPolicy": job.spec.workers.image_pull_policy}
+    mount: dict[str, Any] = {"name": CHECKPOINTS_VOLUME, "mountPath": Paths.CHECKPOINTS}
     return {
-        "name": CONTAINER,
-        "image": image,
+        "name": purpose,
+        "image": job.spec.workers.image,
         **{key: value for key, value in optional.items() if value},
-        "command": [*command, *(["--at", str(step)] if step is not None else [])],
+        "command": ["python", "-m", *module, "--brief-to", Paths.TERMINATION_LOG, *arguments],
         "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": memory}},
         "securityContext": confinement(),
         "terminationMessagePath": Paths.TERMINATION_LOG,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [{"name": CHECKPOINTS_VOLUME, "mountPath": Paths.CHECKPOINTS, "readOnly": True}],
+        "volumeMounts": [mount | ({"readOnly": True} if read_only else {})],
     }
 
 

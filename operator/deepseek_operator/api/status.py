@@ -52,6 +52,11 @@ class RestoredFrom(StatusModel):
 
     step: int = Field(description="The step that training went on from.")
     path: Annotated[str, Field(max_length=4096)] = Field(description="Where the checkpoint is.")
+    passed_over: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=5)] | None = Field(
+        None,
+        description="Newer checkpoints that were refused, each with the reason: damaged, or training failed soon after it in "
+        "two starts. Absent when there are none.",
+    )
 
 
 class FailureStatus(StatusModel):

@@ -32,6 +32,7 @@ PATH_MAX = 4096
 CHAIN_MAX = 128
 NODES_MAX = 16
 HANGS_MAX = 8
+PASSED_OVER_MAX = 5
 HANG_REASONS = frozenset({"frozen", "silent", "behind"})
 SILENT_MAX = 16
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -71,6 +72,7 @@ def report_from(found: Mapping[str, Any]) -> Progress:
         checkpoint_failure=_checkpoint_failure(found.get("checkpointFailure")),
         resumed_step=_count(found.get("resumedStep")),
         resumed_from=_text(found.get("resumedFrom"), PATH_MAX),
+        passed_over=_passed_over(found.get("passedOver")),
         process_restarts=_count(found.get("processRestarts")) or 0,
         goodput=_goodput(found.get("goodput")),
         hangs=_hangs(found.get("hangs")),
@@ -144,6 +146,12 @@ def _checkpoint_failure(value: Any) -> CheckpointFailure | None:
         return None
     text = _text(value.get("message"), CHECKPOINT_MESSAGE_LENGTH) or ""
     return CheckpointFailure(step, time, failures, " ".join(text.split()))
+
+
+def _passed_over(value: Any) -> tuple[str, ...] | None:
+    if not isinstance(value, list):
+        return None
+    return tuple(text for entry in value[:PASSED_OVER_MAX] if (text := _text(entry, TEXT_MAX))) or None
 
 
 def _goodput(value: Any) -> dict[str, float] | None:

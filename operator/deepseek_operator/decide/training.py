@@ -110,7 +110,8 @@ def _checkpoint(report: Progress) -> CheckpointStatus | None:
 def _restored_from(report: Progress) -> RestoredFrom | None:
     if report.resumed_step is None:
         return None
-    return RestoredFrom(step=report.resumed_step, path=report.resumed_from or "")
+    passed_over = list(report.passed_over) if report.passed_over else None
+    return RestoredFrom(step=report.resumed_step, path=report.resumed_from or "", passed_over=passed_over)
 
 
 def _goodput(turn: Turn, report: Progress) -> GoodputStatus | None:

@@ -151,6 +151,8 @@ class Progress:
     """What is wrong with saving; None: nothing."""
     resumed_step: int | None = None
     resumed_from: str | None = None
+    passed_over: tuple[str, ...] | None = None
+    """Newer checkpoints that the start has refused, each with the reason."""
     process_restarts: int = 0
     goodput: dict[str, float] | None = None
     hangs: tuple[SettledHang, ...] = ()

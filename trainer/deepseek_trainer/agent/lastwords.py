@@ -8,7 +8,7 @@ from deepseek_trainer.agent.failure import shorten
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.contract import TERMINATION_LOG_MAX_BYTES, Progress
 
-TEXTS = ("chain", "resumed_from")
+TEXTS = ("chain", "resumed_from", "passed_over")
 """Texts of the report that may be of any length, least needed first."""
 FEW_NODES = 4
 

@@ -3,6 +3,7 @@
     step-00000040/                  a checkpoint; it counts once COMMITTED is in it, with the sha256 of manifest.json
       manifest.json  COMMITTED  .metadata  __<rank>_0.distcp
     step-00000040.g2.tmp/           being written (or left behind) by a process of generation 2
+    step-00000040.failed/           starts that went on from it and failed soon, a file each; see probation
     resumes.jsonl                   one line each time training starts
     audit/                          which samples each start has trained, with data.audit; see data.audit
 
@@ -40,6 +41,8 @@ class Manifest:
         blocked_seconds: of these, those in which no step was made; None in one of an older trainer.
         time: RFC 3339, UTC.
         start: the start of training that made it; "" in one of an older trainer.
+        tokens: that these weights were trained on; None in one of an older trainer.
+        loss: of the step, in training; None where it isn't known.
     """
 
     version: int
@@ -56,6 +59,8 @@ class Manifest:
     time: str
     start: str = ""
     blocked_seconds: float | None = None
+    tokens: int | None = None
+    loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,6 +78,11 @@ def temporary_folder(folder: Path, step: int, generation: int, purpose: str = ""
     """A name beside the checkpoint's own that says who uses it."""
     middle = f".{purpose}" if purpose else ""
     return folder / f"step-{step:08d}{middle}.g{generation}.tmp"
+
+
+def failed_folder(checkpoint: Path) -> Path:
+    """Where it is recorded that training failed soon after it went on from this checkpoint."""
+    return checkpoint.with_name(f"{checkpoint.name}.failed")
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:

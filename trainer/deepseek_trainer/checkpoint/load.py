@@ -6,8 +6,6 @@ leaves and are no loss. If there are committed ones and none is whole, training 
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import logging
 import secrets
@@ -18,21 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_trainer import durable
-from deepseek_trainer.checkpoint import dcp, layout, retention
+from deepseek_trainer.checkpoint import dcp, layout, probation, retention
 from deepseek_trainer.checkpoint.layout import Manifest, Start
+from deepseek_trainer.checkpoint.verify import UNCOMMITTED, verify
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.distributed.world import World
-from deepseek_trainer.errors import DataError, UnavailableError
+from deepseek_trainer.errors import DataError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint that was verified."""
+    """A checkpoint that was verified.
+
+    Attributes:
+        passed_over: newer ones that were committed, each with the reason why it was refused; newest first.
+    """
 
     path: Path
     manifest: Manifest
+    passed_over: tuple[str, ...] = ()
 
 
 def begin(
@@ -77,25 +81,28 @@ def begin(
 
 
 def newest_whole(folder: Path) -> Found | None:
-    """The newest verified checkpoint; None when none was ever committed.
+    """The newest verified checkpoint that isn't marked bad; None when none was ever committed.
 
     Raises:
-        DataError: there are committed checkpoints, and all are damaged.
+        DataError: there are committed checkpoints, and all are damaged or bad.
+        UnavailableError: one can't be read, and nobody knows whether it is whole.
     """
     refused: list[str] = []
     for _, checkpoint in layout.checkpoints(folder):
         if not (checkpoint / layout.COMMITTED).exists():
-            log.warning("skipping checkpoint=%s reason=%r", checkpoint.name, "it was never committed")
+            log.warning("skipping checkpoint=%s reason=%r", checkpoint.name, UNCOMMITTED)
             continue
-        problem, manifest = _verify(checkpoint)
+        problem, manifest = probation.verdict(checkpoint) or "", None
+        if not problem:
+            problem, manifest = verify(checkpoint)
         if manifest is not None:
-            return Found(checkpoint, manifest)
+            return Found(checkpoint, manifest, tuple(refused))
         log.warning("skipping checkpoint=%s reason=%r", checkpoint.name, problem)
         refused.append(f"{checkpoint.name}: {problem}")
     if refused:
         raise DataError(
-            f"no checkpoint in {folder} is whole: {'; '.join(refused)}; restore one from a backup, "
-            "or empty the folder to start over"
+            f"no checkpoint in {folder} is whole: {'; '.join(refused)}; restore one from a backup, empty the folder to start "
+            "over, or trust one from which training failed (dsj checkpoints JOB --trust STEP)"
         )
     return None
 
@@ -147,41 +154,3 @@ def record_start(
 
 def _committed(folder: Path) -> set[Path]:
     return {path for _, path in layout.checkpoints(folder) if (path / layout.COMMITTED).exists()}
-
-
-def _verify(checkpoint: Path) -> tuple[str, Manifest | None]:
-    """What is wrong with a committed checkpoint, or its manifest.
-
-    Raises:
-        UnavailableError: it may be whole, but can't be read.
-    """
-    try:
-        return _judge(checkpoint)
-    except OSError as error:
-        if error.errno not in _DAMAGE:
-            raise UnavailableError(
-                f"{error.filename or checkpoint} can't be read: {error.strerror}; correct what the volume allows, or move "
-                f"{checkpoint.name} elsewhere to go on without it"
-            ) from error
-        return f"{error.filename or checkpoint.name} can't be read: {error.strerror}", None
-
-
-_DAMAGE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EUCLEAN, errno.EBADMSG)
-"""Errors that say what is on the disk; others (permission, a server that is away) say nothing about it."""
-
-
-def _judge(checkpoint: Path) -> tuple[str, Manifest | None]:
-    content = (checkpoint / layout.MANIFEST).read_bytes()
-    committed = (checkpoint / layout.COMMITTED).read_bytes()
-    if hashlib.sha256(content).hexdigest().encode() != committed.strip():
-        return f"{layout.MANIFEST} differs from the sha256 in {layout.COMMITTED}", None
-    try:
-        manifest = layout.parse_manifest(content)
-    except (ValueError, TypeError) as error:
-        return f"its manifest can't be read: {error}", None
-    if manifest.ledger.get("step") != manifest.step:
-        return f"its ledger is at step {manifest.ledger.get('step')}, its weights at {manifest.step}", None
-    for name, expected in manifest.files.items():
-        if problem := durable.difference(checkpoint / name, expected):
-            return problem, None
-    return "", manifest

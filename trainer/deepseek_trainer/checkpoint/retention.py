@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from deepseek_trainer import durable
-from deepseek_trainer.checkpoint import layout
+from deepseek_trainer.checkpoint import layout, probation
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def apply(folder: Path, *, keep: int, generation: int, newest: int) -> None:
             doomed = layout.temporary_folder(folder, step, generation, "deleted")
             durable.rename(checkpoint, doomed)
             shutil.rmtree(doomed)
-        elif is_whole(checkpoint):
+        elif is_whole(checkpoint) and probation.verdict(checkpoint) is None:
             whole += 1
 
 
@@ -55,7 +55,11 @@ def clean(folder: Path, *, generation: int) -> None:
         if owner <= generation:
             log.info("removing unfinished=%s", leftover.name)
             shutil.rmtree(leftover)
-    for _, checkpoint in layout.checkpoints(folder):
+    known = layout.checkpoints(folder)
+    for about in folder.glob("step-*.failed"):
+        if about.with_suffix("") not in [checkpoint for _, checkpoint in known]:
+            shutil.rmtree(about)
+    for _, checkpoint in known:
         if not (checkpoint / layout.COMMITTED).exists() and _owner(checkpoint) <= generation:
             (checkpoint / layout.MARK).unlink(missing_ok=True)
 

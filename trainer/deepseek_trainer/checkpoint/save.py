@@ -32,6 +32,14 @@ _RECORDED_PACKAGES = ("deepseek-trainer", "torch", "transformers")
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What the manifest says for people: see `Manifest.tokens` and `Manifest.loss`."""
+
+    tokens: int | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
 class Writer:
     """Who saves, and where.
 
@@ -57,6 +65,7 @@ class Writer:
         self,
         state: dict[str, Any],
         ledger: dict[str, Any],
+        shown: Shown | None = None,
         *,
         began: float | None = None,
         blocked_s: float | None = None,
@@ -78,7 +87,7 @@ class Writer:
         try:
             self.world.lead(lambda: _make_empty(temporary))
             files = self._write(temporary, state)
-            return self.world.lead(lambda: self._commit(temporary, ledger, files, took))
+            return self.world.lead(lambda: self._commit(temporary, ledger, shown or Shown(), files, took))
         except UnavailableError:  # on all ranks
             if self.world.leader:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -98,7 +107,12 @@ class Writer:
         return {name: entry for files in described for name, entry in (files or {}).items()}
 
     def _commit(
-        self, temporary: Path, ledger: dict[str, Any], files: dict[str, dict[str, Any]], took: _Stopwatch
+        self,
+        temporary: Path,
+        ledger: dict[str, Any],
+        shown: Shown,
+        files: dict[str, dict[str, Any]],
+        took: _Stopwatch,
     ) -> CheckpointInfo:
         self._fence()
         seconds, blocked_s = took.read()
@@ -117,6 +131,8 @@ class Writer:
             blocked_seconds=blocked_s,
             time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             start=self.start,
+            tokens=shown.tokens,
+            loss=shown.loss,
         )
         durable.write_json(temporary / layout.MANIFEST, manifest.to_json())
         durable.write_bytes(temporary / layout.MARK, durable.describe(temporary / layout.MANIFEST)["sha256"].encode())

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from deepseek_trainer.checkpoint.flight import Flight, LostError
-from deepseek_trainer.checkpoint.save import Writer
+from deepseek_trainer.checkpoint.save import Shown, Writer
 from deepseek_trainer.checkpoint.staging import Staging
 from deepseek_trainer.config import CheckpointSpec
 from deepseek_trainer.contract import CHECKPOINT_MESSAGE_LENGTH, CheckpointFailure, CheckpointInfo
@@ -133,23 +133,30 @@ class Saver:
         if self._audit is not None:
             self._audit.cut()
         self._progress.update(epoch=ledger["epoch"], chain=ledger["chain"], data=feed.report())
+        shown = Shown(self._progress.tokens, self._progress.report.loss)
         if not wait:
             state = self._staging.copy(self._collect())
             writer = self._on_its_own()
             blocked_s = time.perf_counter() - began
-            self._flight = Flight(ledger["step"], lambda: self._write(writer, state, ledger, began, blocked_s))
+            self._flight = Flight(ledger["step"], lambda: self._write(writer, state, ledger, shown, began, blocked_s))
             return
         try:
-            self._succeeded(self._write(self._writer, self._collect(), ledger, began, None))
+            self._succeeded(self._write(self._writer, self._collect(), ledger, shown, began, None))
         except TrainerError as error:
             self._failed(ledger["step"], error, bearable=not last)
 
     def _write(
-        self, writer: Writer, state: dict[str, Any], ledger: dict[str, Any], began: float, blocked_s: float | None
+        self,
+        writer: Writer,
+        state: dict[str, Any],
+        ledger: dict[str, Any],
+        shown: Shown,
+        began: float,
+        blocked_s: float | None,
     ) -> CheckpointInfo:
         if self._audit is not None:
             writer.world.agree(self._audit.sync, on=lambda world: True)
-        return writer.save(state, ledger, began=began, blocked_s=blocked_s)
+        return writer.save(state, ledger, shown, began=began, blocked_s=blocked_s)
 
     def _on_its_own(self) -> Writer:
         """The writer of the other thread. Its group is made when it is first needed: a start doesn't wait for it."""

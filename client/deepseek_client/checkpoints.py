@@ -1,0 +1,110 @@
+"""`dsj checkpoints`: what a job has on its volume, asked where the volume is: here, or by a pod beside it.
+
+The answer of a pod is untrusted input: whatever it is, it is shown as text.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepseek_client.audit.cluster import last_words
+from deepseek_client.audit.folder import checkpoint_folder, local_job
+from deepseek_client.audit.pod import volume_pod, whole_job
+from deepseek_client.errors import ClientError
+from deepseek_client.sdk import DeepSeekJobClient
+
+MODULE = "deepseek_trainer.checkpoint"
+PURPOSE = "checkpoints"
+_MEMORY = "1Gi"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        verify: hash every file, as a start does.
+        trust: step of a checkpoint that was marked bad and is to count again.
+    """
+
+    verify: bool = False
+    trust: int | None = None
+
+    def arguments(self) -> list[str]:
+        return [
+            *(["--verify"] if self.verify else []),
+            *(["--trust", str(self.trust)] if self.trust is not None else []),
+        ]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The newest checkpoints, and how many older ones there was no room for."""
+
+    rows: list[dict[str, Any]]
+    left_out: int = 0
+
+
+def of_job(client: DeepSeekJobClient, name: str, question: Question, *, timeout_s: float = 300) -> Listing:
+    """Asks by a pod, which needs the right to create, get and delete pods in the job's namespace.
+
+    Raises:
+        NotFoundError: there is no such job.
+        ClientError: the job has no volume; or the pod may not be made, does not start, or gives no answer.
+    """
+    job = client.get(name)
+    manifest = volume_pod(
+        whole_job(job),
+        f"{name}-{PURPOSE}-{secrets.token_hex(3)}",
+        PURPOSE,
+        [MODULE],
+        question.arguments(),
+        memory=_MEMORY,
+        deadline_s=round(timeout_s) + 60,
+        read_only=question.trust is None,
+    )
+    return parse(last_words(client, job, manifest, timeout_s=timeout_s, memory=_MEMORY))
+
+
+def of_folder(path: Path, question: Question) -> Listing:
+    """Asks in this process.
+
+    Args:
+        path: the job's checkpoint folder, or the work folder of `dsj run`.
+
+    Raises:
+        ClientError: the trainer isn't installed here, or there are no checkpoints.
+    """
+    try:
+        from deepseek_trainer.checkpoint import listing
+        from deepseek_trainer.errors import TrainerError
+    except ModuleNotFoundError as error:
+        raise ClientError(f"a folder's checkpoints need {error.name}: install deepseek-client[local]") from error
+    job = local_job(path)
+    folder = path if job is None else checkpoint_folder(path, job)
+    try:
+        if question.trust is not None:
+            listing.trust(folder, question.trust)
+        return Listing(listing.checkpoints(folder, content=question.verify))
+    except TrainerError as error:
+        raise ClientError(str(error)) from error
+
+
+def parse(text: str) -> Listing:
+    """The answer of a pod.
+
+    Raises:
+        ClientError: it is none, or says what is wrong.
+    """
+    try:
+        said = json.loads(text)
+        if "error" in said:
+            raise ClientError(str(said["error"])[:1000])
+        return Listing([dict(row) for row in said["checkpoints"]], int(said["leftOut"]))
+    except (ValueError, KeyError, TypeError) as error:
+        last = (text.strip().splitlines() or ["nothing"])[-1]
+        raise ClientError(f"the pod gave no list of checkpoints; its last line: {last[:300]}") from error
