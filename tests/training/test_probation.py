@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
 from deepseek_trainer.checkpoint import layout, listing, load, probation, retention
 from deepseek_trainer.checkpoint.save import Writer
-from deepseek_trainer.distributed.world import World, join
+from deepseek_trainer.distributed.world import World, join, lost_peer
 from deepseek_trainer.errors import DataError, FencedError, PreemptedError, TrainerError, UnavailableError
 from support.saver import state, writer
 
@@ -31,11 +32,15 @@ def saves(world: World, tmp_path: Path) -> Writer:
     return made
 
 
+def _watched(found: load.Found, start: layout.Start, steps: int) -> AbstractContextManager[None]:
+    return probation.watched(found.path, start.start, lambda: found.manifest.step + steps, lost_peer)
+
+
 def _train(folder: Path, error: BaseException, *, steps: int = 1, attempt: int = 1) -> int:
     """A start that makes some steps and ends so; the step that it went on from."""
     found, start = load.begin(folder, job="uid-1", generation=1, attempt=attempt, world_size=1)
     assert found is not None
-    with pytest.raises(type(error)), probation.watched(found.path, start.start, lambda: found.manifest.step + steps):
+    with pytest.raises(type(error)), _watched(found, start, steps):
         raise error
     return found.manifest.step
 
@@ -80,7 +85,7 @@ def test_a_failure_after_many_steps_or_after_a_checkpoint_of_its_own_says_nothin
     assert found is not None
     own = Writer(**{**vars(saves), "start": start.start})
     own.save(state(6), {"step": 6})
-    with pytest.raises(TrainerError), probation.watched(found.path, start.start, lambda: 7):
+    with pytest.raises(TrainerError), _watched(found, start, 3):
         raise NAN
     assert probation.failures(found.path) == []
 

@@ -12,10 +12,16 @@ from typing import Any
 import pytest
 import torch
 from deepseek_trainer.checkpoint import layout, load
+from deepseek_trainer.checkpoint.export import export
+from deepseek_trainer.checkpoint.export import main as export_command
+from safetensors.torch import load_file
 from support.eventually import eventually
 from support.procs import start_training
 from support.runs import losses, report, resumes, run_config
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from transformers import PreTrainedTokenizerFast
+from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(400)]
 
@@ -68,6 +74,63 @@ def test_other_numbers_of_ranks_go_on_with_the_same_batches(
         assert all(rank.exit_code == 0 for rank in ended), ended[0].output
         assert losses(ended[0].output) == pytest.approx({s: x for s, x in curve.items() if s > start}, rel=1e-5)
         assert report(tmp_path / name)["chain"] == report(undisturbed)["chain"]
+
+
+def test_resharding_changes_no_bit_and_the_loss_goes_on(undisturbed: Path, config: MakeConfig, tmp_path: Path) -> None:
+    """2 -> 4 -> 1 -> 3 ranks: each world only reads what the one before has saved, and saves it; the last one trains on."""
+    source = _copy(undisturbed / "checkpoints", tmp_path / "on 2", steps=[4])
+    whole = _tensors(source / "step-00000004", tmp_path / "2.pt")
+    for size in (4, 1, 3):
+        target = tmp_path / f"on {size}"
+        ended = start_training(
+            config(steps=12),
+            world_size=size,
+            folder=tmp_path / f"{size}",
+            environ={"FROM": str(source), "TO": str(target)},
+            module="support.resharder",
+        ).wait()
+        assert all(rank.exit_code == 0 for rank in ended), ended[0].output
+        assert layout.read_manifest(target / "step-00000004").world_size == size
+        _assert_same(_tensors(target / "step-00000004", tmp_path / f"{size}.pt"), whole)
+        source = target
+
+    shutil.copytree(source, tmp_path / "checkpoints")
+    ended = start_training(config(steps=12), world_size=3, folder=tmp_path / "run").wait()
+
+    assert all(rank.exit_code == 0 for rank in ended), ended[0].output
+    curve = losses((undisturbed / "rank-0.log").read_text())
+    wanted = {step: loss for step, loss in curve.items() if step > 4}
+    assert losses(ended[0].output) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_an_export_is_the_model_bit_for_bit(
+    undisturbed: Path, store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = undisturbed / "checkpoints"
+    vocabulary = store_folder / "tokenizer.json"
+    _tensors(folder / "step-00000012", tmp_path / "whole.pt")
+    reference = DeepseekV3ForCausalLM(DeepseekV3Config.from_pretrained(folder / "model"))
+    reference.load_state_dict(torch.load(tmp_path / "whole.pt", weights_only=False)["model"])
+    samples = torch.arange(64).reshape(2, 32)
+
+    export(folder, tmp_path / "hf", tokenizer=vocabulary, file_bytes=300_000)
+    exported = DeepseekV3ForCausalLM.from_pretrained(tmp_path / "hf")
+
+    with torch.no_grad():
+        assert torch.equal(exported.eval()(samples).logits, reference.eval()(samples).logits)
+    reference.save_pretrained(tmp_path / "saved")
+    assert _safetensors(tmp_path / "hf").keys() == _safetensors(tmp_path / "saved").keys(), "the published names"
+    assert len(list((tmp_path / "hf").glob("*.safetensors"))) > 3
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "hf", clean_up_tokenization_spaces=False)
+    assert tokenizer.decode(tokenizer.encode("hello there")) == "hello there"
+
+    assert export_command([str(folder), str(tmp_path / "half"), "--dtype", "bfloat16", "--step", "8"]) == 0
+    assert {tensor.dtype for tensor in _safetensors(tmp_path / "half").values()} == {torch.bfloat16}
+    assert export_command([str(folder), str(tmp_path / "half")]) == 1
+    assert export_command([str(folder), str(tmp_path / "none"), "--step", "7"]) == 65
+    assert "is there already" in (said := capsys.readouterr().err)
+    assert "step-00000007 can't be exported" in said
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +221,10 @@ def _copy(source: Path, target: Path, *, steps: list[int]) -> Path:
     for step in steps:
         shutil.copytree(layout.checkpoint_folder(source, step), layout.checkpoint_folder(target, step))
     return target
+
+
+def _safetensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def _tensors(checkpoint: Path, scratch: Path) -> dict[str, torch.Tensor]:

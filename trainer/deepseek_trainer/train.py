@@ -30,11 +30,11 @@ from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.feed import Data, Feed, Ledger, Step
 from deepseek_trainer.distributed import sharding
 from deepseek_trainer.distributed.waits import Waits
-from deepseek_trainer.distributed.world import World
+from deepseek_trainer.distributed.world import World, lost_peer
 from deepseek_trainer.errors import PreemptedError, TrainerError
 from deepseek_trainer.evaluate import validation_loss
 from deepseek_trainer.logs import fields
-from deepseek_trainer.model import build, origin
+from deepseek_trainer.model import build, origin, pretrained
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim import adamw, schedule
 from deepseek_trainer.optim.loss import summed_loss
@@ -77,7 +77,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     with (
         closing(run.data.feed(ledger, waits=run.waits, progress=progress, audit=run.audit)) as feed,
         probation.watched(
-            found.path if found else None, run.writer.start if run.writer else "", lambda: feed.ledger.step
+            found.path if found else None, run.writer.start if run.writer else "", lambda: feed.ledger.step, lost_peer
         ),
         saver or nullcontext(),
     ):
@@ -143,6 +143,8 @@ def _set_up(
     if writer is not None:
         found, start = _find(writer, ledger, world, config.data)
         writer = replace(writer, start=start.start)
+        described = writer.folder / layout.MODEL
+        world.lead(lambda: pretrained.keep_configuration(described, source.config))
         ledger = _continued(ledger, found, config.data)
         audit = _audit(start, world, writer.folder, ledger)
     model = _make(source, world) if found is None else source.bare()

@@ -5,6 +5,7 @@
     step-00000040.g2.tmp/           being written (or left behind) by a process of generation 2
     step-00000040.failed/           starts that went on from it and failed soon, a file each; see probation
     resumes.jsonl                   one line each time training starts
+    model/config.json               the architecture in the format of Hugging Face
     audit/                          which samples each start has trained, with data.audit; see data.audit
 
 Nothing here decides; `save`, `load` and `retention` do.
@@ -24,6 +25,7 @@ MARK = "COMMITTED.next"
 """COMMITTED before it counts."""
 RESUMES = "resumes.jsonl"
 AUDIT = "audit"
+MODEL = "model"
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
 _TEMPORARY = re.compile(r"step-\d{8,}(?:\.\w+)?\.g(\d+)\.tmp")
 

@@ -33,18 +33,21 @@ _TEXT_MAX = 300
 
 
 @contextmanager
-def watched(checkpoint: Path | None, start: str, step: Callable[[], int]) -> Iterator[None]:
+def watched(
+    checkpoint: Path | None, start: str, step: Callable[[], int], lost_peer: Callable[[BaseException], bool]
+) -> Iterator[None]:
     """Records it if training fails in here, soon, by itself.
 
     Args:
         checkpoint: that training went on from; None: from scratch.
         start: name of this start.
         step: optimizer steps that are done.
+        lost_peer: whether an error means that a peer went away.
     """
     try:
         yield
     except Exception as error:
-        if checkpoint is not None and is_own(error):
+        if checkpoint is not None and is_own(error) and not lost_peer(error):
             _record(checkpoint, start, step(), error)
         raise
 
@@ -53,10 +56,7 @@ def is_own(error: BaseException) -> bool:
     """Whether an error may come from the state that training went on from, and not from what is around it."""
     if isinstance(error, TrainerError):
         return error.exit_code is ExitCode.USER_ERROR
-    from deepseek_trainer.distributed.world import lost_peer
-
-    outside = isinstance(error, OSError | MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return not outside and not lost_peer(error)
+    return not isinstance(error, OSError | MemoryError) and type(error).__name__ != "OutOfMemoryError"
 
 
 def verdict(checkpoint: Path) -> str | None:

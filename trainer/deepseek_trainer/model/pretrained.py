@@ -16,6 +16,7 @@ from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from deepseek_trainer import durable
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.errors import DataError, first_line
 from deepseek_trainer.model.build import IMPLEMENTATION
@@ -58,6 +59,16 @@ def configuration(folder: Path, *, vocab_size: int, sequence_length: int) -> Dee
     # What only matters when text is generated, and dropout, which would make a resume another run.
     config.num_mtp_layers, config.attention_dropout, config.use_cache = 0, 0.0, False
     return config
+
+
+def keep_configuration(folder: Path, config: DeepseekV3Config) -> None:
+    """Puts the architecture there, unless it is there, so that checkpoints can be exported without their job."""
+    said = {**config.to_dict(), "architectures": [DeepseekV3ForCausalLM.__name__], "use_cache": True}
+    content = (json.dumps(said, indent=2, sort_keys=True) + "\n").encode()
+    file = folder / CONFIG
+    if not file.is_file() or file.read_bytes() != content:
+        folder.mkdir(parents=True, exist_ok=True)
+        durable.replace_bytes(file, content)
 
 
 def require_weights(folder: Path) -> None:

@@ -1,0 +1,36 @@
+"""A rank that does nothing but take a checkpoint over: $FROM is read by this world, and saved by it to $TO."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from deepseek_trainer.checkpoint import load, state
+from deepseek_trainer.checkpoint.save import Writer
+from deepseek_trainer.config import load as load_config
+from deepseek_trainer.distributed import sharding
+from deepseek_trainer.distributed.waits import Waits
+from deepseek_trainer.distributed.world import join
+from deepseek_trainer.model import origin
+from deepseek_trainer.optim import adamw
+from deepseek_trainer.pulse import PulseWriter
+
+
+def main() -> None:
+    config = load_config(os.environ["DEEPSEEKJOB_RUN_CONFIG_FILE"])
+    with join("gloo", os.environ) as world:
+        found = load.newest_whole(Path(os.environ["FROM"]))
+        assert found is not None
+        model = origin.of(config.trainer, vocab_size=found.manifest.model["vocab_size"]).bare()
+        sharding.shard(model, world, "fp32", Waits(PulseWriter.from_environment(os.environ), world.device))
+        optimizer = adamw.make(model, config.trainer.optimizer)
+        read = state.collect(model, optimizer)
+        load.read_into(read, found, world)
+        state.restore(model, optimizer, read)
+        Writer(Path(os.environ["TO"]), "test", "", 1, 1, 3, found.manifest.model, world).save(
+            state.collect(model, optimizer), found.manifest.ledger
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""A checkpoint as a model in the format of Hugging Face: config.json, safetensors and the tokenizer. For any number of ranks.
+
+Layer by layer: read from the shards of all ranks, brought to the names of the published format, written when a file is full.
+So memory holds one file's worth of tensors and one layer, and not the model; no process group, no GPU, no data is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
+
+from deepseek_trainer import durable
+from deepseek_trainer.checkpoint import dcp, layout, load
+from deepseek_trainer.checkpoint.load import Found
+from deepseek_trainer.checkpoint.verify import verify
+from deepseek_trainer.config import ConfigError
+from deepseek_trainer.data.tokenizer import FILE as TOKENIZER
+from deepseek_trainer.errors import DataError, TrainerError
+from deepseek_trainer.model.pretrained import CONFIG, INDEX, WEIGHTS
+
+FILE_BYTES = 4 * 2**30
+MODEL = "model"
+"""Where the weights are in a checkpoint's state."""
+_LAYER = re.compile(r"model\.layers\.\d+\.")
+
+
+def export(
+    folder: Path,
+    target: Path,
+    *,
+    step: int | None = None,
+    dtype: torch.dtype | None = None,
+    tokenizer: Path | None = None,
+    file_bytes: int = FILE_BYTES,
+) -> Found:
+    """Writes the model of a checkpoint; the target appears whole, or not at all.
+
+    Args:
+        folder: the job's, on the checkpoint volume.
+        target: a folder that isn't there yet.
+        step: of the checkpoint; None: the newest whole one.
+        dtype: of the floating-point weights; None: as they were trained.
+        tokenizer: tokenizer.json; None: the one of the job's prepared data, where there is one.
+
+    Raises:
+        ConfigError: the target is there, or the job's architecture isn't known.
+        DataError: there is no such checkpoint, or it isn't whole.
+    """
+    if target.exists():
+        raise ConfigError(f"{target} is there already; give a folder that is to be made")
+    found = _found(folder, step)
+    config = _config(folder)
+    work = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    dtype_name = _write_weights(found, config, work, dtype, file_bytes)
+    durable.write_json(work / CONFIG, config.to_dict() | {"dtype": dtype_name})
+    if vocabulary := tokenizer or _tokenizer(folder):
+        shutil.copy(vocabulary, work / TOKENIZER)
+        durable.sync(work / TOKENIZER)
+    durable.sync_folder(work)
+    durable.rename(work, target)
+    return found
+
+
+@dataclass
+class _Files:
+    """Tensors that become files of about equal size."""
+
+    folder: Path
+    limit: int
+    names: list[dict[str, torch.Size]] = field(default_factory=list)
+    total: int = 0
+    _held: dict[str, torch.Tensor] = field(default_factory=dict)
+    _bytes: int = 0
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        if self._held and self._bytes + tensor.nbytes > self.limit:
+            self.flush()
+        self._held[name] = tensor.contiguous()
+        self._bytes += tensor.nbytes
+        self.total += tensor.nbytes
+
+    def flush(self) -> None:
+        path = self.folder / f"part-{len(self.names)}"
+        save_file(self._held, path, metadata={"format": "pt"})
+        durable.sync(path)
+        self.names.append({name: tensor.shape for name, tensor in self._held.items()})
+        self._held, self._bytes = {}, 0
+
+    def close(self) -> None:
+        """Gives the files the names by which they are looked for."""
+        self.flush()
+        if len(self.names) == 1:
+            (self.folder / "part-0").rename(self.folder / WEIGHTS)
+            return
+        weight_map: dict[str, str] = {}
+        for number, names in enumerate(self.names):
+            file = f"model-{number + 1:05d}-of-{len(self.names):05d}.safetensors"
+            (self.folder / f"part-{number}").rename(self.folder / file)
+            weight_map |= dict.fromkeys(names, file)
+        durable.write_json(self.folder / INDEX, {"metadata": {"total_size": self.total}, "weight_map": weight_map})
+
+
+def _write_weights(
+    found: Found, config: DeepseekV3Config, work: Path, dtype: torch.dtype | None, file_bytes: int
+) -> str:
+    """Writes all tensors; the name of their type."""
+    with torch.device("meta"):
+        model = DeepseekV3ForCausalLM(config)
+    known = FileSystemReader(found.path).read_metadata().state_dict_metadata
+    sizes = {
+        name.removeprefix(f"{MODEL}."): entry
+        for name, entry in known.items()
+        if name.startswith(f"{MODEL}.") and isinstance(entry, TensorStorageMetadata)
+    }
+    if missing := sorted(set(model.state_dict()) - set(sizes)):
+        raise DataError(f"{found.path} lacks {len(missing)} tensors of the model, first {missing[0]}")
+    files, types = _Files(work, file_bytes), set()
+    for names in _layers(list(sizes)):
+        read = {name: torch.empty(sizes[name].size, dtype=sizes[name].properties.dtype) for name in names}
+        dcp.read({MODEL: read}, found.path)
+        for name, tensor in revert_weight_conversion(model, read).items():
+            cast = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+            types.add(str(cast.dtype).removeprefix("torch."))
+            files.add(name, cast)
+    files.close()
+    return "float32" if len(types) != 1 else types.pop()
+
+
+def _layers(names: list[str]) -> Iterator[list[str]]:
+    """The names layer by layer; what is in none is one more."""
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        found = _LAYER.match(name)
+        layers.setdefault(found.group() if found else "", []).append(name)
+    yield from layers.values()
+
+
+def _found(folder: Path, step: int | None) -> Found:
+    if step is None:
+        newest = load.newest_whole(folder)
+        if newest is None:
+            raise DataError(f"{folder} has no checkpoint; give the job's folder on the checkpoint volume")
+        return newest
+    checkpoint = layout.checkpoint_folder(folder, step)
+    problem, manifest = verify(checkpoint)
+    if manifest is None:
+        raise DataError(f"{checkpoint} can't be exported: {problem}; take another step, or the newest one")
+    return Found(checkpoint, manifest)
+
+
+def _config(folder: Path) -> DeepseekV3Config:
+    file = folder / layout.MODEL / CONFIG
+    try:
+        return DeepseekV3Config(**json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{file} can't be read: {error}; a start of this trainer writes it: let the job start once more, or put the "
+            "model's config.json there"
+        ) from error
+
+
+def _tokenizer(folder: Path) -> Path | None:
+    """The vocabulary of the data that was prepared last, where that is beside the checkpoints."""
+    files = sorted(folder.glob(f"data/**/{TOKENIZER}"), key=lambda file: file.stat().st_mtime)
+    return files[-1] if files else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m deepseek_trainer.checkpoint.export FOLDER TARGET`; the exit status is the trainer's."""
+    parser = argparse.ArgumentParser(prog="python -m deepseek_trainer.checkpoint.export", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the job's folder on the checkpoint volume")
+    parser.add_argument("target", type=Path, help="the folder that is to be made")
+    parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest whole one")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights; default: as trained")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="FILE", help="tokenizer.json; default: that of the job's data"
+    )
+    told = parser.parse_args(arguments)
+    try:
+        found = export(
+            told.folder,
+            told.target,
+            step=told.step,
+            dtype=getattr(torch, told.dtype) if told.dtype else None,
+            tokenizer=told.tokenizer,
+        )
+    except (TrainerError, ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return int(error.exit_code) if isinstance(error, TrainerError) else 1
+    print(f"step {found.manifest.step} is in {told.target}")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
