@@ -73,8 +73,8 @@ class World:
     max_unavailable: int | str | None = None
     """Of the PodDisruptionBudget."""
     kueue: FakeKueue = field(default_factory=FakeKueue)
-    events: list[Event] = field(default_factory=list)
-    status_writes: int = 0
+    events: list[Event] = field(default_factory=list, compare=False)
+    status_writes: int = field(default=0, compare=False)
     step: int = 0
     saved_step: int = 0
     trained_generation: int = 0
