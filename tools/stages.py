@@ -1,8 +1,7 @@
 """Runs the Makefile's verbs side by side: `python tools/stages.py LANE…`, where a lane is verbs joined by commas.
 
 Rules
-- The verbs of a lane run one after the other, the lanes at the same time; later lanes yield to earlier ones, so the one that
-  takes longest comes first.
+- The verbs of a lane run one after the other, the lanes at the same time.
 - What a verb prints is shown whole when it has ended, a line with its seconds above it; one that failed is shown last.
 - The first failure ends everything, and so do Ctrl-C and SIGTERM: each verb is interrupted, has time to clean up what it
   started, and is killed when it takes longer.
@@ -23,21 +22,19 @@ from typing import IO
 GRACE_S = 180.0
 """For a verb to end what it runs: a cluster with its nodes takes a minute on a busy machine."""
 LOOK_EVERY_S = 0.1
-NICER = 4
 
 
 class Stage:
     """One verb, started; its output goes to a file."""
 
-    def __init__(self, verb: str, yielding: int = 0) -> None:
-        """Args: yielding: its niceness."""
+    def __init__(self, verb: str) -> None:
         self.verb = verb
         self.code: int | None = None
         self.cpu_s = 0.0
         self._began = time.monotonic()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it is open as long as the stage is there
         self._process = subprocess.Popen(
-            ["nice", "-n", str(yielding), os.environ.get("MAKE", "make"), "--no-print-directory", verb],
+            [os.environ.get("MAKE", "make"), "--no-print-directory", verb],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -84,7 +81,7 @@ def run(lanes: Sequence[Sequence[str]], asked: Sequence[int]) -> int:
     while any(waiting) or running:
         for number, lane in enumerate(waiting):
             if lane and number not in running:
-                running[number] = Stage(lane.pop(0), yielding=NICER * number)
+                running[number] = Stage(lane.pop(0))
                 print(f"{running[number].verb} …", flush=True)
         time.sleep(LOOK_EVERY_S)
         if asked:
