@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from deepseek_trainer.data import corpora
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "examples" / "demo.yaml"
@@ -25,6 +26,11 @@ MARGIN = 0.5
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of the report, and what the command printed."""
     folder = tmp_path_factory.mktemp("demo")
+    stores = corpora.cache(os.environ).with_name("stores")
+    stores.mkdir(parents=True, exist_ok=True)
+    data = folder / "work" / "claims" / "deepseek-checkpoints" / "demo" / "data"
+    data.parent.mkdir(parents=True)
+    data.symlink_to(stores)  # the vocabulary is trained once a machine, as in the tests of training
     command = [str(Path(sys.executable).with_name("dsj")), "run", str(DEMO), "--kill-one"]
     command += ["--report", str(folder / "report"), "--workdir", str(folder / "work")]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
