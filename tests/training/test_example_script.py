@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from deepseek_trainer.agent import exec
+from support import zygote
 
 pytestmark = pytest.mark.training
 
@@ -17,18 +18,25 @@ SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "scripts" / "next_by
 
 
 def _torchrun(folder: Path, steps: int) -> str:
+    """What it prints. It is a fork of the zygote, and so are its processes: nobody here imports torch anew."""
+    warm, python = zygote.shared(), folder / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{exec.__file__}" $PPID "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
     own = {
         "DEEPSEEKJOB_CHECKPOINT_DIR": str(folder),
         "DEEPSEEKJOB_PROGRESS_FILE": str(folder / "progress.json"),
         "OMP_NUM_THREADS": "1",
+        "PYTHON_EXEC": str(python),  # torchrun's own word for what its processes are started with
     }
     argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
-    arguments = [f"--steps={steps}", "--save-every=10"]
-    done = subprocess.run(
-        [*argv, *arguments], env=os.environ | own, capture_output=True, text=True, timeout=280, check=False
+    log = folder / f"{steps}.log"
+    started = warm.start(
+        [*argv, f"--steps={steps}", "--save-every=10"], environ=os.environ | own | warm.environ, log=log
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    code = started.wait(280)
+    output = log.read_text()
+    assert code == 0, output[-2000:]
+    return output
 
 
 def _losses(output: str) -> list[float]:
