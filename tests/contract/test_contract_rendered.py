@@ -14,6 +14,7 @@ from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.api.volumes import RESERVED_MOUNTS, RESERVED_VOLUME_PREFIX
 from deepseek_operator.render.membership import Membership, membership_json
 from deepseek_operator.render.pods import worker_pod
+from deepseek_operator.render.runconfig import STEPS
 from deepseek_trainer import config, contract
 from support import full_job
 from support.bad_manifests import script_job, trainer_job
@@ -64,7 +65,7 @@ def test_the_run_config_is_one_that_the_trainer_loads(name: str, tmp_path: Path)
     assert loaded.checkpoint is not None
     volume = job.spec.checkpoint.volume
     assert loaded.checkpoint.directory == f"{contract.Paths.CHECKPOINTS}/{volume.sub_path or job.metadata.name}"
-    assert loaded.checkpoint.every_steps == job.spec.checkpoint.interval.steps
+    assert loaded.checkpoint.every_steps == (job.spec.checkpoint.interval.steps or STEPS)
     assert loaded.checkpoint.keep == job.spec.checkpoint.keep
 
 

@@ -93,6 +93,7 @@ WHILE_SUSPENDED: dict[str, Change] = {
     "scheduling": {"scheduling/queue": "other"},
     "scheduling removed": {"scheduling": GONE},
     "checkpoint.interval": {"checkpoint/interval/steps": 21},
+    "checkpoint.interval by seconds": {"checkpoint/interval": {"seconds": 60}},
     "checkpoint.keep": {"checkpoint/keep": 6},
     "checkpoint.mode": {"checkpoint/mode": "Async"},
     "checkpoint.onFailure": {"checkpoint/onFailure": "Continue"},

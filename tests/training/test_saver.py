@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from deepseek_trainer.checkpoint import layout, load
+from deepseek_trainer.checkpoint.interval import Interval
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.checkpoint.saver import Saver
 from deepseek_trainer.checkpoint.staging import Staging
@@ -65,8 +66,8 @@ class Run:
         self.step = 0
         self.progress = Progress(Reporter(None), PulseWriter(None))
         self.disk = Disk(folder, "test", "uid-1", 1, 1, 10, {}, world)
-        chosen = CheckpointSpec.model_validate({"directory": str(folder), "everySteps": 2} | spec)
-        self.saver = Saver(chosen, self.disk, self.progress, lambda: {"model": {"weight": self.weight}})
+        self.spec = CheckpointSpec.model_validate({"directory": str(folder), "everySteps": 2} | spec)
+        self.saver = Saver(self.spec, self.disk, self.progress, lambda: {"model": {"weight": self.weight}})
 
     @property
     def ledger(self) -> Any:
@@ -107,7 +108,7 @@ def _steps(run: Run) -> list[int]:
 def test_steps_go_on_while_the_state_of_one_of_them_is_written(run: Callable[..., Run], world: World) -> None:
     started = run().make(3)
     assert started.step == 3
-    assert started.saver.signs() == (1.0, 0.0)
+    assert started.saver.signs() == (1.0, 0.0, 0.0)
     assert _steps(started) == []
     assert started.progress.report.phase == "training"
 
@@ -149,6 +150,24 @@ def test_a_save_waits_for_the_one_before(run: Callable[..., Run]) -> None:
     assert started.saver.saved_step == 2
     assert started.finish() == 4
     assert _steps(started) == [4, 2], "step 4 is saved once"
+
+
+def test_by_the_clock_nothing_waits(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    started = run(everySteps=None, everySeconds=60)
+    clock = [0.0]
+    monkeypatch.setattr(started.saver, "_interval", Interval(started.spec, None, lambda: clock[0]))
+    started.make(3)
+    clock[0] = 61.0
+    started.make(1)
+    clock[0] = 200.0
+    started.make(3)  # another one is due while the first is under way
+    assert _steps(started) == []
+    started.lands().make(1)
+    saved = started.progress.report.checkpoint
+    assert saved is not None
+    assert (saved.step, saved.interval_seconds) == (4, 60.0)
+    started.lands().finish()
+    assert _steps(started) == [8, 4]
 
 
 @pytest.mark.parametrize("mode", ["Async", "Sync"])
@@ -215,6 +234,7 @@ def test_the_last_save_may_not_fail(run: Callable[..., Run]) -> None:
         started.finish()
 
 
+@pytest.mark.timeout(400)
 def test_a_peer_that_is_lost_while_a_save_is_under_way_ends_the_others(
     config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

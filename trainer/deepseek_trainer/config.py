@@ -395,10 +395,20 @@ class CheckpointSpec(Section):
 
     directory: Annotated[str, Field(min_length=1)] = Field(description="Folder of this job's checkpoints; absolute.")
     mode: Literal["Async", "Sync"] = Field("Async", description="Async: steps go on while a checkpoint is written.")
-    every_steps: Annotated[int, Field(ge=1)] = Field(100, description="Optimizer steps between two saves.")
+    every_steps: Annotated[int, Field(ge=1)] | None = Field(
+        100, description="Optimizer steps between two saves; None: they don't say when."
+    )
+    every_seconds: Annotated[int, Field(ge=1)] | None = Field(None, description="Seconds between two saves.")
+    auto: bool = Field(False, description="The time between two saves is chosen by their cost and the failures so far.")
     keep: Annotated[int, Field(ge=1, le=1000)] = Field(3, description="Verified checkpoints that are kept.")
     on_failure: Literal["Continue", "Fail"] = Field("Continue", description="What a save that fails does to training.")
     max_failures: Annotated[int, Field(ge=1)] = Field(10, description="With Continue: saves in a row that may fail.")
+
+    @model_validator(mode="after")
+    def _one_interval(self) -> CheckpointSpec:
+        if sum((self.every_steps is not None, self.every_seconds is not None, self.auto)) != 1:
+            raise ValueError("set one of everySteps, everySeconds and auto; the default of everySteps goes with null")
+        return self
 
 
 class RunConfig(Section):

@@ -141,6 +141,8 @@ class CheckpointInfo(_Message):
     """Wall seconds that the save took, from its step to its commit."""
     blocked_seconds: float | None = None
     """Of these, those in which no step was made; None: not told."""
+    interval_seconds: float | None = None
+    """Seconds from this save to the next one, where a clock says when; else None."""
 
 
 class CheckpointFailure(_Message):

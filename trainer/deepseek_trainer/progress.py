@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
@@ -38,6 +39,8 @@ class Progress:
         """That the weights were trained on, over all starts; None where a checkpoint didn't say it."""
         self._reporter = reporter
         self._clock = clock
+        self.last_step_s = math.nan
+        """Wall seconds of the last step, without evaluations and checkpoints."""
         self._steps: deque[tuple[float, int, float]] = deque(maxlen=_WINDOW_STEPS + 1)
 
     def update(self, **changes: Any) -> None:
@@ -56,6 +59,7 @@ class Progress:
         """A step has ended that trained on so many tokens, over all ranks; the pace of the last steps."""
         pulse = self.pulse.stepped(step)
         self.tokens = None if self.tokens is None else self.tokens + tokens
+        self.last_step_s = pulse.step_s
         self._steps.append((self._clock(), tokens, pulse.data_s))
         (begin, _, _), *counted = self._steps
         elapsed_s = max(self._steps[-1][0] - begin, sys.float_info.min)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from deepseek_trainer.checkpoint import layout, load, probation, save, state
+from deepseek_trainer.checkpoint.interval import past
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.checkpoint.saver import Saver
 from deepseek_trainer.config import DataSpec, RunConfig
@@ -86,7 +87,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
         if config.trainer.task == "finetune" and found is None:
             _evaluate(run, feed)  # what the weights are worth before the first step
 
-        last, signs = feed.ledger.step >= training.steps, [0.0, 0.0]
+        last, signs = feed.ledger.step >= training.steps, [0.0, 0.0, 0.0]
         while not last:
             rate = schedule.learning_rate(config.trainer.optimizer, step=feed.ledger.step, total_steps=training.steps)
             adamw.set_learning_rate(run.optimizer, rate)
@@ -263,6 +264,7 @@ def _saver(run: Run, saved_step: int | None) -> Saver | None:
         lambda: state.collect(run.model, run.optimizer),
         audit=run.audit,
         saved_step=saved_step,
+        past=past(run.writer.folder, run.writer.uid) if run.world.leader else None,
     )
 
 

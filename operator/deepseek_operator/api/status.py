@@ -45,6 +45,9 @@ class CheckpointStatus(StatusModel):
     blocked_seconds: float | None = Field(
         None, description="Seconds of these in which training stood still; absent where it is not told."
     )
+    interval_seconds: float | None = Field(
+        None, description="Seconds from this save to the next one, with checkpoint.interval.seconds or auto."
+    )
 
 
 class RestoredFrom(StatusModel):

@@ -185,9 +185,33 @@ class CheckpointVolume(Model):
 
 
 class CheckpointInterval(Model):
-    """How often the state is saved."""
+    """How often the state is saved: by steps, by seconds, or as often as is worth its cost; every 100 steps by default."""
 
-    steps: Annotated[int, Field(ge=1, le=10_000_000)] = Field(100, description="Optimizer steps between two saves.")
+    rules: ClassVar = (
+        Rule(
+            "[has(self.steps), has(self.seconds), has(self.auto) && self.auto].filter(said, said).size() <= 1",
+            "steps, seconds and auto exclude each other; keep the one that shall say when",
+            holds=lambda interval: (
+                sum((interval.steps is not None, interval.seconds is not None, bool(interval.auto))) <= 1
+            ),
+        ),
+    )
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+        None,
+        description="Optimizer steps between two saves. Default: 100, where neither seconds nor auto is set. Each of these "
+        "steps is saved: training waits if the checkpoint before is still being written.",
+    )
+    seconds: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] | None = Field(
+        None,
+        description="Seconds between two saves, which are of the first step after them. Training waits for none: the next "
+        "one is due when the one before is committed, at the earliest.",
+    )
+    auto: bool = Field(
+        False,
+        description="true: the seconds between two saves are chosen while the job runs, by what a save costs and by how often "
+        "the job was started again (Young and Daly: the square root of twice the cost times the time between failures), "
+        "from 10 s to an hour. status.checkpoint.intervalSeconds has them.",
+    )
 
 
 class Checkpoint(Model):

@@ -133,8 +133,8 @@ def _checkpoint(value: Any) -> dict[str, Any] | None:
     }
     if any(part is None for part in found.values()):
         return None
-    blocked_s = _number(value.get("blockedSeconds"))
-    return found if blocked_s is None else found | {"blocked_seconds": blocked_s}
+    more = {"blocked_seconds": value.get("blockedSeconds"), "interval_seconds": value.get("intervalSeconds")}
+    return found | {name: number for name, said in more.items() if (number := _number(said)) is not None}
 
 
 def _checkpoint_failure(value: Any) -> CheckpointFailure | None:

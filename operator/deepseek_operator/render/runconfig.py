@@ -10,7 +10,10 @@ from __future__ import annotations
 import json
 
 from deepseek_operator.api.names import Paths
-from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.api.v1alpha1 import CheckpointInterval, DeepSeekJob
+
+STEPS = 100
+"""Between two saves, where nothing else is said."""
 
 
 def checkpoint_directory(job: DeepSeekJob) -> str | None:
@@ -32,11 +35,17 @@ def _checkpoint_section(job: DeepSeekJob) -> dict[str, object] | None:
     return {
         "directory": directory,
         "mode": checkpoint.mode,
-        "everySteps": checkpoint.interval.steps,
+        **_interval(checkpoint.interval),
         "keep": checkpoint.keep,
         "onFailure": checkpoint.on_failure,
         "maxFailures": checkpoint.max_failures,
     }
+
+
+def _interval(interval: CheckpointInterval) -> dict[str, object]:
+    by_clock = interval.seconds is not None or interval.auto
+    steps = interval.steps or (None if by_clock else STEPS)
+    return {"everySteps": steps, "everySeconds": interval.seconds, "auto": interval.auto}
 
 
 def run_config_json(job: DeepSeekJob) -> str | None:

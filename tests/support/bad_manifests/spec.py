@@ -17,6 +17,8 @@ BAD = [
     at("trainer/training", "no-training", GONE, "Required value"),
     trainer("no-steps", {"trainer/training": {}}, "spec.trainer.training.steps", "Required value"),
     at("checkpoint/volume", "checkpoint-without-volume", GONE, "Required value"),
+    trainer("steps-and-seconds", {"checkpoint/interval/seconds": 60}, "spec.checkpoint.interval", "exclude each other"),
+    trainer("steps-and-auto", {"checkpoint/interval/auto": True}, "spec.checkpoint.interval", "exclude each other"),
     at("checkpoint/mode", "checkpoint-mode", "Never", '"Async", "Sync"'),
     at("checkpoint/onFailure", "checkpoint-on-failure", "Ignore", '"Continue", "Fail"'),
     at("checkpoint/maxFailures", "checkpoint-failures-0", 0, "greater than or equal to 1"),

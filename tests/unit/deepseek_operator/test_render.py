@@ -176,6 +176,23 @@ def test_membership_is_canonical_json_with_the_trainers_keys() -> None:
 
 
 @pytest.mark.parametrize(
+    ("interval", "rendered"),
+    [
+        ({}, (100, None, False)),
+        ({"steps": 7}, (7, None, False)),
+        ({"seconds": 60}, (None, 60, False)),
+        ({"auto": True}, (None, None, True)),
+        ({"auto": False}, (100, None, False)),
+    ],
+)
+def test_the_interval_of_checkpoints(interval: dict[str, Any], rendered: tuple[object, ...]) -> None:
+    manifest = make_manifest(checkpoint=True)
+    manifest["spec"]["checkpoint"]["interval"] = interval
+    section = json.loads(run_config_json(DeepSeekJob.model_validate(manifest)) or "")["checkpoint"]
+    assert (section["everySteps"], section["everySeconds"], section["auto"]) == rendered
+
+
+@pytest.mark.parametrize(
     ("checkpoint", "section", "cache"),
     [
         (
@@ -184,6 +201,8 @@ def test_membership_is_canonical_json_with_the_trainers_keys() -> None:
                 "directory": "/checkpoints/demo",
                 "mode": "Async",
                 "everySteps": 20,
+                "everySeconds": None,
+                "auto": False,
                 "keep": 3,
                 "onFailure": "Continue",
                 "maxFailures": 10,

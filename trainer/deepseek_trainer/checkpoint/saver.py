@@ -6,7 +6,8 @@
 
 Rules
 - A checkpoint is of one step: weights, optimizer, ledger and audit are taken at the same boundary.
-- One save is under way at most. The next one waits for it, so that a checkpoint is of the step that was asked for.
+- One save is under way at most. By steps the next one waits for it, so that a checkpoint is of the step that was asked
+  for; by the clock nothing waits, and the next one is taken at the first step after it.
 - All ranks hear of a save's end at the same boundary: each says with the loss of a step whether its own is still under way.
 - What fails is tried again when the next one is due, as long as `onFailure` has it so. To be fenced off ends the process,
   and so does a last save that fails: nothing comes after it.
@@ -24,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from deepseek_trainer.checkpoint.flight import Flight, LostError
+from deepseek_trainer.checkpoint.interval import Interval, Past
 from deepseek_trainer.checkpoint.save import Shown, Writer
 from deepseek_trainer.checkpoint.staging import Staging
 from deepseek_trainer.config import CheckpointSpec
@@ -55,27 +57,31 @@ class Saver:
         *,
         audit: AuditLog | None = None,
         saved_step: int | None = None,
+        past: Past | None = None,
     ) -> None:
         """Args:
         collect: the state of this moment, of `state.collect`.
         audit: what is on the disk before a checkpoint is committed that it is the evidence of.
         saved_step: of the checkpoint that this start goes on from.
+        past: of the job, on rank 0.
         """
         self.saved_step = saved_step
         """Of the newest checkpoint that is known to be committed."""
         self._spec, self._writer, self._progress = spec, writer, progress
         self._collect, self._audit = collect, audit
+        self._interval = Interval(spec, past)
         self._staging = Staging()
         self._apart: Writer | None = None
         self._flight: Flight | None = None
         self._failures = 0
 
-    def signs(self) -> tuple[float, float]:
-        """What this rank tells the others with a step: whether its save is under way, and whether it has failed."""
-        flight = self._flight
+    def signs(self) -> tuple[float, float, float]:
+        """What this rank tells the others with a step: whether its save is under way, whether it has failed, and whether
+        the clock says that one is due: rank 0's, as only one can."""
+        flight, is_over = self._flight, float(self._writer.world.leader and self._interval.is_over())
         if flight is None or not flight.landed:
-            return float(flight is not None), 0.0
-        return 0.0, float(flight.error is not None)
+            return float(flight is not None), 0.0, is_over
+        return 0.0, float(flight.error is not None), is_over
 
     def stepped(self, feed: Feed, signs: Sequence[float]) -> None:
         """A step is made, and not the last one: hears how the save under way went, and saves if it is time. A collective.
@@ -87,10 +93,11 @@ class Saver:
             FencedError: a newer generation trains on this volume.
             UnavailableError: saving failed, and training may not go on without.
         """
-        under_way, failed = signs
+        under_way, failed, is_over = signs
+        self._interval.stepped(self._progress.last_step_s, beside=self._flight is not None)
         if self._flight is not None and not under_way:
             self._land(tell=failed > 0)
-        if feed.ledger.step % self._spec.every_steps == 0:
+        if self._interval.is_step(feed.ledger.step) or (is_over and self._flight is None):
             with self._blocking():
                 began = time.perf_counter()
                 self._arrive()
@@ -129,6 +136,7 @@ class Saver:
         self._progress.started()
 
     def _save(self, feed: Feed, began: float, *, wait: bool, last: bool = False) -> None:
+        self._interval.began()
         ledger = feed.cut()
         if self._audit is not None:
             self._audit.cut()
@@ -183,6 +191,9 @@ class Saver:
 
     def _succeeded(self, saved: CheckpointInfo) -> None:
         self._failures, self.saved_step = 0, saved.step
+        self._interval.ended(saved.seconds, saved.blocked_seconds or 0.0)
+        if not self._interval.by_steps:
+            saved = saved.model_copy(update={"interval_seconds": round(self._interval.seconds(), 1)})
         self._progress.update(checkpoint=saved, checkpoint_failure=None)
         log.info(
             "saved %s",
