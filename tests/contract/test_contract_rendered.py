@@ -16,6 +16,7 @@ from deepseek_operator.render.membership import Membership, membership_json
 from deepseek_operator.render.pods import worker_pod
 from deepseek_operator.render.runconfig import STEPS
 from deepseek_trainer import config, contract
+from deepseek_trainer.raycluster import executor
 from support import full_job
 from support.bad_manifests import script_job, trainer_job
 
@@ -67,6 +68,19 @@ def test_the_run_config_is_one_that_the_trainer_loads(name: str, tmp_path: Path)
     assert loaded.checkpoint.directory == f"{contract.Paths.CHECKPOINTS}/{volume.sub_path or job.metadata.name}"
     assert loaded.checkpoint.every_steps == (job.spec.checkpoint.interval.steps or STEPS)
     assert loaded.checkpoint.keep == job.spec.checkpoint.keep
+
+
+@pytest.mark.parametrize("mode", ["Deterministic", "Dynamic"])
+def test_with_ray_the_trainer_finds_its_cluster_in_either_mode(mode: str, tmp_path: Path) -> None:
+    ray = EXAMPLES["ray"]
+    data = {**ray["spec"]["data"], "mode": mode}
+    pod = worker_pod(DeepSeekJob.model_validate({**ray, "spec": {**ray["spec"], "data": data}}), 0, 0, MEMBERSHIP)
+    path = tmp_path / "run-config.json"
+    path.write_text(pod["metadata"]["annotations"][ANNOTATION_RUN_CONFIG])
+    assert config.load(path).data.mode == mode
+    environ = {each["name"]: each.get("value", "") for each in pod["spec"]["containers"][0]["env"]}
+    assert executor.of(environ) is not None
+    assert pod["spec"]["initContainers"][-1]["command"][-1] == "node"
 
 
 def test_without_a_checkpoint_volume_the_trainer_saves_nothing(tmp_path: Path) -> None:
