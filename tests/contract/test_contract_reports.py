@@ -18,6 +18,7 @@ CHECKPOINT = contract.CheckpointInfo(
     seconds=0.4,
     blocked_seconds=0.1,
     interval_seconds=90.0,
+    verified=True,
 )
 CHECKPOINT_FAILURE = contract.CheckpointFailure(
     step=130, time="2026-03-01T12:03:30Z", failures=2, message="No space left on device"

@@ -95,6 +95,8 @@ WHILE_SUSPENDED: dict[str, Change] = {
     "checkpoint.interval": {"checkpoint/interval/steps": 21},
     "checkpoint.interval by seconds": {"checkpoint/interval": {"seconds": 60}},
     "checkpoint.keep": {"checkpoint/keep": 6},
+    "checkpoint.keepSeconds": {"checkpoint/keepSeconds": 60},
+    "checkpoint.keepEverySteps": {"checkpoint/keepEverySteps": GONE},
     "checkpoint.mode": {"checkpoint/mode": "Async"},
     "checkpoint.onFailure": {"checkpoint/onFailure": "Continue"},
     "checkpoint.maxFailures": {"checkpoint/maxFailures": 5},

@@ -202,6 +202,8 @@ def trainer_job() -> Manifest:
                 "volume": {"claimName": "checkpoints", "subPath": "runs/full"},
                 "interval": {"steps": 20},
                 "keep": 5,
+                "keepSeconds": 86400,
+                "keepEverySteps": 1000,
                 "mode": "Sync",
                 "onFailure": "Fail",
                 "maxFailures": 4,

@@ -19,6 +19,7 @@ from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.checkpoint.saver import Saver
 from deepseek_trainer.checkpoint.staging import Staging
 from deepseek_trainer.config import CheckpointSpec
+from deepseek_trainer.contract import CheckpointInfo
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.errors import FencedError, UnavailableError
 from deepseek_trainer.progress import Progress
@@ -43,6 +44,16 @@ class Disk(Writer):
 
     free: threading.Event = field(default_factory=threading.Event)
     errors: list[Exception] = field(default_factory=list)
+
+    rot: list[int] = field(default_factory=list)
+    """Steps whose checkpoints are damaged once they are committed."""
+
+    def _commit(self, *arguments: Any) -> CheckpointInfo:
+        saved = super()._commit(*arguments)
+        if saved.step in self.rot:
+            with next(Path(saved.path).glob("*.distcp")).open("ab") as shard:
+                shard.write(b"!")
+        return saved
 
     def _write(self, temporary: Path, state: dict[str, Any]) -> dict[str, dict[str, Any]]:
         assert self.free.wait(30)
@@ -150,6 +161,29 @@ def test_a_save_waits_for_the_one_before(run: Callable[..., Run]) -> None:
     assert started.saver.saved_step == 2
     assert started.finish() == 4
     assert _steps(started) == [4, 2], "step 4 is saved once"
+
+
+def test_what_is_committed_is_read_again(run: Callable[..., Run]) -> None:
+    started = run().make(2).lands().make(1)
+    started.saver._verifier.wait()
+    started.make(1)
+    saved = started.progress.report.checkpoint
+    assert saved is not None
+    assert (saved.step, saved.verified) == (2, True)
+
+
+def test_one_that_is_damaged_later_has_another_one_saved_at_once(run: Callable[..., Run]) -> None:
+    started = run(everySteps=4)
+    started.disk.rot.append(4)
+    started.make(4).lands().make(1)
+    started.saver._verifier.wait()
+    started.make(1)
+    failure = started.progress.report.checkpoint_failure
+    assert failure is not None
+    assert (failure.step, "bytes instead of" in failure.message) == (4, True)
+    started.make(1).lands().make(1)
+    assert started.progress.report.checkpoint_failure is None
+    assert _steps(started)[-2:] == [7, 4] or _steps(started) == [8, 7, 4]
 
 
 def test_by_the_clock_nothing_waits(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:

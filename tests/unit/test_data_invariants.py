@@ -223,8 +223,8 @@ def a_changed_manifest_is_not_noticed(patch: Patch) -> None:
 def the_newest_checkpoint_is_deleted(patch: Patch) -> None:
     keeping = retention.apply
 
-    def emptied(folder: Path, *, keep: int, generation: int, newest: int) -> None:
-        keeping(folder, keep=0 if newest % 5 == 0 else keep, generation=generation, newest=newest)
+    def emptied(folder: Path, *, keep: int, newest: int, **others: Any) -> None:
+        keeping(folder, keep=0 if newest % 5 == 0 else keep, newest=newest, **others)
 
     patch(retention, "apply", emptied)
 

@@ -401,6 +401,10 @@ class CheckpointSpec(Section):
     every_seconds: Annotated[int, Field(ge=1)] | None = Field(None, description="Seconds between two saves.")
     auto: bool = Field(False, description="The time between two saves is chosen by their cost and the failures so far.")
     keep: Annotated[int, Field(ge=1, le=1000)] = Field(3, description="Verified checkpoints that are kept.")
+    keep_seconds: Annotated[int, Field(ge=1)] | None = Field(None, description="Younger ones are kept, too.")
+    keep_every_steps: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Of every so many steps one is kept, too."
+    )
     on_failure: Literal["Continue", "Fail"] = Field("Continue", description="What a save that fails does to training.")
     max_failures: Annotated[int, Field(ge=1)] = Field(10, description="With Continue: saves in a row that may fail.")
 

@@ -143,6 +143,8 @@ class CheckpointInfo(_Message):
     """Of these, those in which no step was made; None: not told."""
     interval_seconds: float | None = None
     """Seconds from this save to the next one, where a clock says when; else None."""
+    verified: bool | None = None
+    """Whether it was read again from the volume and found whole; None: not told."""
 
 
 class CheckpointFailure(_Message):

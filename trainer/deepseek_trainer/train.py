@@ -188,6 +188,8 @@ def _writer(config: RunConfig, world: World, environ: Mapping[str, str], model: 
         generation=int(environ.get(Env.GENERATION) or 1),
         attempt=int(environ.get(Env.ATTEMPT) or 1),
         keep=config.checkpoint.keep,
+        keep_seconds=config.checkpoint.keep_seconds,
+        keep_every_steps=config.checkpoint.keep_every_steps,
         model=model,
         world=world,
     )
@@ -248,7 +250,7 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
         resumed_step=ledger.step,
         resumed_from=str(found.path),
         passed_over=tuple(text[:PASSED_OVER_LENGTH] for text in found.passed_over[:PASSED_OVER_MAX]) or None,
-        checkpoint=save.info(found.path, found.manifest),
+        checkpoint=save.info(found.path, found.manifest, verified=True),
     )
     return ledger.step
 

@@ -48,6 +48,9 @@ class CheckpointStatus(StatusModel):
     interval_seconds: float | None = Field(
         None, description="Seconds from this save to the next one, with checkpoint.interval.seconds or auto."
     )
+    verified: bool | None = Field(
+        None, description="It was read again from the volume and is what was committed; absent where it is not told."
+    )
 
 
 class RestoredFrom(StatusModel):

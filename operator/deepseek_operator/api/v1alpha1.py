@@ -230,6 +230,14 @@ class Checkpoint(Model):
     keep: Annotated[int, Field(ge=1, le=1000)] = Field(
         3, description="Verified checkpoints that are kept; the newest good one is never deleted."
     )
+    keep_seconds: Annotated[int, Field(ge=1, le=10 * 365 * 24 * 3600)] | None = Field(
+        None, description="Beside `keep`, checkpoints younger than this are kept, however many."
+    )
+    keep_every_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+        None,
+        description="Beside `keep`, the first checkpoint of every so many steps is kept for good: with 1000 the first one at "
+        "or after step 1000, the first one at or after step 2000, and so on.",
+    )
     on_failure: Literal["Continue", "Fail"] = Field(
         "Continue",
         description="What follows from a checkpoint that could not be saved (a full disk, a volume that is read-only). "

@@ -134,7 +134,9 @@ def _checkpoint(value: Any) -> dict[str, Any] | None:
     if any(part is None for part in found.values()):
         return None
     more = {"blocked_seconds": value.get("blockedSeconds"), "interval_seconds": value.get("intervalSeconds")}
-    return found | {name: number for name, said in more.items() if (number := _number(said)) is not None}
+    found |= {name: number for name, said in more.items() if (number := _number(said)) is not None}
+    verified = value.get("verified")
+    return found | {"verified": verified} if isinstance(verified, bool) else found
 
 
 def _checkpoint_failure(value: Any) -> CheckpointFailure | None:

@@ -37,6 +37,8 @@ def _checkpoint_section(job: DeepSeekJob) -> dict[str, object] | None:
         "mode": checkpoint.mode,
         **_interval(checkpoint.interval),
         "keep": checkpoint.keep,
+        "keepSeconds": checkpoint.keep_seconds,
+        "keepEverySteps": checkpoint.keep_every_steps,
         "onFailure": checkpoint.on_failure,
         "maxFailures": checkpoint.max_failures,
     }

@@ -19,6 +19,8 @@ BAD = [
     at("checkpoint/volume", "checkpoint-without-volume", GONE, "Required value"),
     trainer("steps-and-seconds", {"checkpoint/interval/seconds": 60}, "spec.checkpoint.interval", "exclude each other"),
     trainer("steps-and-auto", {"checkpoint/interval/auto": True}, "spec.checkpoint.interval", "exclude each other"),
+    at("checkpoint/keepSeconds", "keep-no-second", 0, "greater than or equal to 1"),
+    at("checkpoint/keepEverySteps", "keep-every-0", 0, "greater than or equal to 1"),
     at("checkpoint/mode", "checkpoint-mode", "Never", '"Async", "Sync"'),
     at("checkpoint/onFailure", "checkpoint-on-failure", "Ignore", '"Continue", "Fail"'),
     at("checkpoint/maxFailures", "checkpoint-failures-0", 0, "greater than or equal to 1"),

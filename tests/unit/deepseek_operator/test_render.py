@@ -204,6 +204,8 @@ def test_the_interval_of_checkpoints(interval: dict[str, Any], rendered: tuple[o
                 "everySeconds": None,
                 "auto": False,
                 "keep": 3,
+                "keepSeconds": None,
+                "keepEverySteps": None,
                 "onFailure": "Continue",
                 "maxFailures": 10,
             },

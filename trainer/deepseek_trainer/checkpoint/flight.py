@@ -12,7 +12,8 @@ from collections.abc import Callable
 from deepseek_trainer.contract import CheckpointInfo
 from deepseek_trainer.errors import TrainerError, UnavailableError
 
-_NAME = "checkpoint-"
+THREAD = "checkpoint-"
+"""How the names of threads begin that are about checkpoints."""
 
 
 def is_any_under_way() -> bool:
@@ -20,7 +21,7 @@ def is_any_under_way() -> bool:
 
     The interpreter must not end in order then: a thread that comes back from C++ while it does so aborts the process.
     """
-    return any(thread.name.startswith(_NAME) for thread in threading.enumerate())
+    return any(thread.name.startswith(THREAD) for thread in threading.enumerate())
 
 
 class Flight:
@@ -37,7 +38,7 @@ class Flight:
         self.saved: CheckpointInfo | None = None
         self.error: TrainerError | None = None
         self._work = work
-        self._thread = threading.Thread(target=self._fly, name=f"{_NAME}{step}", daemon=True)
+        self._thread = threading.Thread(target=self._fly, name=f"{THREAD}{step}", daemon=True)
         self._thread.start()
 
     @property

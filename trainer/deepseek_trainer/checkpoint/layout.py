@@ -23,6 +23,8 @@ MANIFEST = "manifest.json"
 COMMITTED = "COMMITTED"
 MARK = "COMMITTED.next"
 """COMMITTED before it counts."""
+VERIFIED, DAMAGED = "VERIFIED", "DAMAGED"
+"""What a later reading came to: the content of COMMITTED, and what is wrong."""
 RESUMES = "resumes.jsonl"
 AUDIT = "audit"
 MODEL = "model"
@@ -104,6 +106,14 @@ def temporaries(folder: Path) -> list[tuple[int, Path]]:
         for child in (folder.iterdir() if folder.is_dir() else ())
         if (match := _TEMPORARY.fullmatch(child.name))
     ]
+
+
+def is_marked(checkpoint: Path, mark: str) -> bool:
+    """Whether a checkpoint has this mark: VERIFIED or DAMAGED, of what is committed there now."""
+    try:
+        return (checkpoint / mark).read_bytes().split()[:1] == (checkpoint / COMMITTED).read_bytes().split()
+    except OSError:
+        return False
 
 
 def read_manifest(checkpoint: Path) -> Manifest:

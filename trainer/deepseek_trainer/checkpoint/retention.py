@@ -1,6 +1,7 @@
 """What is deleted from a checkpoint folder, and what never is.
 
-Only whole checkpoints count towards `keep`, so the newest good one stays even when newer ones are torn. A
+Only whole checkpoints count towards `keep`, so the newest good one stays even when newer ones are torn; and so does the
+newest that was read again and found whole, however many newer ones there are that nobody has read yet. A
 checkpoint is renamed before it is deleted: a process that is killed in between leaves a temporary folder, never a
 half-deleted checkpoint. Temporary folders of this or an older generation are leftovers once training starts.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 from deepseek_trainer import durable
@@ -17,27 +19,59 @@ from deepseek_trainer.checkpoint import layout, probation
 log = logging.getLogger(__name__)
 
 
-def apply(folder: Path, *, keep: int, generation: int, newest: int) -> None:
-    """Deletes what is older than the newest `keep` whole checkpoints.
+def apply(
+    folder: Path,
+    *,
+    keep: int,
+    generation: int,
+    newest: int,
+    keep_s: int | None = None,
+    keep_every_steps: int | None = None,
+) -> None:
+    """Deletes the checkpoints that nothing keeps: older than the newest `keep` whole ones, and none of those named below.
 
     Args:
         newest: step of the one that was just committed. Later ones were refused when training started, and don't count.
+        keep_s: whole ones that are younger than so many seconds stay.
+        keep_every_steps: of every so many steps, the first whole one stays; not of those before the first so many.
     """
-    whole = 0
-    for step, checkpoint in layout.checkpoints(folder):
-        if step > newest:
-            continue
-        if whole >= keep:
+    found = [(step, checkpoint) for step, checkpoint in layout.checkpoints(folder) if step <= newest]
+    good = {
+        step: checkpoint for step, checkpoint in found if is_whole(checkpoint) and probation.verdict(checkpoint) is None
+    }
+    staying = _every(sorted(good), keep_every_steps) | {step for step in good if _is_young(good[step], keep_s)}
+    staying |= set([step for step in good if layout.is_marked(good[step], layout.VERIFIED)][:1])
+    counted = 0
+    for step, checkpoint in found:
+        if counted >= keep and step not in staying:
             doomed = layout.temporary_folder(folder, step, generation, "deleted")
             durable.rename(checkpoint, doomed)
             shutil.rmtree(doomed)
-        elif is_whole(checkpoint) and probation.verdict(checkpoint) is None:
-            whole += 1
+        elif step in good:
+            counted += 1
+
+
+def _every(steps: list[int], every: int | None) -> set[int]:
+    """The first one of each `every` steps."""
+    firsts: dict[int, int] = {}
+    for step in steps if every is not None else ():
+        firsts.setdefault(step // (every or 1), step)
+    return {step for number, step in firsts.items() if number > 0}
+
+
+def _is_young(checkpoint: Path, keep_s: int | None) -> bool:
+    if keep_s is None:
+        return False
+    try:
+        made = datetime.fromisoformat(layout.read_manifest(checkpoint).time)
+    except (OSError, ValueError, TypeError):
+        return False
+    return (datetime.now(UTC) - made).total_seconds() < keep_s
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint is committed and every file has its size; hashes are checked when it is loaded."""
-    if not (checkpoint / layout.COMMITTED).exists():
+    """Whether a checkpoint is committed, every file has its size, and no later reading has found anything else."""
+    if not (checkpoint / layout.COMMITTED).exists() or layout.is_marked(checkpoint, layout.DAMAGED):
         return False
     try:
         files = layout.read_manifest(checkpoint).files

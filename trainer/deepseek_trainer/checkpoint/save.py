@@ -46,7 +46,7 @@ class Writer:
     Attributes:
         folder: the job's checkpoint folder, the same volume on every rank.
         uid: of the job; tells it from one of the same name that was deleted before.
-        keep: checkpoints that retention leaves.
+        keep: checkpoints that retention leaves; beside those that `keep_seconds` and `keep_every_steps` name.
         model: recorded in the manifest; see `Manifest.model`.
         start: name of this start of training; recorded in the manifest.
     """
@@ -60,6 +60,8 @@ class Writer:
     model: dict[str, Any]
     world: World
     start: str = ""
+    keep_seconds: int | None = None
+    keep_every_steps: int | None = None
 
     def save(
         self,
@@ -141,7 +143,14 @@ class Writer:
         with self._making_room(checkpoint, manifest.step):
             durable.rename(temporary, checkpoint)
             durable.rename(checkpoint / layout.MARK, checkpoint / layout.COMMITTED)
-        retention.apply(self.folder, keep=self.keep, generation=self.generation, newest=manifest.step)
+        retention.apply(
+            self.folder,
+            keep=self.keep,
+            generation=self.generation,
+            newest=manifest.step,
+            keep_s=self.keep_seconds,
+            keep_every_steps=self.keep_every_steps,
+        )
         return info(checkpoint, manifest)
 
     @contextmanager
@@ -175,8 +184,8 @@ class Writer:
         )
 
 
-def info(checkpoint: Path, manifest: Manifest) -> CheckpointInfo:
-    """A committed checkpoint as status reports it."""
+def info(checkpoint: Path, manifest: Manifest, *, verified: bool = False) -> CheckpointInfo:
+    """A committed checkpoint as status reports it; verified: it was read again since."""
     return CheckpointInfo(
         step=manifest.step,
         time=manifest.time,
@@ -184,6 +193,7 @@ def info(checkpoint: Path, manifest: Manifest) -> CheckpointInfo:
         bytes=manifest.bytes,
         seconds=manifest.seconds,
         blocked_seconds=manifest.blocked_seconds,
+        verified=verified,
     )
 
 

@@ -11,6 +11,7 @@ Rules
 - All ranks hear of a save's end at the same boundary: each says with the loss of a step whether its own is still under way.
 - What fails is tried again when the next one is due, as long as `onFailure` has it so. To be fenced off ends the process,
   and so does a last save that fails: nothing comes after it.
+- Rank 0 reads each checkpoint again once it is committed (`verifier`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -28,6 +30,7 @@ from deepseek_trainer.checkpoint.flight import Flight, LostError
 from deepseek_trainer.checkpoint.interval import Interval, Past
 from deepseek_trainer.checkpoint.save import Shown, Writer
 from deepseek_trainer.checkpoint.staging import Staging
+from deepseek_trainer.checkpoint.verifier import Verifier
 from deepseek_trainer.config import CheckpointSpec
 from deepseek_trainer.contract import CHECKPOINT_MESSAGE_LENGTH, CheckpointFailure, CheckpointInfo
 from deepseek_trainer.data.audit.writer import AuditLog
@@ -74,11 +77,13 @@ class Saver:
         self._apart: Writer | None = None
         self._flight: Flight | None = None
         self._failures = 0
+        self._verifier = Verifier()
+        self._again = False
 
     def signs(self) -> tuple[float, float, float]:
         """What this rank tells the others with a step: whether its save is under way, whether it has failed, and whether
         the clock says that one is due: rank 0's, as only one can."""
-        flight, is_over = self._flight, float(self._writer.world.leader and self._interval.is_over())
+        flight, is_over = self._flight, float(self._writer.world.leader and (self._again or self._interval.is_over()))
         if flight is None or not flight.landed:
             return float(flight is not None), 0.0, is_over
         return 0.0, float(flight.error is not None), is_over
@@ -94,6 +99,7 @@ class Saver:
             UnavailableError: saving failed, and training may not go on without.
         """
         under_way, failed, is_over = signs
+        self._hear_verdicts()
         self._interval.stepped(self._progress.last_step_s, beside=self._flight is not None)
         if self._flight is not None and not under_way:
             self._land(tell=failed > 0)
@@ -122,7 +128,10 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The process fails: a save that is under way may still be committed."""
+        """The process ends. If it fails, a save that is under way may still be committed."""
+        if error is None:
+            self._verifier.wait()
+            self._hear_verdicts()
         wait_s = BROKEN_LANDING_S if error is not None and lost_peer(error) else LANDING_S
         if self._flight is not None and not self._flight.wait(wait_s):
             log.warning("left the save of step %d, which is still under way", self._flight.step)
@@ -137,6 +146,7 @@ class Saver:
 
     def _save(self, feed: Feed, began: float, *, wait: bool, last: bool = False) -> None:
         self._interval.began()
+        self._again = False
         ledger = feed.cut()
         if self._audit is not None:
             self._audit.cut()
@@ -195,6 +205,8 @@ class Saver:
         if not self._interval.by_steps:
             saved = saved.model_copy(update={"interval_seconds": round(self._interval.seconds(), 1)})
         self._progress.update(checkpoint=saved, checkpoint_failure=None)
+        if self._writer.world.leader:
+            self._verifier.read(saved.step, Path(saved.path))
         log.info(
             "saved %s",
             fields(
@@ -206,14 +218,32 @@ class Saver:
             ),
         )
 
+    def _hear_verdicts(self) -> None:
+        """Reports what reading the last checkpoint again came to; one that is damaged has the next one due."""
+        for verdict in self._verifier.verdicts():
+            saved = self._progress.report.checkpoint
+            if not verdict.problem:
+                log.info("verified %s", fields(step=verdict.step))
+                if saved is not None and saved.step == verdict.step:
+                    self._progress.update(checkpoint=saved.model_copy(update={"verified": True}))
+                continue
+            log.error("damaged %s", fields(step=verdict.step, problem=verdict.problem))
+            self._again = True
+            self._tell_failure(verdict.step, f"it was committed, and then {verdict.problem}")
+
+    def _tell_failure(self, step: int, text: str) -> str:
+        """Reports that there is no good checkpoint of the step; the message as it is told."""
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        message, failures = text[:CHECKPOINT_MESSAGE_LENGTH], max(1, self._failures)
+        self._progress.update(
+            checkpoint_failure=CheckpointFailure(step=step, time=now, failures=failures, message=message)
+        )
+        return message
+
     def _failed(self, step: int, error: TrainerError, *, bearable: bool) -> None:
         """Reports it, and raises it if training may not go on."""
         self._failures += 1
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        message = str(error)[:CHECKPOINT_MESSAGE_LENGTH]
-        self._progress.update(
-            checkpoint_failure=CheckpointFailure(step=step, time=now, failures=self._failures, message=message)
-        )
+        message = self._tell_failure(step, str(error))
         bearable = bearable and isinstance(error, UnavailableError) and not isinstance(error, FencedError | LostError)
         if not bearable or self._spec.on_failure == "Fail":
             raise error
