@@ -120,8 +120,7 @@ def test_training_goes_on_without_the_operator(
         return [step for step in map(json.loads, lines) if step["time"] > since]
 
     def status() -> dict[str, Any]:
-        found: dict[str, Any] = kubectl.json("get", "dsj", name)["status"]
-        return found
+        return kubectl.status(name)
 
     def wait(what: str, probe: Callable[[], Any], deadline_s: float = 240) -> Any:
         return eventually(probe, deadline_s=deadline_s, what=what, describe=lambda: kubectl.run("get", "dsj,pods"))

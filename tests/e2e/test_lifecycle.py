@@ -85,7 +85,7 @@ def suspend(kubectl: Kubectl, name: str, value: bool) -> None:
 
 
 def live_pods(kubectl: Kubectl) -> list[str]:
-    pods = kubectl.items("pods")
+    pods = kubectl.pods()
     return [p["metadata"]["name"] for p in pods if p["status"].get("phase") in ("Pending", "Running")]
 
 
@@ -97,7 +97,7 @@ def test_a_suspended_job_frees_its_nodes_and_goes_on_where_it_saved(
     kubectl.apply(training_job("paused", trainer_image, claim, steps=400))
 
     def status() -> dict[str, Any]:
-        found: dict[str, Any] = kubectl.json("get", "dsj", "paused").get("status", {})
+        found = kubectl.status("paused")
         assert found.get("state") != "Failed", yaml.safe_dump(found)
         return found
 
@@ -128,20 +128,21 @@ def test_the_active_deadline_does_not_count_the_time_suspended(kubectl: Kubectl,
     deadline_s = 25
     job = sleeping_job("late", trainer_image, 3600, lifecycle={"activeDeadlineSeconds": deadline_s})
     kubectl.apply(SLEEPER, job)
-    wait(kubectl, "the job to run", 60, lambda: kubectl.row("late")["STATE"] == "Running")
+    wait(kubectl, "the job to run", 60, lambda: kubectl.status("late").get("state") == "Running")
     suspend(kubectl, "late", True)
     kubectl.run("wait", "--for=condition=Suspended", "dsj/late", "--timeout=60s", timeout_s=70)
-    before = kubectl.json("get", "dsj", "late")["status"]["activeSeconds"]
+    before = kubectl.status("late")["activeSeconds"]
     over = time.monotonic() + deadline_s
     wait(kubectl, "the deadline to pass", 90, lambda: time.monotonic() > over)
     assert kubectl.row("late")["STATE"] == "Suspended"
 
     suspend(kubectl, "late", False)
-    wait(kubectl, "the job to run again", 60, lambda: kubectl.row("late")["STATE"] == "Running")
+    wait(kubectl, "the job to run again", 60, lambda: kubectl.status("late").get("state") == "Running")
     assert before < deadline_s
-    wait(kubectl, "the deadline to end it", 90, lambda: kubectl.row("late", wide=True)["REASON"] == "DeadlineExceeded")
+    wait(kubectl, "the deadline to end it", 90, lambda: kubectl.status("late").get("reason") == "DeadlineExceeded")
     wait(kubectl, "its pod to go", 60, lambda: not live_pods(kubectl))
-    assert kubectl.row("late")["STATE"] == "Failed"
+    row = kubectl.row("late", wide=True)
+    assert (row["STATE"], row["REASON"]) == ("Failed", "DeadlineExceeded")
 
 
 def test_a_finished_job_goes_when_its_time_is_over(kubectl: Kubectl, trainer_image: str) -> None:
@@ -156,7 +157,7 @@ def test_a_finished_job_goes_when_its_time_is_over(kubectl: Kubectl, trainer_ima
         return False
 
     wait(kubectl, "the job to go", 60, gone)
-    wait(kubectl, "its pods to go", 60, lambda: not kubectl.items("pods"))
+    wait(kubectl, "its pods to go", 60, lambda: not kubectl.pods())
 
 
 WAITING: dict[str, tuple[dict[str, Any], str]] = {
@@ -187,7 +188,7 @@ def test_what_a_job_waits_for_is_shown_and_costs_nothing(kubectl: Kubectl, train
         lambda: (row := kubectl.row("waits", wide=True))["REASON"] == reason and row["STATE"] == "Pending",
     )
     print(kubectl.run("get", "dsj", "waits", "-o", "wide"))
-    status = kubectl.json("get", "dsj", "waits")["status"]
+    status = kubectl.status("waits")
     assert status["totalRestarts"] == 0
     (ready,) = [c for c in status["conditions"] if c["type"] == "PodsReady"]
     assert ready["reason"] == reason

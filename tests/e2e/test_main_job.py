@@ -44,7 +44,7 @@ def test_a_job_survives_the_loss_of_a_worker(
     kubectl.apply(job)
 
     def status() -> dict[str, Any]:
-        found: dict[str, Any] = kubectl.json("get", "dsj", name).get("status", {})
+        found = kubectl.status(name)
         assert found.get("state") != "Failed", json.dumps(found, indent=1)
         return found
 
@@ -58,7 +58,7 @@ def test_a_job_survives_the_loss_of_a_worker(
 
     # Workers run on both nodes and talk over the pod network.
     wait("the first step", 180, lambda: (status().get("training") or {}).get("step"))
-    pods = kubectl.items("pods", "-l", f"training.deepseekjob.dev/job-name={name}")
+    pods = kubectl.pods(name)
     assert {p["metadata"]["name"] for p in pods} == {f"{name}-worker-0-0", f"{name}-worker-1-0"}
     assert len({p["spec"]["nodeName"] for p in pods}) == 2, "both workers are on one node"
 
@@ -89,9 +89,7 @@ def test_a_job_survives_the_loss_of_a_worker(
     assert entry["step"] == resumed["restoredFrom"]["step"] >= before["checkpoint"]["step"] > 0
     assert resumed["restarts"]["infrastructure"] == 1
     assert resumed["restarts"]["application"] == 0, "a deleted pod must not cost the user's budget"
-    assert {
-        p["metadata"]["name"] for p in kubectl.items("pods", "-l", f"training.deepseekjob.dev/job-name={name}")
-    } == {
+    assert {p["metadata"]["name"] for p in kubectl.pods(name)} == {
         f"{name}-worker-0-0",
         f"{name}-worker-1-1",
     }
@@ -119,7 +117,7 @@ def test_a_job_survives_the_loss_of_a_worker(
                 for item in kubectl.items(kinds)
                 if any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences", []))
             ]
-            and not kubectl.items("pods")
+            and not kubectl.pods()
         ),
     )
     assert any((volume / name).glob("step-*/COMMITTED"))

@@ -40,7 +40,7 @@ def test_a_job_that_loses_its_ray_trains_each_sample_once(
     kubectl.apply(job)
 
     def status() -> dict[str, Any]:
-        found: dict[str, Any] = kubectl.json("get", "dsj", name).get("status", {})
+        found = kubectl.status(name)
         assert found.get("state") != "Failed", found
         return found
 
@@ -61,7 +61,7 @@ def test_a_job_that_loses_its_ray_trains_each_sample_once(
     # A head, and a raylet on each of the two nodes.
     wait("Ray is ready", 240, ray_is_ready)
     wait("the first steps", 300, lambda: step() > 5)
-    pods = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in kubectl.items("pods")}
+    pods = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in kubectl.pods()}
     assert set(pods) == {f"{name}-ray-0", f"{name}-worker-0-0", f"{name}-worker-1-0"}
     assert pods[f"{name}-worker-0-0"] != pods[f"{name}-worker-1-0"], "both workers are on one node"
     try:
@@ -100,7 +100,7 @@ def test_a_job_that_loses_its_ray_trains_each_sample_once(
 
 def running(kubectl: Kubectl) -> list[str]:
     """Names of pods that may still run."""
-    return [p["metadata"]["name"] for p in kubectl.items("pods") if p["status"].get("phase") in ("Pending", "Running")]
+    return [p["metadata"]["name"] for p in kubectl.pods() if p["status"].get("phase") in ("Pending", "Running")]
 
 
 def owned_by(item: dict[str, Any], uid: str) -> bool:

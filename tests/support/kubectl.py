@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import re
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from support.api import JOBS, PODS, Api
 
 
 class KubectlError(AssertionError):
@@ -46,6 +49,23 @@ class Kubectl:
         items: list[dict[str, Any]] = self.json("get", *args)["items"]
         return items
 
+    def status(self, job: str) -> dict[str, Any]:
+        """The job's status; empty before it has one. To be asked often, and so without a process: kubectl takes a
+        fifth of a second of CPU time for it, and what is measured would be that.
+        """
+        found: dict[str, Any] = _eyes(self.kubeconfig).get(f"{JOBS.format(ns=self.namespace)}/{job}").get("status", {})
+        return found
+
+    def pods(self, job: str = "") -> list[dict[str, Any]]:
+        """The pods of the namespace, or of one job of it; as `status`."""
+        selector = f"?labelSelector=training.deepseekjob.dev/job-name={job}" if job else ""
+        return _eyes(self.kubeconfig).items(PODS.format(ns=self.namespace) + selector)
+
+    def node(self, name: str) -> dict[str, Any]:
+        """A node; as `status`."""
+        found: dict[str, Any] = _eyes(self.kubeconfig).get(f"/api/v1/nodes/{name}")
+        return found
+
     def row(self, job: str, *, wide: bool = False) -> dict[str, str]:
         """One row of `kubectl get dsj` by its headings; columns are cut where the headings start."""
         head, row = self.run("get", "dsj", job, *(("-o", "wide") if wide else ())).splitlines()[:2]
@@ -56,3 +76,11 @@ class Kubectl:
     def apply(self, *objects: Mapping[str, Any]) -> None:
         """`kubectl apply` of the objects."""
         self.run("apply", "-f", "-", stdin=yaml.safe_dump_all([dict(o) for o in objects]))
+
+
+@functools.cache
+def _eyes(kubeconfig: Path) -> Api:
+    """One for the test run: its connections are kept."""
+    made = Api(kubeconfig)
+    atexit.register(made.close)
+    return made

@@ -28,13 +28,13 @@ class Running:
         self.log = log
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.kubectl.json("get", "dsj", self.name).get("status", {})
+        found = self.kubectl.status(self.name)
         assert found.get("state") != "Failed", yaml.safe_dump(found)
         return found
 
     def pods(self) -> dict[str, str]:
         """Names of the pods that are there -> their nodes."""
-        found = self.kubectl.items("pods", "-l", f"training.deepseekjob.dev/job-name={self.name}")
+        found = self.kubectl.pods(self.name)
         return {p["metadata"]["name"]: p["spec"].get("nodeName", "") for p in found}
 
     def wait(self, what: str, probe: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
@@ -69,7 +69,7 @@ class Running:
 
     def all_ready(self, count: int) -> bool:
         """Whether so many pods are ready, and no other is there."""
-        found = self.kubectl.items("pods", "-l", f"training.deepseekjob.dev/job-name={self.name}")
+        found = self.kubectl.pods(self.name)
         facts = [fact for pod in found for fact in pod["status"].get("conditions", [])]
         ready = [fact for fact in facts if fact["type"] == "Ready" and fact["status"] == "True"]
         return len(found) == len(ready) == count
@@ -78,7 +78,7 @@ class Running:
         """Waits until pods can be put on the node again."""
 
         def is_open() -> bool:
-            found = self.kubectl.json("get", "node", node)
+            found = self.kubectl.node(node)
             ready = [c["status"] for c in found["status"]["conditions"] if c["type"] == "Ready"]
             return ready == ["True"] and not found["spec"].get("taints")
 

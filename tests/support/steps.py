@@ -70,7 +70,7 @@ class StepLog:
         """Reads the logs of all pods of the job, until `end`."""
         while not self._over.wait(POLL_S):
             try:
-                pods = self.kubectl.items("pods", "-l", f"training.deepseekjob.dev/job-name={self.job}")
+                pods = self.kubectl.pods(self.job)
             except (KubectlError, subprocess.TimeoutExpired):
                 continue
             for pod in pods:
