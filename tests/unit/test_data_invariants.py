@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 from deepseek_trainer import durable
-from deepseek_trainer.checkpoint import load, retention
+from deepseek_trainer.checkpoint import load, retention, verify
+from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.data import ledger as ledger_module
 from deepseek_trainer.data.deal import micro_batches
@@ -204,19 +205,18 @@ def an_old_generation_may_commit(patch: Patch) -> None:
 
 @caught_by("I4|I10")
 def damage_is_not_noticed(patch: Patch) -> None:
-    patch(durable, "difference", lambda path, expected: None)
+    patch(durable, "difference", lambda path, expected, *, content=True: None)
 
 
 @caught_by("I4|I10")
 def a_changed_manifest_is_not_noticed(patch: Patch) -> None:
-    described = durable.describe
+    judging = verify._judge
 
-    def unseen(path: Path) -> dict[str, Any]:
-        if path.name == "manifest.json" and (path.parent / "COMMITTED").exists():
-            return {"sha256": (path.parent / "COMMITTED").read_text()}
-        return described(path)
+    def unseen(checkpoint: Path, content: bool) -> tuple[str, Manifest | None]:
+        (checkpoint / "COMMITTED").write_text(durable.describe(checkpoint / "manifest.json")["sha256"])
+        return judging(checkpoint, content)
 
-    patch(durable, "describe", unseen)
+    patch(verify, "_judge", unseen)
 
 
 @caught_by("I10")
