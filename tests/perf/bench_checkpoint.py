@@ -1,0 +1,213 @@
+"""Checkpoints beside plain `torch.save` of the same state, and beside the disk itself, in one run.
+
+    python tests/perf/bench_checkpoint.py [FOLDER]
+
+blocked seconds   in which no step is made: asynchronous (the copy), synchronous (all of it), and `torch.save` with an fsync,
+                  which neither hashes nor commits. The state is that of the small model with its optimizer, on one rank
+bytes a second    of a whole save, beside a file of as many bytes that is written in pieces of 16 MiB and synced
+reading           verified, read and put into model and optimizer, beside `torch.load` and the same
+restart           a process from its start to its first step, from a checkpoint and from scratch
+
+Medians of several rounds; each round measures all. Prints a table and ends with one line: `ahead …` or `behind in …`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepseek_trainer.checkpoint import load, state
+from deepseek_trainer.checkpoint.flight import Flight
+from deepseek_trainer.checkpoint.save import Writer
+from deepseek_trainer.checkpoint.staging import Staging
+from deepseek_trainer.config import OptimizerSpec, TrainerSpec
+from deepseek_trainer.distributed.world import World, join
+from deepseek_trainer.model import origin
+from deepseek_trainer.optim import adamw
+from support.bench_table import Row, table, verdict
+
+ROUNDS = 3
+PIECE = 16 * 2**20
+WORDS = [
+    "the",
+    "first",
+    "step",
+    "of",
+    "a",
+    "run",
+    "and",
+    "the",
+    "one",
+    "after",
+    "it",
+    "are",
+    "made",
+    "of",
+    "the",
+    "same",
+    "words",
+    "in",
+    "another",
+    "order",
+]
+
+Figures = Mapping[str, float]
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description="Checkpoints beside torch.save and the disk.")
+    options.add_argument("folder", nargs="?", type=Path, help="on the disk to be measured; default: a temporary one")
+    chosen = options.parse_args().folder
+    with tempfile.TemporaryDirectory(dir=chosen) as home, join("gloo", {}) as world:
+        measured = _measured(Path(home), world)
+        rows = [*_rows(measured), *_restarts(Path(home))]
+    print(table(rows))
+    print(verdict(rows))
+    return 0
+
+
+def _measured(home: Path, world: World) -> Figures:
+    spec = TrainerSpec.model_validate({"model": {"preset": "small"}, "training": {"steps": 1}})
+    source = origin.of(spec, vocab_size=8192)
+    model, writer = source.bare(), Writer(home / "ours", "bench", "", 1, 1, 1, source.identity(), world)
+    optimizer = adamw.make(model, OptimizerSpec())
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    collected = state.collect(model, optimizer)
+    staging, apart = Staging(), world.apart()
+    staging.copy(collected)  # its memory is made once in a run
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for step in range(1, 2 * ROUNDS + 1, 2):
+        seconds["torch.save"].append(_timed(lambda: _torch_save(home / "theirs.pt", collected)))
+        seconds["Sync"].append(_timed(lambda step=step: writer.save(collected, {"step": step})))
+        began = time.perf_counter()
+        copied = staging.copy(collected)
+        flight = Flight(
+            step + 1, lambda step=step, copied=copied: _apart(writer, apart).save(copied, {"step": step + 1})
+        )
+        seconds["Async"].append(time.perf_counter() - began)
+        flight.wait()
+        assert flight.error is None, flight.error
+        found = load.newest_whole(home / "ours")
+        assert found is not None
+        size = found.manifest.bytes
+        seconds["disk"].append(_timed(lambda size=size: _write(home / "plain", size)))
+        seconds["read"].append(_timed(lambda: _read(home / "ours", world, model, optimizer)))
+        seconds["torch.load"].append(_timed(lambda: _torch_load(home / "theirs.pt", model, optimizer)))
+    print(f"the state has {size / 1e6:.0f} MB; seconds of each round: ", end="")
+    print({name: [round(second, 3) for second in tries] for name, tries in seconds.items()})
+    return {name: statistics.median(tries) for name, tries in seconds.items()} | {"bytes": size}
+
+
+def _rows(of: Figures) -> list[Row]:
+    hashed = "every file is read back and hashed before it counts, and the names are synced too"
+    verified = "every byte is hashed before it is trusted"
+    size = of["bytes"]
+    return [
+        Row("blocked, Async", of["Async"], of["torch.save"], "s", "lower", "torch.save"),
+        Row("blocked, Sync", of["Sync"], of["torch.save"], "s", "lower", "torch.save", hashed),
+        Row("blocked, Async", of["Async"], of["Sync"], "s", "lower", "our own Sync"),
+        Row("a whole save", size / of["Sync"] / 1e6, size / of["disk"] / 1e6, "MB/s", "higher", "the disk", hashed),
+        Row("verified and read", of["read"], of["torch.load"], "s", "lower", "torch.load", verified),
+    ]
+
+
+def _restarts(home: Path) -> list[Row]:
+    """A process of the trainer from its start to its first step."""
+    text = home / "text.txt"
+    text.write_text("\n\n".join(" ".join(WORDS[(i + j * j) % len(WORDS)] for j in range(60)) for i in range(400)))
+    folder = home / "job"
+    _first_step(home, folder, text, steps=2)
+    fresh, resumed = [], []
+    for number in range(ROUNDS):
+        fresh.append(_first_step(home, home / f"fresh-{number}", text, steps=1))
+        again = home / f"again-{number}"
+        shutil.copytree(folder, again)
+        resumed.append(_first_step(home, again, text, steps=3))
+    note = "all bytes of the checkpoint are hashed and read"
+    return [
+        Row("restart to the first step", *map(statistics.median, (resumed, fresh)), "s", "lower", "from scratch", note)
+    ]
+
+
+def _first_step(home: Path, checkpoints: Path, text: Path, *, steps: int) -> float:
+    config = {
+        "job": "bench",
+        "backend": "gloo",
+        "trainer": {
+            "model": {"preset": "tiny"},
+            "tokenizer": {"vocabSize": 512},
+            "training": {"steps": steps, "globalBatchSize": 4, "microBatchSize": 4, "sequenceLength": 32},
+            "evaluation": {"everySteps": 0, "batches": 1},
+        },
+        "data": {"path": str(text)},
+        "dataCache": str(home / "cache"),
+        "checkpoint": {"directory": str(checkpoints), "everySteps": 1000, "keep": 3},
+    }
+    file = home / "run-config.json"
+    file.write_text(json.dumps(config))
+    environ = {**os.environ, "DEEPSEEKJOB_RUN_CONFIG_FILE": str(file)}
+    began, first = time.perf_counter(), 0.0
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "deepseek_trainer"], env=environ, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if " loss=" in line and not first:
+                first = time.perf_counter() - began
+    assert process.returncode == 0, f"the trainer ended with {process.returncode}"
+    return first
+
+
+def _apart(writer: Writer, world: World) -> Writer:
+    return Writer(**{**vars(writer), "world": world})
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _torch_save(path: Path, collected: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.save(collected, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write(path: Path, size: int) -> None:
+    piece = os.urandom(PIECE)
+    with path.open("wb", buffering=0) as file:
+        for begin in range(0, size, PIECE):
+            file.write(piece[: size - begin])
+        os.fsync(file.fileno())
+
+
+def _read(folder: Path, world: World, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    found = load.newest_whole(folder)
+    assert found is not None
+    read = state.collect(model, optimizer)
+    load.read_into(read, found, world)
+    state.restore(model, optimizer, read)
+
+
+def _torch_load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    state.restore(model, optimizer, torch.load(path, weights_only=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
