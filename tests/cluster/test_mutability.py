@@ -85,7 +85,10 @@ def test_nothing_slips_through(jobs: Jobs, name: str) -> None:
     assert says in Existing(jobs, RUNNING).refusal(change)
 
 
-SCRIPT: Change = {"trainer": GONE, "data": GONE, "entrypoint": {"script": "/train.py", "args": ["--lr", "1"]}}
+SCRIPT: Change = {
+    **dict.fromkeys(("trainer", "data", "checkpoint/resumeFrom"), GONE),
+    "entrypoint": {"script": "/train.py", "args": ["--lr", "1"]},
+}
 
 
 @pytest.mark.parametrize("before", [RUNNING, SUSPENDED], ids=["running", "suspended"])

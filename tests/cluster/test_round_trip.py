@@ -26,6 +26,7 @@ FULL = {
 }
 ELSEWHERE = {
     "workers.volumes.hostPath": "is there to be refused with a remedy",
+    "checkpoint.interval.seconds": "excludes checkpoint.interval.steps",
     **{f"data.dataset.{field}": "excludes data.corpus" for field in ("name", "config", "revision", "split")},
 }
 MINIMAL: Manifest = {

@@ -68,6 +68,11 @@ def test_the_run_config_is_one_that_the_trainer_loads(name: str, tmp_path: Path)
     assert loaded.checkpoint.directory == f"{contract.Paths.CHECKPOINTS}/{volume.sub_path or job.metadata.name}"
     assert loaded.checkpoint.every_steps == (job.spec.checkpoint.interval.steps or STEPS)
     assert loaded.checkpoint.keep == job.spec.checkpoint.keep
+    wanted, told = job.spec.checkpoint.resume_from, loaded.checkpoint.resume_from
+    assert (wanted is None) == (told is None)
+    if wanted is not None and told is not None:
+        assert told.directory == f"{contract.Paths.CHECKPOINTS}/{wanted.sub_path}"
+        assert (told.step, told.optimizer) == (wanted.step, wanted.optimizer)
 
 
 @pytest.mark.parametrize("mode", ["Deterministic", "Dynamic"])

@@ -24,6 +24,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +94,17 @@ def _measured(home: Path, world: World) -> Figures:
     seconds: dict[str, list[float]] = defaultdict(list)
     for step in range(1, 2 * ROUNDS + 1, 2):
         seconds["torch.save"].append(_timed(lambda: _torch_save(home / "theirs.pt", collected)))
-        seconds["Sync"].append(_timed(lambda step=step: writer.save(collected, {"step": step})))
+        seconds["Sync"].append(_timed(partial(writer.save, collected, {"step": step})))
         began = time.perf_counter()
         copied = staging.copy(collected)
-        flight = Flight(
-            step + 1, lambda step=step, copied=copied: _apart(writer, apart).save(copied, {"step": step + 1})
-        )
+        flight = Flight(step + 1, partial(replace(writer, world=apart).save, copied, {"step": step + 1}))
         seconds["Async"].append(time.perf_counter() - began)
         flight.wait()
         assert flight.error is None, flight.error
         found = load.newest_whole(home / "ours")
         assert found is not None
         size = found.manifest.bytes
-        seconds["disk"].append(_timed(lambda size=size: _write(home / "plain", size)))
+        seconds["disk"].append(_timed(partial(_write, home / "plain", size)))
         seconds["read"].append(_timed(lambda: _read(home / "ours", world, model, optimizer)))
         seconds["torch.load"].append(_timed(lambda: _torch_load(home / "theirs.pt", model, optimizer)))
     print(f"the state has {size / 1e6:.0f} MB; seconds of each round: ", end="")
@@ -138,9 +138,8 @@ def _restarts(home: Path) -> list[Row]:
         shutil.copytree(folder, again)
         resumed.append(_first_step(home, again, text, steps=3))
     note = "all bytes of the checkpoint are hashed and read"
-    return [
-        Row("restart to the first step", *map(statistics.median, (resumed, fresh)), "s", "lower", "from scratch", note)
-    ]
+    ours, theirs = statistics.median(resumed), statistics.median(fresh)
+    return [Row("restart to the first step", ours, theirs, "s", "lower", "from scratch", note)]
 
 
 def _first_step(home: Path, checkpoints: Path, text: Path, *, steps: int) -> float:
@@ -170,10 +169,6 @@ def _first_step(home: Path, checkpoints: Path, text: Path, *, steps: int) -> flo
                 first = time.perf_counter() - began
     assert process.returncode == 0, f"the trainer ended with {process.returncode}"
     return first
-
-
-def _apart(writer: Writer, world: World) -> Writer:
-    return Writer(**{**vars(writer), "world": world})
 
 
 def _timed(work: Callable[[], Any]) -> float:

@@ -51,6 +51,8 @@ NEVER: dict[str, Change] = {
     "managedBy removed": {"managedBy": GONE},
     "checkpoint.volume": {"checkpoint/volume/claimName": "other"},
     "checkpoint.volume.subPath": {"checkpoint/volume/subPath": "runs/other"},
+    "checkpoint.resumeFrom": {"checkpoint/resumeFrom/step": 401},
+    "checkpoint.resumeFrom removed": {"checkpoint/resumeFrom": GONE},
     "checkpoint removed": {"checkpoint": GONE, "workers/initContainers": GONE, "workers/sidecars": GONE},
 }
 """Refused while the job exists, suspended or not, with the way out."""

@@ -200,13 +200,14 @@ def trainer_job() -> Manifest:
             },
             "checkpoint": {
                 "volume": {"claimName": "checkpoints", "subPath": "runs/full"},
-                "interval": {"steps": 20},
+                "interval": {"steps": 20, "auto": False},
                 "keep": 5,
                 "keepSeconds": 86400,
                 "keepEverySteps": 1000,
                 "mode": "Sync",
                 "onFailure": "Fail",
                 "maxFailures": 4,
+                "resumeFrom": {"subPath": "runs/earlier", "step": 400, "optimizer": True},
             },
             "communication": COMMUNICATION,
             "elastic": {"minReplicas": 2, "maxReplicas": 8, "shrinkAfterSeconds": 300, "growPolicy": "OnRestart"},
@@ -281,6 +282,7 @@ def script_job() -> Manifest:
     """The same with a script of the user's."""
     job = trainer_job()
     spec = {key: value for key, value in job["spec"].items() if key not in ("trainer", "data")}
+    del spec["checkpoint"]["resumeFrom"]
     return job | {"spec": spec | {"entrypoint": {"script": "/app/train.py", "args": ["--epochs", "2"]}}}
 
 

@@ -133,6 +133,67 @@ def test_an_export_is_the_model_bit_for_bit(
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.parametrize("optimizer", [False, True])
+def test_a_new_job_begins_with_another_one_s_checkpoint(
+    undisturbed: Path, config: MakeConfig, tmp_path: Path, optimizer: bool
+) -> None:
+    """Step 0 and its own data; nothing is written to the other's folder. Its own checkpoint counts once there is one."""
+    source = _copy(undisturbed / "checkpoints", tmp_path / "other", steps=[4, 8])
+    chosen = config(steps=1, seed=7, globalBatchSize=4)
+    chosen["trainer"]["optimizer"] = {"warmupSteps": 0, "learningRate": 1e-12, "weightDecay": 0}
+    chosen["checkpoint"]["resumeFrom"] = {"directory": str(source), "step": 8, "optimizer": optimizer}
+
+    ended = start_training(chosen, world_size=1, folder=tmp_path / "run").wait()[0]
+
+    assert ended.exit_code == 0, ended.output
+    assert f"begins with path={source}/step-00000008 step=8" in ended.output
+    checkpoints = tmp_path / "checkpoints"
+    mine, theirs = (
+        _tensors(folder, tmp_path / f"{number}.pt")
+        for number, folder in enumerate((checkpoints / "step-00000001", source / "step-00000008"))
+    )
+    weights = [name for name in mine if name.startswith("/model/") and mine[name].is_floating_point()]
+    assert all(torch.allclose(mine[name], theirs[name], atol=1e-6) for name in weights), "a tiny step from the other's"
+    steps = {float(tensor) for name, tensor in mine.items() if name.endswith("/step")}
+    assert steps == ({9.0} if optimizer else {1.0})
+    assert layout.read_manifest(checkpoints / "step-00000001").ledger["position"] == 4
+    assert sorted(path.name for path in source.iterdir()) == ["step-00000004", "step-00000008"]
+
+    shutil.rmtree(source)
+    chosen["trainer"]["training"]["steps"] = 2
+    ended = start_training(chosen, world_size=1, folder=tmp_path / "again").wait()[0]
+    assert ended.exit_code == 0, ended.output
+    assert report(tmp_path / "again")["resumedStep"] == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "hidden", "exit_code", "message"),
+    [
+        ({"step": 12}, 32, 78, "hidden_size was 64, now 32; set trainer.model as that job has it, or remove checkpoint.resumeFrom"),
+        ({"step": 5}, 64, 65, "step-00000005 can't be used: manifest.json can't be read: No such file or directory; correct step"),
+        ({"directory": "/nowhere"}, 64, 65, "checkpoint.resumeFrom: /nowhere has no checkpoint; correct subPath"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_a_job_can_t_begin_with_is_refused(
+    undisturbed: Path,
+    config: MakeConfig,
+    tmp_path: Path,
+    source: dict[str, Any],
+    hidden: int,
+    exit_code: int,
+    message: str,
+) -> None:
+    chosen = config(steps=1)
+    chosen["trainer"]["model"]["hiddenSize"] = hidden
+    chosen["checkpoint"]["resumeFrom"] = {"directory": str(undisturbed / "checkpoints")} | source
+
+    ended = start_training(chosen, world_size=1, folder=tmp_path / "run").wait()[0]
+
+    assert ended.exit_code == exit_code, ended.output
+    assert message in ended.output
+    assert "Traceback" not in ended.output
+
+
 @pytest.mark.parametrize(
     ("change", "exit_code", "message"),
     [

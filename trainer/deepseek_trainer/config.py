@@ -390,6 +390,14 @@ class DataSpec(Section):
         return self
 
 
+class ResumeFrom(Section):
+    """Another job's checkpoint that a new run begins with."""
+
+    directory: Annotated[str, Field(min_length=1)] = Field(description="Folder of that job's checkpoints; absolute.")
+    step: Annotated[int, Field(ge=0)] | None = Field(None, description="Of the checkpoint; None: the newest whole one.")
+    optimizer: bool = Field(False, description="Whether the optimizer's state is taken over too.")
+
+
 class CheckpointSpec(Section):
     """Where and how often the state is saved. Rendered by the launcher from `spec.checkpoint`."""
 
@@ -407,6 +415,7 @@ class CheckpointSpec(Section):
     )
     on_failure: Literal["Continue", "Fail"] = Field("Continue", description="What a save that fails does to training.")
     max_failures: Annotated[int, Field(ge=1)] = Field(10, description="With Continue: saves in a row that may fail.")
+    resume_from: ResumeFrom | None = Field(None, description="What the run begins with before it has saved.")
 
     @model_validator(mode="after")
     def _one_interval(self) -> CheckpointSpec:

@@ -148,7 +148,8 @@ def _set_up(
         world.lead(lambda: pretrained.keep_configuration(described, source.config))
         ledger = _continued(ledger, found, config.data)
         audit = _audit(start, world, writer.folder, ledger)
-    model = _make(source, world) if found is None else source.bare()
+    other = None if found is not None else _other(config, world, source.identity())
+    model = _make(source, world) if found is None and other is None else source.bare()
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
     sharding.shard(model, world, training.precision, waits)
@@ -167,7 +168,37 @@ def _set_up(
     )
     progress.update(unigram_entropy=data.unigram_entropy)
     run = Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), waits, writer, audit)
+    if other is not None:
+        _begin_with(run, other)
     return run, ledger, found
+
+
+def _other(config: RunConfig, world: World, model: dict[str, Any]) -> load.Found | None:
+    """The checkpoint of another job that this one begins with, if it is to; the same on every rank."""
+    wanted = config.checkpoint.resume_from if config.checkpoint is not None else None
+    if wanted is None:
+        return None
+
+    def find() -> load.Found:
+        other = load.of_another(wanted)
+        load.require_same_model(other, model, "set trainer.model as that job has it, or remove checkpoint.resumeFrom")
+        return other
+
+    return world.lead(find)
+
+
+def _begin_with(run: Run, other: load.Found) -> None:
+    """Takes weights, and the optimizer's state if it is to, from another job; everything else begins anew."""
+    assert run.config.checkpoint is not None and run.config.checkpoint.resume_from is not None  # noqa: S101, PT018
+    if run.config.checkpoint.resume_from.optimizer:
+        saved = state.collect(run.model, run.optimizer)
+        load.read_into(saved, other, run.world)
+        state.restore(run.model, run.optimizer, saved)
+    else:
+        weights = state.weights(run.model)
+        load.read_into(weights, other, run.world)
+        state.restore_weights(run.model, weights)
+    log.info("begins with %s", fields(path=other.path, step=other.manifest.step))
 
 
 def _make(source: Origin, world: World) -> Any:

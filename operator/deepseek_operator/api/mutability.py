@@ -75,6 +75,13 @@ TRANSITIONS: tuple[Rule, ...] = (
         f"checkpoint.volume can't change while the job exists, or its checkpoints would be lost to it; {ANEW}",
         ".checkpoint.volume",
     ),
+    Rule(
+        "!has(oldSelf.checkpoint) || !has(self.checkpoint) || (has(self.checkpoint.resumeFrom) ? "
+        "has(oldSelf.checkpoint.resumeFrom) && self.checkpoint.resumeFrom == oldSelf.checkpoint.resumeFrom : "
+        "!has(oldSelf.checkpoint.resumeFrom))",
+        f"checkpoint.resumeFrom can't change while the job exists; {ANEW}",
+        ".checkpoint.resumeFrom",
+    ),
     *map(_never, NEVER),
     *(_while_suspended(field, required) for field, required in WHILE_SUSPENDED.items()),
     *_workers(),

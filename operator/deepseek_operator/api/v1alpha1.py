@@ -119,6 +119,7 @@ __all__ = [
     "Resources",
     "Restarts",
     "RestoredFrom",
+    "ResumeFrom",
     "Scheduling",
     "Spec",
     "Status",
@@ -214,6 +215,22 @@ class CheckpointInterval(Model):
     )
 
 
+class ResumeFrom(Model):
+    """Another job's checkpoint, on the same volume, that this one begins with."""
+
+    rules: ClassVar = (inside_volume("subPath"),)
+    sub_path: SubPath = Field(
+        description="That job's folder on checkpoint.volume: its volume.subPath, by default its name. It is only read."
+    )
+    step: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Step of the checkpoint. Default: the newest whole one at the start."
+    )
+    optimizer: bool = Field(
+        False,
+        description="Whether the optimizer's state is taken over too, as for more of the same training; else only the weights.",
+    )
+
+
 class Checkpoint(Model):
     """The checkpoint contract: what a restart goes back to."""
 
@@ -249,6 +266,12 @@ class Checkpoint(Model):
         description="With onFailure Continue, checkpoints in a row that may fail; the one after that ends the workers, as "
         "with Fail, so that no more is at stake.",
     )
+    resume_from: ResumeFrom | None = Field(
+        None,
+        description="The weights that this job begins with, from a checkpoint of another one with the same model. It is a new "
+        "run: step 0, its own data and learning rates. Counts only until this job has a checkpoint of its own, to which all "
+        "restarts go back. Only for the built-in trainer. Can't change while the job exists.",
+    )
 
 
 class Spec(Model):
@@ -278,6 +301,14 @@ class Spec(Model):
             ".data.audit",
             holds=lambda spec: (
                 spec.data is None or not spec.data.trainers().get("audit") or spec.checkpoint is not None
+            ),
+        ),
+        Rule(
+            "!has(self.checkpoint) || !has(self.checkpoint.resumeFrom) || has(self.trainer)",
+            "checkpoint.resumeFrom is of the built-in trainer; with entrypoint, read the checkpoint yourself and remove it",
+            ".checkpoint.resumeFrom",
+            holds=lambda spec: (
+                spec.checkpoint is None or spec.checkpoint.resume_from is None or spec.trainer is not None
             ),
         ),
         Rule(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 
 from deepseek_operator.api.names import Paths
-from deepseek_operator.api.v1alpha1 import CheckpointInterval, DeepSeekJob
+from deepseek_operator.api.v1alpha1 import CheckpointInterval, DeepSeekJob, ResumeFrom
 
 STEPS = 100
 """Between two saves, where nothing else is said."""
@@ -41,6 +41,7 @@ def _checkpoint_section(job: DeepSeekJob) -> dict[str, object] | None:
         "keepEverySteps": checkpoint.keep_every_steps,
         "onFailure": checkpoint.on_failure,
         "maxFailures": checkpoint.max_failures,
+        **({"resumeFrom": _resume_from(checkpoint.resume_from)} if checkpoint.resume_from else {}),
     }
 
 
@@ -48,6 +49,11 @@ def _interval(interval: CheckpointInterval) -> dict[str, object]:
     by_clock = interval.seconds is not None or interval.auto
     steps = interval.steps or (None if by_clock else STEPS)
     return {"everySteps": steps, "everySeconds": interval.seconds, "auto": interval.auto}
+
+
+def _resume_from(wanted: ResumeFrom) -> dict[str, object]:
+    directory = f"{Paths.CHECKPOINTS}/{wanted.sub_path}"
+    return {"directory": directory, "step": wanted.step, "optimizer": wanted.optimizer}
 
 
 def run_config_json(job: DeepSeekJob) -> str | None:

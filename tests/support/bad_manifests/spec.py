@@ -51,6 +51,17 @@ BAD = [
         "spec.data",
         "set checkpoint.volume, or remove data.audit",
     ),
+    script(
+        "resume-from-with-entrypoint",
+        {"checkpoint/resumeFrom": {"subPath": "other"}, "checkpoint/volume": {"claimName": "c"}},
+        "spec.checkpoint.resumeFrom",
+        "with entrypoint, read the checkpoint yourself",
+    ),
+    trainer(
+        "resume-from-outside",
+        {"checkpoint/resumeFrom": {"subPath": "../other"}},
+        "spec.checkpoint.resumeFrom.subPath",
+    ),
     # The trainer's own part.
     at("trainer/model/preset", "bad-preset", "huge", '"tiny", "small"'),
     at("data/corpus", "bad-corpus", "wikipedia", '"chitchat"'),

@@ -19,7 +19,7 @@ from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import dcp, layout, probation, retention
 from deepseek_trainer.checkpoint.layout import Manifest, Start
 from deepseek_trainer.checkpoint.verify import UNCOMMITTED, verify
-from deepseek_trainer.config import ConfigError
+from deepseek_trainer.config import ConfigError, ResumeFrom
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import DataError
 
@@ -107,7 +107,33 @@ def newest_whole(folder: Path) -> Found | None:
     return None
 
 
-def require_same_model(found: Found, model: dict[str, Any]) -> None:
+def of_another(wanted: ResumeFrom) -> Found:
+    """Another job's checkpoint, verified.
+
+    Raises:
+        DataError: there is none, or it isn't whole.
+        UnavailableError: it can't be read, and nobody knows whether it is whole.
+    """
+    folder, field = Path(wanted.directory), "checkpoint.resumeFrom"
+    if wanted.step is None:
+        newest = newest_whole(folder)
+        if newest is None:
+            raise DataError(f"{field}: {folder} has no checkpoint; correct subPath, or remove {field}")
+        return newest
+    checkpoint = layout.checkpoint_folder(folder, wanted.step)
+    problem, manifest = verify(checkpoint)
+    if manifest is None:
+        raise DataError(
+            f"{field}: {checkpoint} can't be used: {problem}; correct step, or remove it for the newest one"
+        )
+    return Found(checkpoint, manifest)
+
+
+def require_same_model(
+    found: Found,
+    model: dict[str, Any],
+    remedy: str = "put it back as it was, or start over in an empty checkpoint folder",
+) -> None:
     """Raises ConfigError with the differences if the checkpoint is of another model."""
     saved = found.manifest.model
     changes = [
@@ -116,10 +142,7 @@ def require_same_model(found: Found, model: dict[str, Any]) -> None:
         if saved.get(name) != model.get(name)
     ]
     if changes:
-        raise ConfigError(
-            f"trainer.model: {found.path} is of another model: {'; '.join(changes)}; "
-            "put it back as it was, or start over in an empty checkpoint folder"
-        )
+        raise ConfigError(f"trainer.model: {found.path} is of another model: {'; '.join(changes)}; {remedy}")
 
 
 def read_into(state: dict[str, Any], found: Found, world: World) -> None:

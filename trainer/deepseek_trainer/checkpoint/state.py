@@ -9,7 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 
 
 def collect(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -21,3 +26,13 @@ def collect(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 def restore(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Puts a state that was read back into model and optimizer."""
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+
+
+def weights(model: torch.nn.Module) -> dict[str, Any]:
+    """The weights alone, in the shape of `collect`."""
+    return {"model": get_model_state_dict(model)}
+
+
+def restore_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
+    """Puts weights that were read back into the model."""
+    set_model_state_dict(model, state["model"])
