@@ -112,7 +112,7 @@ def audit_table(subject: str, answer: Answer) -> Table:
 
 
 _CHECKPOINT_COLUMNS = {"worldSize": "ranks", "bytes": "size"}
-_CHECKPOINT_FACTS = ("step", "state", "time", "bytes", "worldSize", "samples", "tokens", "loss")
+_CHECKPOINT_FACTS = ("step", "state", "verified", "time", "bytes", "worldSize", "samples", "tokens", "loss")
 
 
 def checkpoints_table(subject: str, rows: list[dict[str, Any]], left_out: int) -> Table:
@@ -134,6 +134,8 @@ def checkpoints_table(subject: str, rows: list[dict[str, Any]], left_out: int) -
 def _shown(name: str, value: object) -> str:
     if value is None:
         return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if name == "bytes" and isinstance(value, int):
         return f"{value / 1e6:,.1f} MB"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

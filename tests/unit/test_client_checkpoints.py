@@ -44,6 +44,10 @@ def test_a_folder_is_listed_with_what_is_wrong_with_each(tmp_path: Path) -> None
     assert rows[1]["problem"] == "__0_0.distcp has 3 bytes instead of 7"
     said = {name: rows[3][name] for name in ("bytes", "worldSize", "samples", "tokens", "loss", "verified")}
     assert said == {"bytes": 7, "worldSize": 2, "samples": 60, "tokens": 1920, "loss": 2.5, "verified": False}
+    (checkpoint_folder(tmp_path, 10) / "VERIFIED").write_text(
+        (checkpoint_folder(tmp_path, 10) / "COMMITTED").read_text()
+    )
+    assert [row.get("verified") for row in of_folder(tmp_path, Question()).rows] == [None, None, False, True]
     hashed = of_folder(tmp_path, Question(verify=True)).rows
     assert [row["state"] for row in hashed] == ["uncommitted", "damaged", "damaged", "whole"]
     assert hashed[3]["verified"]

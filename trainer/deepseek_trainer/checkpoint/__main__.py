@@ -15,7 +15,7 @@ from typing import Any
 from deepseek_trainer.checkpoint import listing
 from deepseek_trainer.errors import TrainerError
 
-COLUMNS = ("step", "state", "time", "bytes", "worldSize", "samples", "tokens", "loss")
+COLUMNS = ("step", "state", "verified", "time", "bytes", "worldSize", "samples", "tokens", "loss")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

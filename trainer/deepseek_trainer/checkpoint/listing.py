@@ -66,7 +66,7 @@ def _row(checkpoint: Path, step: int, content: bool) -> dict[str, Any]:
     if bad := probation.verdict(checkpoint):
         row |= {"state": "bad", "problem": bad[:_ROOM]}
     return row | {
-        "verified": content,
+        "verified": content or layout.is_marked(checkpoint, layout.VERIFIED),
         "time": manifest.time,
         "bytes": manifest.bytes,
         "worldSize": manifest.world_size,
