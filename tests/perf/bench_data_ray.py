@@ -55,7 +55,7 @@ LENGTH, BATCH = 512, 8
 COMMIT_BATCHES, PACE_S, KILLED_AFTER = 16, 0.005, 5
 BUFFER, STRETCH = 1000, 64
 DEADLINE_S = 300.0
-GOES_ON_S = 120.0
+GOES_ON_S = 30.0
 """For the consumer that is left to come to its end."""
 
 
