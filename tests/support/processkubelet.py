@@ -27,7 +27,7 @@ from support.podprocess import PodProcess
 from support.zygote import Zygote
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-_POLL_S = 0.15
+_POLL_S = 0.3
 
 
 class ProcessKubelet:

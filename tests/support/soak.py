@@ -17,7 +17,7 @@ from support.chaos import Fault, View, draw
 ENDED = ("Succeeded", "Failed")
 PATIENCE_S = 300.0
 """A job that doesn't get beyond the step at which it was disturbed for so long is stuck."""
-POLL_S = 0.1
+POLL_S = 0.3
 NOTICED_S = 2.0
 """By then every fault has hit: a step that is made later tells that it is got over."""
 LONGEST_GAP_S = 2.0

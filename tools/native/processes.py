@@ -18,6 +18,8 @@ from pathlib import Path
 from native.errors import NativeError
 
 POLL_S = 0.05
+GARBAGE = {"GOGC": "400"}
+"""For daemons written in Go, unless told otherwise: with Go's own 100 they collect garbage for a fifth of their time."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def start(
         (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    pid = os.posix_spawn(program, command, dict(environment or os.environ), file_actions=files, setsid=True)
+    pid = os.posix_spawn(program, command, GARBAGE | dict(environment or os.environ), file_actions=files, setsid=True)
     daemon = Daemon(name, pid, _stat(pid)[1], str(log))
     record = directory / f"{name}.daemon"
     record.with_suffix(".tmp").write_text(json.dumps(asdict(daemon)))
