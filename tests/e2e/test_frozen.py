@@ -37,7 +37,7 @@ def test_a_frozen_rank_is_found_named_and_healed(launch: Launch, shared_claim: t
     failure = job.wait("the hang in the status", recorded)
     print({key: failure[key] for key in ("cause", "reason", "rank", "node", "message")})
     assert (failure["cause"], failure["rank"], failure["pod"], failure["node"]) == ("Hang", 1, pod, pods[pod])
-    assert (job.pods(), job.status()["generation"]) == (pods, 1), "it was not healed in place"
+    assert (job.pods(), job.status()["generation"]) == (pods, 1), f"it was not healed in place: {job.status()}"
     stacks = {path.name: path.read_text() for path in (shared_claim[1] / "stuck" / "hangs").rglob("rank-*")}
     assert "train.py" in next(text for name, text in stacks.items() if name.startswith("rank-0")), stacks
     assert "stopped" in next(text for name, text in stacks.items() if name.startswith("rank-1")), stacks

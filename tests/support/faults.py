@@ -92,10 +92,12 @@ def end_of(pids: Sequence[int]) -> bool:
 
 
 def require_processes(pod: str, namespace: str) -> None:
-    """Skips the test where the cluster's containers are not processes of this machine."""
+    """Skips the test where the cluster's containers are not processes of this machine; those of the native one are."""
     try:
         processes_of(pod, namespace)
     except LookupError as error:
+        if not os.environ.get("KUBECONFIG"):
+            raise
         pytest.skip(f"needs root and a cluster whose containers run on this machine: {error}")
 
 
