@@ -58,6 +58,14 @@ class Network:
     def node_pod_cidr(self, node: int) -> str:
         return f"10.{160 + self.index}.{64 + node}.0/24"
 
+    def mac(self, place: int) -> str:
+        """Hardware address of the bridge (0) or of node number place-1: a machine keeps its own when it boots again.
+
+        Otherwise the others would send to the old one until their neighbour entries time out, and a bridge takes the
+        lowest of its ports', which changes with them.
+        """
+        return f"02:d5:00:00:{self.index:02x}:{place:02x}"
+
     def link(self, node: int) -> str:
         """Host end of the node's cable."""
         return f"{self.bridge}n{node}"
@@ -84,7 +92,7 @@ def free_index(taken: Iterable[int]) -> int:
 
 def create_bridge(network: Network) -> None:
     """Adds the bridge with the gateway's address."""
-    run(["ip", "link", "add", network.bridge, "type", "bridge"])
+    run(["ip", "link", "add", network.bridge, "address", network.mac(0), "type", "bridge"])
     run(["ip", "address", "add", f"{network.gateway}/24", "dev", network.bridge])
     run(["ip", "link", "set", network.bridge, "up"])
 
@@ -92,8 +100,8 @@ def create_bridge(network: Network) -> None:
 def connect_node(network: Network, node: int, pid: int) -> None:
     """Plugs a cable into the network namespace of process `pid` (there: eth0), and routes the node's pods to it."""
     remove_link(network.link(node))  # the cable of a node that has just died vanishes a moment later
-    cable = ["ip", "link", "add", network.link(node), "type", "veth", "peer", "name", "eth0", "netns", str(pid)]
-    run(cable, what=f"connect node {node}")
+    plug = ["name", "eth0", "address", network.mac(node + 1), "netns", str(pid)]
+    run(["ip", "link", "add", network.link(node), "type", "veth", "peer", *plug], what=f"connect node {node}")
     run(["ip", "link", "set", network.link(node), "master", network.bridge, "up"])
     pods = network.node_pod_cidr(node)
     run(["ip", "route", "replace", pods, "via", network.node_ip(node), "dev", network.bridge])
