@@ -113,12 +113,7 @@ def late() -> Iterator[Zygote]:
 
 
 def test_a_node_whose_check_crashes_ends_and_the_others_go_on_with_another(world: World) -> None:
-    long = {"DEEPSEEKJOB_PREFLIGHT_TIMEOUT_S": "600"}  # nobody gives up on b before its check was found and killed
-    a, b, c = (
-        *start(world, "a", **long),
-        *start(world, "b", DEEPSEEKJOB_PREWARM="1", **long),
-        *start(world, "c", **long),
-    )
+    a, b, c = (*start(world, "a"), *start(world, "b", DEEPSEEKJOB_PREWARM="1"), *start(world, "c"))
     (own,) = eventually(b.zygotes, deadline_s=DEADLINE_S, what="b has a zygote", describe=world.describe)
     os.kill(fork(world, own), signal.SIGSTOP)  # so that b's check waits, and the others' for it
     world.announce(1, a, b, c)
