@@ -344,6 +344,19 @@ def test_the_worst_of_several_processes_counts() -> None:
     assert pair.mbps == min(checker.process.pid for checker in checkers.checkers)
 
 
+def test_a_process_that_died_is_told_of_even_if_another_holds_its_output() -> None:
+    checkers = played(READY + "if os.fork(): os.kill(os.getpid(), 9)\ntime.sleep(600)")
+    try:
+        found = eventually(checkers.result, deadline_s=60, what="a result")
+        assert found is not None
+        (checker,) = checkers.checkers
+        assert checker.reader is not None
+        assert checker.reader.is_alive(), "the fork has its standard output"
+    finally:
+        checkers.close()
+    assert found == Result(end="crashed", error="its check process died of SIGKILL")
+
+
 def test_a_node_that_can_t_be_checked_says_so_and_starts_nothing() -> None:
     checkers = played(READY, missing="has 0 GPUs for 8 processes")
     assert checkers.arrival() == Arrival(error="has 0 GPUs for 8 processes")

@@ -29,6 +29,8 @@ from deepseek_trainer.preflight.task import ENVIRONMENT, Event, Task
 MODULE = "deepseek_trainer.preflight"
 MUTE_S, MUTE_SHARE = 5.0, 0.1
 """A process is mute that gave no sign of life for so long, in seconds or as a share of the timeout."""
+LAST_WORDS_S = 1.0
+"""What a process has said is read by then once it has ended. A zygote that stands still may hold its output for ever."""
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Checker:
     heard_at: float
     events: list[Event] = field(default_factory=list)
     reader: threading.Thread | None = None
+    ended_at: float | None = None
 
     def listen(self, lines: IO[bytes]) -> None:
         """Reads events until the process has ended; in a thread."""
@@ -64,9 +67,15 @@ class Checker:
         if failed := self.said("failed"):
             return failed[0].error
         code = self.process.poll()
-        if code is None or (self.reader and self.reader.is_alive()) or self.is_done:
+        if code is None or self._may_still_be_heard() or self.is_done:
             return ""
         return f"its check process died of {_signal_name(-code)}" if code < 0 else f"it ended with exit status {code}"
+
+    def _may_still_be_heard(self) -> bool:
+        """Whether something that it said before it ended may not have been read yet."""
+        if self.ended_at is None:
+            self.ended_at = self.clock()
+        return self.reader is not None and self.reader.is_alive() and self.clock() - self.ended_at < LAST_WORDS_S
 
 
 class Checkers:
