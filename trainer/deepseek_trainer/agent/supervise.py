@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import time
@@ -115,7 +116,7 @@ class Supervisor(LocalElasticAgent):
         group = self._worker_group
         self._initialize_workers(group)
         while True:
-            self._pause(group.spec.monitor_interval)
+            self._await_end(group.spec.monitor_interval)
             if self._handler.num_nodes_waiting() > 0:
                 planned = self._handler.is_planned()
                 self._log.info("membership or round changed", planned=planned)
@@ -137,6 +138,19 @@ class Supervisor(LocalElasticAgent):
                     self._log.error("training process may not be restarted any more", reason=error)
                     group.state = WorkerState.FAILED
                     return RunResult(WorkerState.FAILED, failures=result.failures)
+
+    def _await_end(self, seconds: float) -> None:
+        """Waits for the end of a process, so long at most."""
+        with contextlib.ExitStack() as opened:
+            ends = select.poll()
+            running = [handle.proc for handle in self._handles().values() if handle.proc.poll() is None]
+            for process in running:
+                end = os.pidfd_open(process.pid)
+                opened.callback(os.close, end)
+                ends.register(end, select.POLLIN)
+            if running:
+                ends.poll(seconds * 1000)
+        self._pause(0.0 if running else seconds)
 
     def _let_save(self) -> None:
         """Asks the processes to save and end; returns when they have, can't any more, or there is no time left."""
