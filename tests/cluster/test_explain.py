@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 from support.crd import CRD_FILE, install
 from support.eventually import eventually
 from support.kubectl import Kubectl
+from support.yamls import document
 
 pytestmark = pytest.mark.cluster
 
 
 def _schema() -> dict[str, Any]:
-    crd = yaml.safe_load(CRD_FILE.read_text(encoding="utf-8"))
+    crd = document(CRD_FILE.read_text(encoding="utf-8"))
     schema: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     return schema
 

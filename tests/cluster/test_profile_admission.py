@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 from support.bad_manifests import Manifest, changed
 from support.crd import PROFILE_CRD_FILE, install
 from support.eventually import eventually
 from support.kubectl import Kubectl, KubectlError
+from support.yamls import document
 
 pytestmark = pytest.mark.cluster
 
@@ -130,7 +130,7 @@ def test_the_api_server_fills_in_nothing_that_would_win_over_a_default(kubectl: 
 
 
 def test_every_field_has_a_description() -> None:
-    crd = yaml.safe_load(PROFILE_CRD_FILE.read_text(encoding="utf-8"))
+    crd = document(PROFILE_CRD_FILE.read_text(encoding="utf-8"))
 
     def fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         for name, field in schema.get("properties", {}).items():

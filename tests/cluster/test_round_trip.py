@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 from support import full_job
 from support.api import Api, Jobs
 from support.bad_manifests import Manifest, changed
 from support.crd import CRD_FILE
 from support.kubectl import Kubectl, KubectlError
+from support.yamls import document
 
 pytestmark = pytest.mark.cluster
 
@@ -115,7 +115,7 @@ def written(value: Any, known: set[str], path: str = "") -> Iterator[str]:
 
 
 def spec_fields() -> set[str]:
-    crd = yaml.safe_load(CRD_FILE.read_text(encoding="utf-8"))
+    crd = document(CRD_FILE.read_text(encoding="utf-8"))
     return set(fields(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]))
 
 
@@ -154,7 +154,7 @@ def test_what_is_left_out_is_filled_in_with_the_documented_defaults(kubectl_here
 def test_the_documented_defaults_are_those_of_the_reference() -> None:
     """docs/api.md is made from the schema; nothing that it calls a default is missing above, but for what belongs to a
     section that a job may leave out."""
-    crd = yaml.safe_load(CRD_FILE.read_text(encoding="utf-8"))
+    crd = document(CRD_FILE.read_text(encoding="utf-8"))
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 
     def documented(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

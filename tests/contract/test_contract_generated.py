@@ -8,9 +8,9 @@ from pathlib import Path
 
 import generate
 import pytest
-import yaml
 from deepseek_operator.api.crd import INJECTED_RULES
 from deepseek_trainer.config import ModelSpec, OptimizerSpec
+from support.yamls import document, documents
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
@@ -61,9 +61,9 @@ def test_a_missing_file_is_drift_and_generate_writes_it(copy: Path, capsys: pyte
 def test_the_charts_crds_are_the_crds() -> None:
     template = (ROOT / generate.CHART_FILE).read_text(encoding="utf-8").splitlines()
     text = "\n".join(line for line in template if "{{" not in line and "helm.sh/" not in line)
-    plain = [crd | {"metadata": {"name": crd["metadata"]["name"]}} for crd in yaml.safe_load_all(text)]
+    plain = [crd | {"metadata": {"name": crd["metadata"]["name"]}} for crd in documents(text)]
     files = (generate.CRD_FILE, generate.PROFILE_CRD_FILE)
-    assert plain == [yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in files]
+    assert plain == [document((ROOT / name).read_text(encoding="utf-8")) for name in files]
 
 
 def test_the_reference_refers_to_sections_that_are_there() -> None:

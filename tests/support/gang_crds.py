@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import yaml
 from native import binaries
 from support.api import Api
 from support.eventually import eventually
+from support.yamls import document
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 TEXT = {"type": "string"}
@@ -65,7 +65,7 @@ def coscheduling() -> dict[str, Any]:
     """The CRD of scheduler-plugins' PodGroup."""
     source = binaries.source_dir("scheduler-plugins", "sigs.k8s.io/scheduler-plugins")
     text = (source / "config/crd/bases/scheduling.x-k8s.io_podgroups.yaml").read_text(encoding="utf-8")
-    crd: dict[str, Any] = yaml.safe_load(text)
+    crd: dict[str, Any] = document(text)
     return crd
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from support.yamls import documents
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "deepseek-operator"
@@ -53,7 +53,7 @@ class Helm:
         """The rendered objects; each setting is a `--set` assignment."""
         sets = [part for setting in settings for part in ("--set", setting)]
         text = self.run("template", RELEASE, str(CHART), "-n", NAMESPACE, "--kube-version", KUBE_VERSION, *sets)
-        return [document for document in yaml.safe_load_all(text) if document]
+        return documents(text)
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from native import binaries, processes
 from support import kube
 from support.api import Api, ApiFailure, Jobs
 from support.eventually import eventually
 from support.gang_crds import CRDS, leave_alone
 from support.kubectl import Kubectl
+from support.yamls import document
 
 ROOT = "/apis/kueue.x-k8s.io/v1beta2"
 FLAVOR_LABELS = {"pool": "reserved"}
@@ -36,7 +36,7 @@ def running(api: Api, kubectl: Kubectl, kubeconfig: Path, directory: Path) -> It
     """Kueue at work, with a flavor and no queue yet. Afterwards all of it is gone."""
     program = kube.require("kueue")["kueue"]
     files = crd_files()
-    names = [yaml.safe_load(path.read_text(encoding="utf-8"))["metadata"]["name"] for path in files]
+    names = [document(path.read_text(encoding="utf-8"))["metadata"]["name"] for path in files]
     leave_alone(api, *names)
     daemon = None
     try:
