@@ -1,0 +1,42 @@
+"""The trainer's run config: its one home, and importable without torch; a module for each section.
+
+`TrainerSpec` and `DataSpec` are also the schema of `spec.trainer` and `spec.data` of a DeepSeekJob: `make
+generate` writes them into the CRD, so that the API server refuses a misspelt field. Names are camelCase on
+the wire; every field has a description, because it becomes `kubectl explain`.
+"""
+
+from __future__ import annotations
+
+from deepseek_trainer.config.base import ConfigError, Section
+from deepseek_trainer.config.batching import BatchingSpec, ShuffleSpec
+from deepseek_trainer.config.checkpoint import CheckpointSpec, ResumeFrom
+from deepseek_trainer.config.data import SHARD_BYTES, ChatSpec, DatasetSpec, DataSpec, DynamicSpec
+from deepseek_trainer.config.model import ModelSpec
+from deepseek_trainer.config.optimizer import OptimizerSpec
+from deepseek_trainer.config.run import RunConfig, load
+from deepseek_trainer.config.tokenizer import TokenizerSpec
+from deepseek_trainer.config.trainer import InitialWeights, TrainerSpec
+from deepseek_trainer.config.training import EvaluationSpec, TrainingSpec
+
+__all__ = [
+    "SHARD_BYTES",
+    "BatchingSpec",
+    "ChatSpec",
+    "CheckpointSpec",
+    "ConfigError",
+    "DataSpec",
+    "DatasetSpec",
+    "DynamicSpec",
+    "EvaluationSpec",
+    "InitialWeights",
+    "ModelSpec",
+    "OptimizerSpec",
+    "ResumeFrom",
+    "RunConfig",
+    "Section",
+    "ShuffleSpec",
+    "TokenizerSpec",
+    "TrainerSpec",
+    "TrainingSpec",
+    "load",
+]

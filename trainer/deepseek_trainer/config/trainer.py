@@ -1,0 +1,71 @@
+"""The built-in trainer, `spec.trainer`: its sections, and what must hold between them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from deepseek_trainer.config.base import Section
+from deepseek_trainer.config.model import ModelSpec
+from deepseek_trainer.config.optimizer import OptimizerSpec
+from deepseek_trainer.config.tokenizer import TokenizerSpec
+from deepseek_trainer.config.training import EvaluationSpec, TrainingSpec
+
+
+class InitialWeights(Section):
+    """A model in the format of Hugging Face: config.json and safetensors, as `save_pretrained` writes them."""
+
+    path: Annotated[str, Field(min_length=1, max_length=4096, pattern="^/")] = Field(
+        description="Its folder, on a volume of the workers; absolute. It must stay while the job runs, because the "
+        "architecture and the tokenizer are read from it at each start."
+    )
+
+
+class TrainerSpec(Section):
+    """The built-in trainer."""
+
+    task: Literal["pretrain", "finetune"] = Field(
+        "pretrain",
+        description="pretrain: from random weights. finetune: from initialWeights, on the same objective (the next "
+        "token). Either goes on from the newest checkpoint when there is one.",
+    )
+    initial_weights: InitialWeights | None = Field(
+        None, description="The model that task finetune starts from; only for that task, and required by it."
+    )
+    model: ModelSpec = Field(default_factory=ModelSpec, description="What is trained.")
+    tokenizer: TokenizerSpec = Field(default_factory=TokenizerSpec, description="How text becomes tokens.")
+    training: TrainingSpec = Field(description="Steps, batch and sequence sizes, precision, seed.")
+    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="AdamW and its schedule.")
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="Validation.")
+
+    @model_validator(mode="after")
+    def _weights_fit_the_task(self) -> TrainerSpec:
+        finetune = self.task == "finetune"
+        if finetune and self.initial_weights is None:
+            raise ValueError("task finetune needs initialWeights; set initialWeights.path to the folder of a model")
+        if not finetune and (self.initial_weights or self.tokenizer.kind == "initialWeights"):
+            raise ValueError(
+                "initialWeights, and tokenizer.kind of that name, belong to task finetune; set task, or remove them"
+            )
+        if finetune and not self.model.is_default:
+            raise ValueError(
+                "with task finetune the architecture comes from the config.json of initialWeights; remove model"
+            )
+        if finetune and self.tokenizer.kind == "bpe":
+            raise ValueError(
+                "tokenizer.kind bpe makes a new vocabulary, which means nothing to trained weights; "
+                "with task finetune set tokenizer.kind to initialWeights (or deepseek)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reaches_its_peak(self) -> TrainerSpec:
+        # The default must not make a short trial run wrong: it then ends before the peak.
+        default = OptimizerSpec().warmup_steps
+        if self.optimizer.warmup_steps > max(default, self.training.steps):
+            raise ValueError(
+                f"optimizer.warmupSteps ({self.optimizer.warmup_steps}) is more than training.steps "
+                f"({self.training.steps}): the peak learning rate would never be reached; lower warmupSteps or raise steps"
+            )
+        return self

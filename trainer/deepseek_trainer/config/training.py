@@ -1,0 +1,41 @@
+"""The loop: `spec.trainer.training` and `spec.trainer.evaluation`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from deepseek_trainer.config.base import Section
+
+
+class TrainingSpec(Section):
+    """The loop: how long, how much at once, how exact."""
+
+    steps: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
+        description="Optimizer steps of the whole run, over all restarts."
+    )
+    global_batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = Field(
+        32,
+        description="Sequences per optimizer step over all ranks. Any number of ranks shares it: it need not be divisible.",
+    )
+    micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        8,
+        description="Sequences per forward pass of one rank; the rest of its share is gradient accumulation.",
+    )
+    sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(128, description="Tokens per sequence.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision of the forward and backward pass.")
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
+        0, description="Seed of the weights and of the data's order."
+    )
+
+
+class EvaluationSpec(Section):
+    """Validation loss on the part of the data that is held out."""
+
+    every_steps: Annotated[int, Field(ge=0)] = Field(
+        50, description="Steps between evaluations; 0 evaluates only at the end."
+    )
+    batches: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        8, description="Micro-batches of each evaluation, over all ranks."
+    )
