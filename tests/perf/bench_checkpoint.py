@@ -37,7 +37,7 @@ from deepseek_trainer.checkpoint.staging import Staging
 from deepseek_trainer.config import OptimizerSpec, TrainerSpec
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.model import origin
-from deepseek_trainer.optim import adamw
+from deepseek_trainer.optim import optimizer as optimizers
 from support.bench_table import Row, table, verdict
 
 ROUNDS = 3
@@ -84,7 +84,7 @@ def _measured(home: Path, world: World) -> Figures:
     spec = TrainerSpec.model_validate({"model": {"preset": "small"}, "training": {"steps": 1}})
     source = origin.of(spec, vocab_size=8192)
     model, writer = source.bare(), Writer(home / "ours", "bench", "", 1, 1, 1, source.identity(), world)
-    optimizer = adamw.make(model, OptimizerSpec())
+    optimizer = optimizers.make(model, OptimizerSpec())
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()

@@ -32,7 +32,7 @@ from deepseek_trainer.data.loader import Loader
 from deepseek_trainer.data.samples import MicroBatch, Samples
 from deepseek_trainer.data.store import StoreInfo, TokenStore
 from deepseek_trainer.model import build, presets
-from deepseek_trainer.optim import adamw
+from deepseek_trainer.optim import optimizer as optimizers
 from deepseek_trainer.optim.loss import summed_loss
 from pyarrow import ListArray, parquet, table
 from support.bench_table import Row, figure
@@ -180,7 +180,7 @@ def wait_share(load: Load) -> float:
     model = build.build(
         build.configuration(presets.shape(ModelSpec()), vocab_size=VOCABULARY, sequence_length=LENGTH), seed=0
     )
-    optimizer = adamw.make(model, OptimizerSpec())
+    optimizer = optimizers.make(model, OptimizerSpec())
     waited_s = began = 0.0
     for number in range(STEPS + 2):
         if number == 2:

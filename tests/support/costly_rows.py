@@ -11,18 +11,17 @@ import time
 
 from deepseek_trainer import __main__, train
 from deepseek_trainer.data.samples import IGNORED, MicroBatch
-from deepseek_trainer.optim.loss import summed_loss
-from torch import Tensor
+from deepseek_trainer.optim.loss import Objective, summed_objective
 
 ROW_S = "ROW_S"
 
 
-def _costly(model: object, batch: MicroBatch) -> Tensor:
+def _costly(model: object, batch: MicroBatch, *, z_loss: float) -> Objective:
     rows = int((batch.labels != IGNORED).any(dim=1).sum())
     time.sleep(rows * float(os.environ[ROW_S].split(",")[int(os.environ["RANK"])]))
-    return summed_loss(model, batch)
+    return summed_objective(model, batch, z_loss=z_loss)
 
 
 if __name__ == "__main__":
-    vars(train)[summed_loss.__name__] = _costly
+    vars(train)[summed_objective.__name__] = _costly
     sys.exit(__main__.main())

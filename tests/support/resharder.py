@@ -12,7 +12,8 @@ from deepseek_trainer.distributed import sharding
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import join
 from deepseek_trainer.model import origin
-from deepseek_trainer.optim import adamw
+from deepseek_trainer.optim.guard import Guard
+from deepseek_trainer.optim.update import Update
 from deepseek_trainer.pulse import PulseWriter
 
 
@@ -22,13 +23,15 @@ def main() -> None:
         found = load.newest_whole(Path(os.environ["FROM"]))
         assert found is not None
         model = origin.of(config.trainer, vocab_size=found.manifest.model["vocab_size"]).bare()
-        sharding.shard(model, world, "fp32", Waits(PulseWriter.from_environment(os.environ), world.device))
-        optimizer = adamw.make(model, config.trainer.optimizer)
-        read = state.collect(model, optimizer)
-        load.read_into(read, found, world)
-        state.restore(model, optimizer, read)
+        waits = Waits(PulseWriter.from_environment(os.environ), world.device)
+        sharding.shard(model, world, "fp32", waits)
+        update, guard = Update(model, config.trainer, world, waits), Guard(config.trainer.training.guard)
+        beside = {**update.state, "guard": guard.state}
+        read = state.collect(model, update.optimizer, beside)
+        assert not load.read_into(read, found, world)
+        state.restore(model, update.optimizer, read)
         Writer(Path(os.environ["TO"]), "test", "", 1, 1, 3, found.manifest.model, world).save(
-            state.collect(model, optimizer), found.manifest.ledger
+            state.collect(model, update.optimizer, beside), found.manifest.ledger
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -15,10 +14,10 @@ from deepseek_trainer.checkpoint import layout, load
 from deepseek_trainer.checkpoint.export import export
 from deepseek_trainer.checkpoint.export import main as export_command
 from safetensors.torch import load_file
+from support.checkpoints import assert_same, tensors
 from support.eventually import eventually
 from support.procs import start_training
 from support.runs import losses, report, resumes, run_config
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import PreTrainedTokenizerFast
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
@@ -52,9 +51,9 @@ def test_a_resume_is_bit_for_bit_the_undisturbed_run(undisturbed: Path, config: 
         assert said[field] == before[field], field
     curve = losses((undisturbed / "rank-0.log").read_text())
     assert losses(ended[0].output) == {step: loss for step, loss in curve.items() if step > 4}
-    _assert_same(
-        _tensors(checkpoints / "step-00000012", tmp_path / "resumed.pt"),
-        _tensors(undisturbed / "checkpoints" / "step-00000012", tmp_path / "undisturbed.pt"),
+    assert_same(
+        tensors(checkpoints / "step-00000012", tmp_path / "resumed.pt"),
+        tensors(undisturbed / "checkpoints" / "step-00000012", tmp_path / "undisturbed.pt"),
     )
 
 
@@ -79,7 +78,7 @@ def test_other_numbers_of_ranks_go_on_with_the_same_batches(
 def test_resharding_changes_no_bit_and_the_loss_goes_on(undisturbed: Path, config: MakeConfig, tmp_path: Path) -> None:
     """2 -> 4 -> 1 -> 3 ranks: each world only reads what the one before has saved, and saves it; the last one trains on."""
     source = _copy(undisturbed / "checkpoints", tmp_path / "on 2", steps=[4])
-    whole = _tensors(source / "step-00000004", tmp_path / "2.pt")
+    whole = tensors(source / "step-00000004", tmp_path / "2.pt")
     for size in (4, 1, 3):
         target = tmp_path / f"on {size}"
         ended = start_training(
@@ -91,7 +90,7 @@ def test_resharding_changes_no_bit_and_the_loss_goes_on(undisturbed: Path, confi
         ).wait()
         assert all(rank.exit_code == 0 for rank in ended), ended[0].output
         assert layout.read_manifest(target / "step-00000004").world_size == size
-        _assert_same(_tensors(target / "step-00000004", tmp_path / f"{size}.pt"), whole)
+        assert_same(tensors(target / "step-00000004", tmp_path / f"{size}.pt"), whole)
         source = target
 
     shutil.copytree(source, tmp_path / "checkpoints")
@@ -108,7 +107,7 @@ def test_an_export_is_the_model_bit_for_bit(
 ) -> None:
     folder = undisturbed / "checkpoints"
     vocabulary = store_folder / "tokenizer.json"
-    _tensors(folder / "step-00000012", tmp_path / "whole.pt")
+    tensors(folder / "step-00000012", tmp_path / "whole.pt")
     reference = DeepseekV3ForCausalLM(DeepseekV3Config.from_pretrained(folder / "model"))
     reference.load_state_dict(torch.load(tmp_path / "whole.pt", weights_only=False)["model"])
     samples = torch.arange(64).reshape(2, 32)
@@ -149,7 +148,7 @@ def test_a_new_job_begins_with_another_one_s_checkpoint(
     assert f"begins with path={source}/step-00000008 step=8" in ended.output
     checkpoints = tmp_path / "checkpoints"
     mine, theirs = (
-        _tensors(folder, tmp_path / f"{number}.pt")
+        tensors(folder, tmp_path / f"{number}.pt")
         for number, folder in enumerate((checkpoints / "step-00000001", source / "step-00000008"))
     )
     weights = [name for name in mine if name.startswith("/model/") and mine[name].is_floating_point()]
@@ -286,26 +285,3 @@ def _copy(source: Path, target: Path, *, steps: list[int]) -> Path:
 
 def _safetensors(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
-
-
-def _tensors(checkpoint: Path, scratch: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint, whole, by its path in the state."""
-    dcp_to_torch_save(checkpoint, os.fspath(scratch))
-    found: dict[str, torch.Tensor] = {}
-
-    def walk(name: str, value: object) -> None:
-        if isinstance(value, torch.Tensor):
-            found[name] = value
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{name}/{key}", inner)
-
-    walk("", torch.load(scratch, weights_only=False))
-    return found
-
-
-def _assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
-    assert left.keys() == right.keys()
-    assert len(left) > 50
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert not different, f"{len(different)} of {len(left)} tensors differ: {different[:5]}"

@@ -94,6 +94,8 @@ def shared_out(data: Samples, batch: int, ranks: int, dtype: torch.dtype) -> tup
             world=PlayedWorld(rank, rank, ranks, CPU, control=cast(Any, None)),
             progress=Progress(Reporter.from_environment({}), pulse),
             waits=Waits(pulse, CPU),
+            config=config,
+            update=SimpleNamespace(scale=1.0),
             model=model,
         )
         audit = Noted()

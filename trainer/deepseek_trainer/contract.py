@@ -244,6 +244,8 @@ class Report(_Message):
     chain: str | None = None
     """Hash chain over the consumed batches, hex."""
     loss: float | None = None
+    skipped_steps: int | None = None
+    """Of the job, steps that left the weights as they were: their samples count as consumed."""
     validation_loss: float | None = None
     tokens_per_second: float | None = None
     eta_seconds: float | None = None

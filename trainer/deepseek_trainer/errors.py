@@ -15,6 +15,18 @@ class TrainerError(Exception):
     exit_code = ExitCode.USER_ERROR
 
 
+class RollbackError(TrainerError):
+    """Training is to go on from the last checkpoint, and to leave out some steps.
+
+    Attributes:
+        steps: their numbers, from 1.
+    """
+
+    def __init__(self, message: str, steps: range) -> None:
+        super().__init__(message)
+        self.steps = steps
+
+
 class DataError(TrainerError):
     """The data or a checkpoint can't be read, or isn't what it was; another try can't help."""
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from deepseek_trainer.checkpoint import layout, load, probation, save, state
+from deepseek_trainer import numerics
+from deepseek_trainer.checkpoint import layout, leftout, load, probation, save, state
 from deepseek_trainer.checkpoint.interval import past
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.checkpoint.saver import Saver
@@ -32,13 +33,14 @@ from deepseek_trainer.data.feed import Data, Feed, Ledger, Step
 from deepseek_trainer.distributed import sharding
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, lost_peer
-from deepseek_trainer.errors import PreemptedError, TrainerError
+from deepseek_trainer.errors import PreemptedError, RollbackError
 from deepseek_trainer.evaluate import validation_loss
 from deepseek_trainer.logs import fields
 from deepseek_trainer.model import build, origin, pretrained
 from deepseek_trainer.model.origin import Origin
-from deepseek_trainer.optim import adamw, schedule
-from deepseek_trainer.optim.loss import summed_loss
+from deepseek_trainer.optim.guard import Guard
+from deepseek_trainer.optim.loss import summed_objective
+from deepseek_trainer.optim.update import Update
 from deepseek_trainer.progress import Pace, Progress
 from deepseek_trainer.signals import StopSignal
 
@@ -54,7 +56,8 @@ class Run:
     progress: Progress
     data: Data
     model: Any
-    optimizer: torch.optim.Optimizer
+    update: Update
+    guard: Guard
     waits: Waits
     writer: Writer | None
     """None: nothing is saved."""
@@ -69,7 +72,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
         ConfigError, DataError: the config, the data or a checkpoint is wrong.
         UnavailableError: the volume failed, or a newer generation has taken over.
         PreemptedError: SIGTERM arrived and the state was saved.
-        TrainerError: the loss is no number any more.
+        TrainerError: a step would do harm, and the guard has no other answer; RollbackError: it goes back.
     """
     training = config.trainer.training
     run, ledger, found = _set_up(config, world, progress, environ)
@@ -89,29 +92,28 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
 
         last, signs = feed.ledger.step >= training.steps, [0.0, 0.0, 0.0]
         while not last:
-            rate = schedule.learning_rate(config.trainer.optimizer, step=feed.ledger.step, total_steps=training.steps)
-            adamw.set_learning_rate(run.optimizer, rate)
+            rate = run.update.begin(feed.ledger.step)
             run.waits.begin(feed.ledger.step)
             step = feed.next(lambda: stop.requested)
             if step is None:  # a stream is at its end, or SIGTERM came while all waited for it
                 last, stopping = feed.ended, not feed.ended
             else:
                 loss = _accumulate(run, feed, step)
-                with run.waits.collective():
-                    norm = torch.nn.utils.clip_grad_norm_(
-                        run.model.parameters(), config.trainer.optimizer.gradient_clip
-                    )
-                run.optimizer.step()
-                run.optimizer.zero_grad()
-                feed.trained()
-
                 # The ranks agree on the loss, on whether to stop after this step, and on how the last save went.
                 with run.waits.collective():
+                    grad_norm = run.update.clip()
                     own = saver.signs() if saver else ()
                     loss, told_to_stop, *signs = world.total(loss, float(stop.requested), *own)
-                    grad_norm = sharding.global_norm(norm)
+
+                refused = _refused(run, feed.ledger, loss=loss, grad_norm=grad_norm)
+                if refused is None:
+                    run.update.apply(feed.ledger.step)
+                else:
+                    run.update.leave()
+                feed.trained()  # a step that was left out has consumed its samples, too
+
                 pace = progress.stepped(feed.ledger.step, step.tokens)
-                _tell(run, feed.ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace)
+                _tell(run, feed.ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace, refused=refused)
                 feed.paced(pace.busy_s)
                 last, stopping = feed.ledger.step == training.steps, bool(told_to_stop)
 
@@ -136,6 +138,7 @@ def _set_up(
 ) -> tuple[Run, Ledger, load.Found | None]:
     """Data, model and optimizer, the ledger before the first step, and the checkpoint to go on from, if there is one."""
     spec, training = config.trainer, config.trainer.training
+    numerics.set_up(training, world.device)
     progress.update(phase="preparing", total_steps=training.steps)
     data = modes.open_data(config, world, progress, environ)
     source = origin.of(spec, vocab_size=data.vocab_size)
@@ -152,6 +155,7 @@ def _set_up(
     model = _make(source, world) if found is None and other is None else source.bare()
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
+    numerics.convert(model, training)
     sharding.shard(model, world, training.precision, waits)
     log.info(
         "set up %s",
@@ -167,7 +171,8 @@ def _set_up(
         ),
     )
     progress.update(unigram_entropy=data.unigram_entropy)
-    run = Run(config, world, progress, data, model, adamw.make(model, spec.optimizer), waits, writer, audit)
+    update, guard = Update(model, spec, world, waits), Guard(training.guard, _left_out(writer, ledger, world))
+    run = Run(config, world, progress, data, model, update, guard, waits, writer, audit)
     if other is not None:
         _begin_with(run, other)
     return run, ledger, found
@@ -191,13 +196,14 @@ def _begin_with(run: Run, other: load.Found) -> None:
     """Takes weights, and the optimizer's state if it is to, from another job; everything else begins anew."""
     assert run.config.checkpoint is not None and run.config.checkpoint.resume_from is not None  # noqa: S101, PT018
     if run.config.checkpoint.resume_from.optimizer:
-        saved = state.collect(run.model, run.optimizer)
+        saved = state.collect(run.model, run.update.optimizer)
         load.read_into(saved, other, run.world)
-        state.restore(run.model, run.optimizer, saved)
+        state.restore(run.model, run.update.optimizer, saved)
     else:
         weights = state.weights(run.model)
         load.read_into(weights, other, run.world)
         state.restore_weights(run.model, weights)
+    run.update.restored(lacking=frozenset(run.update.state))
     log.info("begins with %s", fields(path=other.path, step=other.manifest.step))
 
 
@@ -265,10 +271,11 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
     if found is None:
         return None
     progress = run.progress
-    saved = state.collect(run.model, run.optimizer)
-    load.read_into(saved, found, run.world)
+    saved = _state(run)
+    lacking = load.read_into(saved, found, run.world)
     progress.tokens = found.manifest.tokens
-    state.restore(run.model, run.optimizer, saved)
+    state.restore(run.model, run.update.optimizer, saved)
+    run.update.restored(lacking)
     log.info(
         "resumed %s",
         fields(step=ledger.step, path=found.path, saved_by=found.manifest.world_size, chain=ledger.chain),
@@ -286,6 +293,18 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
     return ledger.step
 
 
+def _state(run: Run) -> dict[str, Any]:
+    """All that is saved, as it is now."""
+    return state.collect(run.model, run.update.optimizer, {**run.update.state, "guard": run.guard.state})
+
+
+def _left_out(writer: Writer | None, ledger: Ledger, world: World) -> frozenset[int]:
+    """The steps that a rollback has left out, the same on every rank."""
+    if writer is None:
+        return frozenset()
+    return world.lead(lambda: leftout.steps(writer.folder, job=writer.uid, ledger=ledger.to_json()))
+
+
 def _saver(run: Run, saved_step: int | None) -> Saver | None:
     """What saves, from the step of the checkpoint on that training goes on from."""
     if run.writer is None or run.config.checkpoint is None:
@@ -294,7 +313,7 @@ def _saver(run: Run, saved_step: int | None) -> Saver | None:
         run.config.checkpoint,
         run.writer,
         run.progress,
-        lambda: state.collect(run.model, run.optimizer),
+        lambda: _state(run),
         audit=run.audit,
         saved_step=saved_step,
         past=past(run.writer.folder, run.writer.uid) if run.world.leader else None,
@@ -302,22 +321,45 @@ def _saver(run: Run, saved_step: int | None) -> Saver | None:
 
 
 def _accumulate(run: Run, feed: Feed, step: Step) -> float:
-    """This rank's part of the gradient of the whole batch; its part of the mean loss."""
+    """This rank's part of the gradient of the whole batch, by the loss scale; its part of the mean loss."""
+    scale = run.update.scale
     summed = torch.zeros((), dtype=torch.float64, device=run.world.device)
     for i in range(step.micro_steps):
         sharding.sync_on_last(run.model, last=i == step.micro_steps - 1)
         micro_batch = feed.micro_batch()
         run.progress.pulse.tick()  # before and after what waits for the others
-        loss = summed_loss(run.model, micro_batch)
-        (loss * (run.world.size / step.targets)).backward()  # FSDP takes the mean over the ranks
+        loss, minimized = summed_objective(run.model, micro_batch, z_loss=run.config.trainer.training.z_loss)
+        (minimized * (scale * run.world.size / step.targets)).backward()  # FSDP takes the mean over the ranks
         summed += loss.detach()
         run.progress.pulse.tick()
     return float(summed) / step.targets
 
 
+def _refused(run: Run, ledger: Ledger, *, loss: float, grad_norm: float) -> str | None:
+    """Why the step that was just computed must not change the weights; None: it may.
+
+    Raises:
+        TrainerError: training can't go on with it.
+        RollbackError: it goes on from the last checkpoint, without it; that is on record.
+    """
+    overflow = run.update.overflowed(loss, grad_norm)
+    if overflow is not None:
+        return run.guard.leaves_out(overflow)
+    try:
+        return run.guard.refuses(ledger.step + 1, loss, grad_norm)
+    except RollbackError as error:
+        writer, steps, why = run.writer, error.steps, str(error)
+        assert writer is not None  # noqa: S101 - the config has been validated
+        run.world.lead(
+            lambda: leftout.record(writer.folder, job=writer.uid, ledger=ledger.to_json(), steps=steps, why=why)
+        )
+        raise
+
+
 def _evaluate(run: Run, feed: Feed) -> None:
     run.progress.update(phase="evaluating")
-    loss = validation_loss(run.model, feed.held_out(), run.world, tick=run.progress.pulse.tick)
+    with run.update.evaluated_weights():
+        loss = validation_loss(run.model, feed.held_out(), run.world, tick=run.progress.pulse.tick)
     if loss is not None:
         entropy = run.data.unigram_entropy
         log.info("evaluated %s", fields(step=feed.ledger.step, validation_loss=loss, unigram_entropy=entropy))
@@ -325,13 +367,10 @@ def _evaluate(run: Run, feed: Feed) -> None:
     run.progress.started()
 
 
-def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float, pace: Pace) -> None:
-    """Logs and reports a step.
-
-    Raises:
-        TrainerError: the loss, or the norm of the gradient, is no number.
-    """
-    told = {"the loss": loss, "the norm of the gradient": grad_norm}
+def _tell(
+    run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float, pace: Pace, refused: str | None
+) -> None:
+    """Logs and reports a step."""
     log.info(
         fields(
             step=ledger.step,
@@ -343,17 +382,14 @@ def _tell(run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float,
             epoch=ledger.epoch,
         )
     )
-    wrong = next((f"{what} is {value}" for what, value in told.items() if not math.isfinite(value)), None)
-    if wrong is not None:  # before the weights that come of it can be saved
-        raise TrainerError(
-            f"{wrong} after step {ledger.step}; lower trainer.optimizer.learningRate, "
-            "or lengthen trainer.optimizer.warmupSteps"
-        )
+    if refused is not None:
+        log.warning("left out %s: %s", fields(step=ledger.step, left_out=run.guard.skipped), refused)
     steps_left = run.config.trainer.training.steps - ledger.step
     run.progress.update(
         phase="training",
         step=ledger.step,
-        loss=loss,
+        loss=loss if math.isfinite(loss) else None,
+        skipped_steps=run.guard.skipped,
         tokens_per_second=pace.tokens_per_second,
         eta_seconds=steps_left * pace.step_s,
         data_wait=pace.data_wait,

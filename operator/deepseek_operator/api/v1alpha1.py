@@ -274,6 +274,19 @@ class Checkpoint(Model):
     )
 
 
+_GUARD = "self.trainer.training.guard"
+_ROLLS_BACK = " || ".join(
+    f"has(self.trainer) && has({_GUARD}) && has({_GUARD}.{field}) && {_GUARD}.{field} == 'Rollback'"
+    for field in ("onNonFinite", "onSpike")
+)
+
+
+def _rolls_back(spec: Spec) -> bool:
+    """Whether the built-in trainer may go back to a checkpoint."""
+    guard = ((spec.trainer or {}).get("training") or {}).get("guard") or {}
+    return "Rollback" in (guard.get("onNonFinite"), guard.get("onSpike"))
+
+
 class Spec(Model):
     """What is trained, on what, with which data, saved where."""
 
@@ -301,6 +314,21 @@ class Spec(Model):
             ".data.audit",
             holds=lambda spec: (
                 spec.data is None or not spec.data.trainers().get("audit") or spec.checkpoint is not None
+            ),
+        ),
+        Rule(
+            f"has(self.checkpoint) || !({_ROLLS_BACK})",
+            "trainer.training.guard: Rollback goes back to a checkpoint; set checkpoint.volume, or take SkipStep or Fail",
+            ".trainer.training.guard",
+            holds=lambda spec: spec.checkpoint is not None or not _rolls_back(spec),
+        ),
+        Rule(
+            f"!has(self.data) || !has(self.data.mode) || self.data.mode != 'Dynamic' || !({_ROLLS_BACK})",
+            "trainer.training.guard: Rollback leaves out the samples of a step, and with data.mode Dynamic a step has others the "
+            "second time; take SkipStep or Fail, or data.mode Deterministic",
+            ".trainer.training.guard",
+            holds=lambda spec: (
+                spec.data is None or spec.data.trainers().get("mode") != "Dynamic" or not _rolls_back(spec)
             ),
         ),
         Rule(

@@ -51,6 +51,16 @@ BAD = [
         "spec.data",
         "set checkpoint.volume, or remove data.audit",
     ),
+    trainer(
+        "rollback-without-checkpoint",
+        {"trainer/training/guard": {"onSpike": "Rollback"}, "checkpoint": GONE},
+        "guard: Rollback goes back to a checkpoint; set checkpoint.volume",
+    ),
+    trainer(
+        "rollback-of-leases",
+        {"trainer/training/guard": {"onNonFinite": "Rollback"}, "data/mode": "Dynamic"},
+        "with data.mode Dynamic a step has others the second time",
+    ),
     script(
         "resume-from-with-entrypoint",
         {"checkpoint/resumeFrom": {"subPath": "other"}, "checkpoint/volume": {"claimName": "c"}},
@@ -67,7 +77,7 @@ BAD = [
     at("data/corpus", "bad-corpus", "wikipedia", '"chitchat"'),
     at("data/validationFraction", "validation-of-all", 1, "should be less than"),
     at("trainer/training/steps", "no-steps-at-all", 0, "equal to 1"),
-    at("trainer/training/precision", "bad-precision", "fp8", '"fp32", "bf16"'),
+    at("trainer/training/precision", "bad-precision", "fp12", '"fp32", "bf16"'),
     at("trainer/optimizer/learningRate", "learning-rate-0", 0),
     trainer(
         "warmup-above-steps",

@@ -18,6 +18,7 @@ GAUGES = {
     "total_steps": "Optimizer steps of the whole run.",
     "position": "Samples consumed since the start of the data.",
     "loss": "Training loss, nats per token.",
+    "skipped_steps": "Steps of the job that left the weights as they were.",
     "validation_loss": "Loss on held-out data, nats per token.",
     "tokens_per_second": "Throughput of the whole job.",
     "eta_seconds": "Estimated seconds to the last step.",

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from deepseek_trainer import durable
 from deepseek_trainer.errors import UnavailableError, first_line
@@ -37,6 +39,13 @@ def read(state: dict[str, Any], folder: Path, group: ProcessGroup | None = None)
         state_dict_loader.load(
             state, storage_reader=FileSystemReader(folder), process_group=group, no_dist=group is None
         )
+
+
+def sizes(folder: Path) -> dict[str, torch.Size | None]:
+    """By name, what a checkpoint has: the size of a tensor, None for anything else."""
+    with _told(f"checkpoint {folder}: can't be read"):
+        known = FileSystemReader(folder).read_metadata().state_dict_metadata
+    return {name: entry.size if isinstance(entry, TensorStorageMetadata) else None for name, entry in known.items()}
 
 
 @contextmanager

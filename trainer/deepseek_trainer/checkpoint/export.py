@@ -33,8 +33,8 @@ from deepseek_trainer.errors import DataError, TrainerError
 from deepseek_trainer.model.pretrained import CONFIG, INDEX, WEIGHTS
 
 FILE_BYTES = 4 * 2**30
-MODEL = "model"
-"""Where the weights are in a checkpoint's state."""
+MODEL, EMA = "model", "ema"
+"""Where the weights and their moving average are in a checkpoint's state."""
 _LAYER = re.compile(r"model\.layers\.\d+\.")
 
 
@@ -45,6 +45,7 @@ def export(
     step: int | None = None,
     dtype: torch.dtype | None = None,
     tokenizer: Path | None = None,
+    ema: bool = False,
     file_bytes: int = FILE_BYTES,
 ) -> Found:
     """Writes the model of a checkpoint; the target appears whole, or not at all.
@@ -55,10 +56,11 @@ def export(
         step: of the checkpoint; None: the newest whole one.
         dtype: of the floating-point weights; None: as they were trained.
         tokenizer: tokenizer.json; None: the one of the job's prepared data, where there is one.
+        ema: the moving average of the weights, in place of the weights.
 
     Raises:
         ConfigError: the target is there, or the job's architecture isn't known.
-        DataError: there is no such checkpoint, or it isn't whole.
+        DataError: there is no such checkpoint, or it isn't whole, or it has no average.
     """
     if target.exists():
         raise ConfigError(f"{target} is there already; give a folder that is to be made")
@@ -67,7 +69,7 @@ def export(
     work = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    dtype_name = _write_weights(found, config, work, dtype, file_bytes)
+    dtype_name = _write_weights(found, config, work, dtype, file_bytes, ema=ema)
     durable.write_json(work / CONFIG, config.to_dict() | {"dtype": dtype_name})
     if vocabulary := tokenizer or _tokenizer(folder):
         shutil.copy(vocabulary, work / TOKENIZER)
@@ -117,7 +119,7 @@ class _Files:
 
 
 def _write_weights(
-    found: Found, config: DeepseekV3Config, work: Path, dtype: torch.dtype | None, file_bytes: int
+    found: Found, config: DeepseekV3Config, work: Path, dtype: torch.dtype | None, file_bytes: int, *, ema: bool
 ) -> str:
     """Writes all tensors; the name of their type."""
     with torch.device("meta"):
@@ -130,10 +132,19 @@ def _write_weights(
     }
     if missing := sorted(set(model.state_dict()) - set(sizes)):
         raise DataError(f"{found.path} lacks {len(missing)} tensors of the model, first {missing[0]}")
+    averaged = {name.removeprefix(f"{EMA}.") for name in known if name.startswith(f"{EMA}.")} if ema else set()
+    if ema and not averaged:
+        raise DataError(f"{found.path} has no average of the weights; export without it, or train with optimizer.ema")
     files, types = _Files(work, file_bytes), set()
     for names in _layers(list(sizes)):
         read = {name: torch.empty(sizes[name].size, dtype=sizes[name].properties.dtype) for name in names}
-        dcp.read({MODEL: read}, found.path)
+        dcp.read(
+            {
+                MODEL: {name: tensor for name, tensor in read.items() if name not in averaged},
+                EMA: {name: tensor for name, tensor in read.items() if name in averaged},
+            },
+            found.path,
+        )
         for name, tensor in revert_weight_conversion(model, read).items():
             cast = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
             types.add(str(cast.dtype).removeprefix("torch."))
@@ -191,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tokenizer", type=Path, metavar="FILE", help="tokenizer.json; default: that of the job's data"
     )
+    parser.add_argument("--ema", action="store_true", help="the moving average of the weights (trainer.optimizer.ema)")
     told = parser.parse_args(arguments)
     try:
         found = export(
@@ -199,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             step=told.step,
             dtype=getattr(torch, told.dtype) if told.dtype else None,
             tokenizer=told.tokenizer,
+            ema=told.ema,
         )
     except (TrainerError, ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201

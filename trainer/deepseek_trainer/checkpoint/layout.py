@@ -5,6 +5,7 @@
     step-00000040.g2.tmp/           being written (or left behind) by a process of generation 2
     step-00000040.failed/           starts that went on from it and failed soon, a file each; see probation
     resumes.jsonl                   one line each time training starts
+    left-out.jsonl                  steps that are left out since a rollback; see leftout
     model/config.json               the architecture in the format of Hugging Face
     audit/                          which samples each start has trained, with data.audit; see data.audit
 
@@ -26,6 +27,7 @@ MARK = "COMMITTED.next"
 VERIFIED, DAMAGED = "VERIFIED", "DAMAGED"
 """What a later reading came to: the content of COMMITTED, and what is wrong."""
 RESUMES = "resumes.jsonl"
+LEFT_OUT = "left-out.jsonl"
 AUDIT = "audit"
 MODEL = "model"
 _CHECKPOINT = re.compile(r"step-(\d{8,})")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import dcp, layout, probation, retention
@@ -145,9 +147,38 @@ def require_same_model(
         raise ConfigError(f"trainer.model: {found.path} is of another model: {'; '.join(changes)}; {remedy}")
 
 
-def read_into(state: dict[str, Any], found: Found, world: World) -> None:
-    """Reads a checkpoint into `state` (of `state.collect`), resharded to this world. A collective."""
-    world.agree(lambda: dcp.read(state, found.path, world.control), on=lambda world: True)
+def read_into(state: dict[str, Any], found: Found, world: World) -> frozenset[str]:
+    """Reads a checkpoint into `state` (of `state.collect`), resharded to this world. A collective.
+
+    Returns:
+        Parts beside weights and optimizer that it doesn't have, or of another size: they are left as they are.
+
+    Raises:
+        ConfigError: it is of another optimizer.
+    """
+    known = world.lead(lambda: dcp.sizes(found.path))
+    lacking = {name: _lacking(part, f"{name}.", known) for name, part in state.items()}
+    if lacking.get("optimizer"):
+        raise ConfigError(
+            f"trainer.optimizer.kind: {found.path} is of another optimizer, it has no {lacking['optimizer'][0]}; put it back as "
+            "it was, or take the weights alone into a new job (checkpoint.resumeFrom)"
+        )
+    left = frozenset(name for name in state if lacking[name] and name not in ("model", "optimizer"))
+    wanted = {name: part for name, part in state.items() if name not in left}
+    world.agree(lambda: dcp.read(wanted, found.path, world.control), on=lambda world: True)
+    if left:
+        log.warning("checkpoint=%s has nothing of %s: it begins anew", found.path.name, ", ".join(sorted(left)))
+    return left
+
+
+def _lacking(part: Any, prefix: str, known: Mapping[str, torch.Size | None]) -> list[str]:
+    """The tensors of a part of the state that a checkpoint doesn't have like this."""
+    if isinstance(part, torch.Tensor):
+        name = prefix.removesuffix(".")
+        return [] if name in known and known[name] == part.shape else [name]
+    if not isinstance(part, dict):
+        return []
+    return [name for key, inner in part.items() for name in _lacking(inner, f"{prefix}{key}.", known)]
 
 
 def record_start(

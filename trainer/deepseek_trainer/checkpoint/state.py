@@ -6,6 +6,7 @@ state belongs to it. The ledger travels in the manifest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,10 +18,18 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 
-def collect(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state as sharded tensors, to be written or to be read into."""
+def collect(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    beside: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+) -> dict[str, Any]:
+    """The state as sharded tensors, to be written or to be read into.
+
+    Args:
+        beside: what else the loop remembers, by parts; what is read into it needs no `restore`.
+    """
     weights, moments = get_state_dict(model, optimizer)
-    return {"model": weights, "optimizer": moments}
+    return {"model": weights, "optimizer": moments, **{name: dict(part) for name, part in (beside or {}).items()}}
 
 
 def restore(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -12,11 +12,12 @@ from deepseek_trainer.config.batching import BatchingSpec, ShuffleSpec
 from deepseek_trainer.config.checkpoint import CheckpointSpec, ResumeFrom
 from deepseek_trainer.config.data import SHARD_BYTES, ChatSpec, DatasetSpec, DataSpec, DynamicSpec
 from deepseek_trainer.config.model import ModelSpec
-from deepseek_trainer.config.optimizer import OptimizerSpec
+from deepseek_trainer.config.optimizer import MuonSpec, OptimizerSpec, ScheduleSpec
 from deepseek_trainer.config.run import RunConfig, load
+from deepseek_trainer.config.stability import EmaSpec, GuardSpec, LossScaleSpec, SpectralCapSpec
 from deepseek_trainer.config.tokenizer import TokenizerSpec
 from deepseek_trainer.config.trainer import InitialWeights, TrainerSpec
-from deepseek_trainer.config.training import EvaluationSpec, TrainingSpec
+from deepseek_trainer.config.training import EvaluationSpec, Precision, TrainingSpec
 
 __all__ = [
     "SHARD_BYTES",
@@ -27,14 +28,21 @@ __all__ = [
     "DataSpec",
     "DatasetSpec",
     "DynamicSpec",
+    "EmaSpec",
     "EvaluationSpec",
+    "GuardSpec",
     "InitialWeights",
+    "LossScaleSpec",
     "ModelSpec",
+    "MuonSpec",
     "OptimizerSpec",
+    "Precision",
     "ResumeFrom",
     "RunConfig",
+    "ScheduleSpec",
     "Section",
     "ShuffleSpec",
+    "SpectralCapSpec",
     "TokenizerSpec",
     "TrainerSpec",
     "TrainingSpec",

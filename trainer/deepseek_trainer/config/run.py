@@ -29,6 +29,22 @@ class RunConfig(Section):
             raise ValueError("data.audit is kept beside the checkpoints; set checkpoint, or remove data.audit")
         return self
 
+    @model_validator(mode="after")
+    def _can_roll_back(self) -> RunConfig:
+        guard = self.trainer.training.guard
+        if "Rollback" not in (guard.on_non_finite, guard.on_spike):
+            return self
+        if self.checkpoint is None:
+            raise ValueError(
+                "trainer.training.guard: Rollback goes back to a checkpoint; set checkpoint, or take SkipStep or Fail"
+            )
+        if self.data.mode == "Dynamic":
+            raise ValueError(
+                "trainer.training.guard: Rollback leaves out the samples of a step, and with data.mode Dynamic a step has "
+                "others the second time; take SkipStep or Fail, or data.mode Deterministic"
+            )
+        return self
+
 
 def load(path: str | Path) -> RunConfig:
     """Reads and validates a run-config file.

@@ -36,7 +36,7 @@ class TrainerSpec(Section):
     model: ModelSpec = Field(default_factory=ModelSpec, description="What is trained.")
     tokenizer: TokenizerSpec = Field(default_factory=TokenizerSpec, description="How text becomes tokens.")
     training: TrainingSpec = Field(description="Steps, batch and sequence sizes, precision, seed.")
-    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="AdamW and its schedule.")
+    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="The optimizer and its schedule.")
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="Validation.")
 
     @model_validator(mode="after")

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from deepseek_trainer.config.base import Section
+from deepseek_trainer.config.stability import GuardSpec, LossScaleSpec
+
+Precision = Literal["fp32", "bf16", "fp16", "fp8"]
 
 
 class TrainingSpec(Section):
@@ -24,7 +27,26 @@ class TrainingSpec(Section):
         description="Sequences per forward pass of one rank; the rest of its share is gradient accumulation.",
     )
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(128, description="Tokens per sequence.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision of the forward and backward pass.")
+    precision: Precision = Field(
+        "fp32",
+        description="Precision of the forward and backward pass; weights, gradients' sums and the optimizer are fp32 in all. "
+        "fp16 scales the loss. fp8: of linear layers, with the rest in bf16; only on GPUs that have it (Ada, Hopper or newer), "
+        "and with the torchao package in the image.",
+    )
+    loss_scale: LossScaleSpec = Field(default_factory=LossScaleSpec, description="For precision fp16.")
+    z_loss: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Weight of the z-loss, the mean square of the logarithm of the softmax' denominator: it keeps logits small "
+        "(1e-4 is usual). The reported loss is without it.",
+    )
+    guard: GuardSpec = Field(
+        default_factory=GuardSpec, description="What becomes of a step whose loss is no number, or far too high."
+    )
+    deterministic: bool = Field(
+        False,
+        description="true: torch's deterministic algorithms alone, so that two runs on the same machines are alike bit for bit; "
+        "slower, and an operation that has none fails. A CPU needs it for no part of the built-in trainer.",
+    )
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
         0, description="Seed of the weights and of the data's order."
     )

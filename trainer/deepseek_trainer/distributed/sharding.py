@@ -9,32 +9,35 @@ mixed-precision policy. The plan here is its plan for DeepSeek-V3: each decoder 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 
+from deepseek_trainer.config import Precision
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 
+COMPUTED: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp16": torch.float16}
+"""By precision: the type that the forward and backward pass are in, but for what has one of its own; else it is fp32."""
 
-def shard(model: Any, world: World, precision: Literal["fp32", "bf16"], waits: Waits) -> FSDPModule:
+
+def shard(model: Any, world: World, precision: Precision, waits: Waits) -> FSDPModule:
     """Shards a CPU model in place over all ranks and moves it to the world's device. Its collectives tell `waits`.
 
-    In bf16 the forward and backward pass are in bf16; weights, the gradients' sum and the optimizer stay in fp32.
-    The router too: its bias moves in steps that bf16 would round away.
+    The forward and backward pass are in the precision that is asked for; weights, the gradients' sum and the optimizer stay
+    in fp32. The router too: its bias moves in steps that bf16 would round away.
     """
     model.to(world.device)
     mesh = init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("fsdp",))
-    policy = MixedPrecisionPolicy()
-    if precision == "bf16":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy, computed = MixedPrecisionPolicy(), COMPUTED.get(precision)
+    if computed is not None:
+        policy = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=torch.float32)
     for layer in model.model.layers:
-        if precision == "bf16" and hasattr(layer.mlp, "gate"):
+        if computed is not None and hasattr(layer.mlp, "gate"):
             fully_shard(layer.mlp.gate, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.float32))
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     sharded: FSDPModule = fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -84,8 +87,3 @@ def sync_on_last(model: FSDPModule, *, last: bool) -> None:
     """Sums gradients over the ranks in the last micro-step only; weights stay gathered until then."""
     model.set_requires_gradient_sync(last)
     model.set_reshard_after_backward(last)
-
-
-def global_norm(norm: torch.Tensor) -> float:
-    """A gradient norm over all ranks' shards, as a number."""
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

@@ -1,0 +1,34 @@
+"""Parameters as the optimizer's side sees them, whatever the layout: names, and this rank's part."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+_WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
+"""What activation checkpointing and compilation put into names; a checkpoint has none of it."""
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by the name that they have in a checkpoint."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        for wrapper in _WRAPPERS:
+            name = name.replace(wrapper, "")  # noqa: PLW2901
+        if parameter.requires_grad:
+            found[name] = parameter
+    return found
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def forget_gathered(model: nn.Module) -> None:
+    """To be called when shards were changed by hand: the next forward pass gathers them anew."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
