@@ -6,20 +6,17 @@ The answer of a pod is untrusted input: whatever it is, it is shown as text.
 from __future__ import annotations
 
 import json
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepseek_client.audit.cluster import last_words
-from deepseek_client.audit.folder import checkpoint_folder, local_job
-from deepseek_client.audit.pod import volume_pod, whole_job
+from deepseek_client.beside.folder import given_folder
+from deepseek_client.beside.pod import Errand
+from deepseek_client.beside.run import run
 from deepseek_client.errors import ClientError
 from deepseek_client.sdk import DeepSeekJobClient
 
 MODULE = "deepseek_trainer.checkpoint"
-PURPOSE = "checkpoints"
-_MEMORY = "1Gi"
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,9 @@ class Question:
     verify: bool = False
     trust: int | None = None
 
-    def arguments(self) -> list[str]:
-        return [
-            *(["--verify"] if self.verify else []),
-            *(["--trust", str(self.trust)] if self.trust is not None else []),
-        ]
+    def arguments(self) -> tuple[str, ...]:
+        trust = ("--trust", str(self.trust)) if self.trust is not None else ()
+        return (*(("--verify",) if self.verify else ()), *trust)
 
 
 @dataclass(frozen=True)
@@ -49,25 +44,24 @@ class Listing:
     left_out: int = 0
 
 
-def of_job(client: DeepSeekJobClient, name: str, question: Question, *, timeout_s: float = 300) -> Listing:
+def of_job(
+    client: DeepSeekJobClient, name: str, question: Question, *, timeout_s: float = 300, memory: str = "1Gi"
+) -> Listing:
     """Asks by a pod, which needs the right to create, get and delete pods in the job's namespace.
 
     Raises:
         NotFoundError: there is no such job.
         ClientError: the job has no volume; or the pod may not be made, does not start, or gives no answer.
     """
-    job = client.get(name)
-    manifest = volume_pod(
-        whole_job(job),
-        f"{name}-{PURPOSE}-{secrets.token_hex(3)}",
-        PURPOSE,
-        [MODULE],
+    errand = Errand(
+        "checkpoints",
+        MODULE,
         question.arguments(),
-        memory=_MEMORY,
-        deadline_s=round(timeout_s) + 60,
-        read_only=question.trust is None,
+        memory=memory,
+        timeout_s=timeout_s,
+        writes=question.trust is not None,
     )
-    return parse(last_words(client, job, manifest, timeout_s=timeout_s, memory=_MEMORY))
+    return parse(run(client, client.get(name), errand))
 
 
 def of_folder(path: Path, question: Question) -> Listing:
@@ -84,8 +78,7 @@ def of_folder(path: Path, question: Question) -> Listing:
         from deepseek_trainer.errors import TrainerError
     except ModuleNotFoundError as error:
         raise ClientError(f"a folder's checkpoints need {error.name}: install deepseek-client[local]") from error
-    job = local_job(path)
-    folder = path if job is None else checkpoint_folder(path, job)
+    folder = given_folder(path)
     try:
         if question.trust is not None:
             listing.trust(folder, question.trust)

@@ -1,4 +1,4 @@
-"""The `dsj` command. Exit status: 0 done; 1 the job failed, or its audit; 2 the input is wrong or the cluster said no; 130 Ctrl-C.
+"""The `dsj` command. Exit status: 0 done; 1 the job failed, its audit or its export; 2 the input is wrong or the cluster said no; 130 Ctrl-C.
 
 Rule: a user sees one line for one error, and never a traceback.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Never
 
@@ -16,12 +15,11 @@ import typer
 from deepseek_operator.api.names import State
 from rich.console import Console
 
+from deepseek_client import cli_beside, profiles
 from deepseek_client import console as shown
-from deepseek_client import profiles
+from deepseek_client.cli_options import Context, Format, Kubeconfig, Name, Namespace, Output
 from deepseek_client.errors import ClientError
 from deepseek_client.sdk import DeepSeekJobClient
-
-EXIT_ERROR = 2
 
 app = typer.Typer(
     name="dsj",
@@ -32,22 +30,10 @@ app = typer.Typer(
 )
 
 
-class Output(StrEnum):
-    """How an answer is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
 ProfileFile = Annotated[
     Path | None, typer.Option(metavar="PROFILE.yaml", help="The DeepSeekProfile that the job names.")
 ]
 ManifestPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Manifest of a DeepSeekJob.")]
-Name = Annotated[str, typer.Argument(help="Name of the job.")]
-Namespace = Annotated[str | None, typer.Option("-n", "--namespace", help="Namespace; default: the context's.")]
-Kubeconfig = Annotated[Path | None, typer.Option(help="Kubeconfig; default: $KUBECONFIG or ~/.kube/config.")]
-Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
-Format = Annotated[Output, typer.Option("-o", "--output", help="table or json.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> Never:
@@ -61,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> Never:
     except ClientError as error:
         for line in str(error).splitlines():
             Console(stderr=True).print(f"dsj: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(EXIT_ERROR)
+        sys.exit(error.exit_status)
     sys.exit(0)
 
 
@@ -209,71 +195,8 @@ def logs(
         shown.print_logs(_out(), client, pods, None, follow)
 
 
-@app.command()
-def audit(
-    name: Annotated[str | None, typer.Argument(help="Name of a job on the cluster.")] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Instead of a job: its checkpoint folder, or the work folder of `dsj run`, on this machine."),
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds for the audit's pod to start and to end.")] = 300,
-    memory: Annotated[str, typer.Option(help="Memory limit of the pod.")] = "1Gi",
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    output: Format = Output.TABLE,
-) -> None:
-    """Prove that a job with data.audit lost and repeated no sample. Exit status 0 proven, 1 not, 2 it can't be judged."""
-    if (name is None) == (folder is None):
-        raise ClientError("give the name of a job, or --folder")
-    if folder is not None:
-        from deepseek_client.audit.folder import audit_folder
-
-        answer = audit_folder(folder)
-    else:
-        from deepseek_client.audit.cluster import audit_job
-
-        with DeepSeekJobClient(kubeconfig, context, namespace) as client, shown.told_to_end():
-            answer = audit_job(client, str(name), timeout_s=timeout, memory=memory)
-    if output is Output.JSON:
-        shown.print_json(_out(), answer.facts)
-    else:
-        _out().print(shown.audit_table(name or str(folder), answer))
-    raise typer.Exit(answer.exit_status)
-
-
-@app.command()
-def checkpoints(
-    name: Annotated[str | None, typer.Argument(help="Name of a job on the cluster.")] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Instead of a job: its checkpoint folder, or the work folder of `dsj run`, on this machine."),
-    ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Read and hash every file, as a start does.")] = False,
-    trust: Annotated[
-        int | None,
-        typer.Option(metavar="STEP", help="Let this one count again, after it was marked bad because training failed."),
-    ] = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    output: Format = Output.TABLE,
-) -> None:
-    """List a job's checkpoints: step, state, time, size, ranks, samples, tokens, loss; and why one is passed over."""
-    if (name is None) == (folder is None):
-        raise ClientError("give the name of a job, or --folder")
-    from deepseek_client import checkpoints as asked
-
-    question = asked.Question(verify, trust)
-    if folder is not None:
-        found = asked.of_folder(folder, question)
-    else:
-        with DeepSeekJobClient(kubeconfig, context, namespace) as client, shown.told_to_end():
-            found = asked.of_job(client, str(name), question)
-    if output is Output.JSON:
-        shown.print_json(_out(), {"checkpoints": found.rows, "leftOut": found.left_out})
-    else:
-        _out().print(shown.checkpoints_table(name or str(folder), found.rows, found.left_out))
+for command in (cli_beside.audit, cli_beside.checkpoints, cli_beside.export):
+    app.command()(command)
 
 
 @app.command()
@@ -308,7 +231,7 @@ def scale(
 
 @app.command()
 def delete(name: Name, namespace: Namespace = None, kubeconfig: Kubeconfig = None, context: Context = None) -> None:
-    """Delete a job and its pods. Checkpoints stay on their volume."""
+    """Delete a job and its pods. Checkpoints stay on their volume, unless its template says onDelete: Delete."""
     with DeepSeekJobClient(kubeconfig, context, namespace) as client:
         client.delete(name)
         _out().print(f"{client.namespace}/{name} deleted", highlight=False)

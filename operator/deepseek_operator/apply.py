@@ -1,6 +1,6 @@
 """Writes a Plan: the status first, and only when that is in do its effects follow; Events come last.
 
-Creation (of Secrets before what mounts them), patches and deletions follow in this order, the job's own comes last; those
+Creation (of Secrets and claims before what mounts them), patches and deletions follow in this order, the job's own comes last; those
 of one kind are sent side by side.
 One that is refused doesn't stop the others: all refusals are collected and told to the caller. Each write may be
 repeated by the next pass without harm.
@@ -21,9 +21,12 @@ from deepseek_operator.cluster.errors import ApiError, Conflict, NotFound
 from deepseek_operator.cluster.mergepatch import merge_patch
 from deepseek_operator.decide.types import DeleteWorkload, Manifest, PatchWorkload, Plan
 from deepseek_operator.recorder import Recorder
+from deepseek_operator.render.claims import CLAIM
 from deepseek_operator.render.ray import SECRET, TOKEN_KEY
 
 TOKEN_BYTES = 32
+MOUNTED = (SECRET, CLAIM)
+"""Kinds that pods mount."""
 Effect = Callable[[], Awaitable[None]]
 
 
@@ -96,10 +99,11 @@ class Applier:
         """The effects in their order; those within a part are sent side by side."""
         client, meta = self._client, job.metadata
         return (
-            [partial(self._create, manifest, meta.uid) for manifest in plan.create if manifest["kind"] == SECRET],
-            [partial(self._create, manifest, meta.uid) for manifest in plan.create if manifest["kind"] != SECRET],
+            [partial(self._create, manifest, meta.uid) for manifest in plan.create if manifest["kind"] in MOUNTED],
+            [partial(self._create, manifest, meta.uid) for manifest in plan.create if manifest["kind"] not in MOUNTED],
             [partial(client.annotate_pod, meta.namespace, p.name, p.uid, p.annotations) for p in plan.patch],
             [partial(client.delete_pod, meta.namespace, d.name, d.uid, force=d.force) for d in plan.delete],
+            [partial(client.patch_claim, meta.namespace, plan.claim)] if plan.claim is not None else [],
             [self._quota_effect(meta.namespace, plan.quota)] if plan.quota is not None else [],
             [partial(client.delete_job, meta.namespace, meta.name, meta.uid)] if plan.delete_job else [],
         )

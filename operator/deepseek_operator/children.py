@@ -1,5 +1,5 @@
-"""Which children of a job exist beside its pods: its Services, its PodGroup, its PodDisruptionBudget, and what its Ray cluster
-needs.
+"""Which children of a job exist beside its pods: its Services, its PodGroup, its PodDisruptionBudget, its claim, and what its Ray
+cluster needs.
 
 Nobody watches them. What was seen or made is remembered until the next resync, so that a job usually costs one request
 for each of them in its life, and one that somebody deletes is made again after the resync.
@@ -12,9 +12,10 @@ from typing import Any
 
 from deepseek_operator.api.names import LABEL_RAY_HEAD
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.claims import Claims
 from deepseek_operator.cluster.client import KubeClient, controller_uid
 from deepseek_operator.cluster.errors import Forbidden, NotFound
-from deepseek_operator.decide.types import RayChildren
+from deepseek_operator.decide.types import Claim, RayChildren
 from deepseek_operator.render import disruption_budget, headless_service, pod_group
 from deepseek_operator.render.disruptions import BUDGET
 from deepseek_operator.render.gang import POD_GROUP
@@ -26,6 +27,7 @@ class Children:
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
+        self._claims = Claims(client)
         self._services: set[str] = set()
         self._groups: dict[str, int] = {}
         self._budgets: dict[str, int | str] = {}
@@ -54,10 +56,15 @@ class Children:
             found.clear()
         self._groups.clear()
         self._budgets.clear()
+        self._claims.forget()
 
     async def service_exists(self, job: DeepSeekJob) -> bool:
         """Whether the job has its Service."""
         return await self._exists(self._services, headless_service(job), job)
+
+    async def claims(self, job: DeepSeekJob) -> Mapping[str, Claim | None]:
+        """The claims for the job's checkpoints: see `Claims.look`."""
+        return await self._claims.look(job)
 
     async def ray(self, job: DeepSeekJob) -> RayChildren:
         """What there is of the job's Ray cluster beside pods. Secrets may not be read: an unknown one is made again, and

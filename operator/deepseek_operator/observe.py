@@ -2,7 +2,7 @@
 
 Reads are spared where their answer is known: a job that was created a moment ago and has no status cannot have
 children; a Service that was seen is asked for again only after the next resync forgot it; a profile is read until the
-job has started, if it names one; and a node only when a gang waits for its node ranks, or a pod of it should have been
+job has started, if it names one; claims as `Claims` says; and a node only when a gang waits for its node ranks, or a pod of it should have been
 gone long ago.
 """
 
@@ -84,9 +84,12 @@ class Observer(Generic[K]):
             UnusableSnapshotError: the job has started and can't go on with what its status says of its profile.
         """
         whole = effective(job, await self._profile(job))
+        claims = await self._children.claims(whole.job)
         if newborn:
             queue = await self._kueue.look(whole.job)
-            return Observation(now=self._now(), job=whole.job, queue=queue, profile=whole.profile, held=whole.held)
+            return Observation(
+                now=self._now(), job=whole.job, queue=queue, profile=whole.profile, held=whole.held, claims=claims
+            )
         meta = job.metadata
         pods = own_pods(await self._client.list_pods(meta.namespace, meta.uid), meta.uid)
         wants_ray = job.spec.ray is not None
@@ -107,6 +110,7 @@ class Observer(Generic[K]):
             consulted=self._second_opinion(key, pods, job.status.generation, progress),
             profile=whole.profile,
             held=whole.held,
+            claims=claims,
         )
         pods, found = await self._marked(key, seen)
         seen = replace(seen, pods=pods, heads=found)

@@ -134,6 +134,14 @@ def test_rights_that_few_jobs_need_are_given_on_demand(helm: Helm, switch: str) 
         assert rights == ON_DEMAND[switch]
 
 
+def test_claims_are_read_always_and_made_on_demand(helm: Helm) -> None:
+    plain, allowed = (
+        [rule["verbs"] for rule in _rules(helm.template(*more)) if "persistentvolumeclaims" in rule["resources"]]
+        for more in ((), ("rbac.claims=true",))
+    )
+    assert (plain, allowed) == ([["get"]], [["get"], ["create", "patch"]])
+
+
 @pytest.mark.parametrize(
     ("off", "left"),
     [

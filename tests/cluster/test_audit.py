@@ -7,35 +7,26 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
 from deepseek_client.cli import main
-from support.access import RBAC, write_token_kubeconfig
 from support.api import Api, Jobs, Object
 from support.bad_manifests import changed, trainer_job
+from support.errands import JOB, POD, account, ends, enforce_restricted, errand_pods, meanwhile
 from support.eventually import eventually
 
 pytestmark = pytest.mark.cluster
 
 CHAIN = "ab" * 32
 PROVEN = {"verdict": "proven", "step": 40, "chain_at": [40, CHAIN], "rows": [["verdict", "proven"], ["steps", "40"]]}
-POD = {"resources": ["pods"], "apiGroups": [""]}
-JOB = {"resources": ["deepseekjobs"], "apiGroups": ["training.deepseekjob.dev"], "verbs": ["get"]}
 
 
 @pytest.fixture
 def audited(api: Api, jobs: Jobs) -> Jobs:
     """A job with an audit, at step 40, in a namespace that enforces the restricted standard."""
-    labels = {
-        "pod-security.kubernetes.io/enforce": "restricted",
-        "pod-security.kubernetes.io/enforce-version": "latest",
-    }
-    api.merge(f"/api/v1/namespaces/{jobs.namespace}", {"metadata": {"labels": labels}})
+    enforce_restricted(api, jobs)
     body = changed(
         trainer_job(), {"metadata/name": "job", "metadata/namespace": jobs.namespace, "spec/data/audit": True}
     )
@@ -63,36 +54,7 @@ def dsj(
 
 
 def audit_pods(jobs: Jobs) -> list[Object]:
-    return jobs.api.items(f"{jobs.pods_path}?labelSelector=app.kubernetes.io/name=deepseekjob-audit")
-
-
-@contextmanager
-def meanwhile(jobs: Jobs, act: Callable[[Object], object]) -> Iterator[None]:
-    """Does something with the audit's pod as soon as there is one."""
-
-    def wait() -> None:
-        pod = eventually(lambda: next(iter(audit_pods(jobs)), {}), deadline_s=30, what="the audit's pod")
-        act(pod)
-
-    thread = Thread(target=wait)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-
-
-def ends(jobs: Jobs, message: str, exit_code: int = 0, reason: str = "Completed") -> Callable[[Object], object]:
-    """The pod's container ends with these last words."""
-    terminated = {"exitCode": exit_code, "reason": reason, "message": message}
-    status = {"name": "audit", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
-
-    def act(pod: Object) -> object:
-        phase = "Succeeded" if exit_code == 0 else "Failed"
-        body = {"phase": phase, "containerStatuses": [status | {"state": {"terminated": terminated}}]}
-        return jobs.api.merge(f"{jobs.pods_path}/{pod['metadata']['name']}/status", {"status": body})
-
-    return act
+    return errand_pods(jobs, "audit")
 
 
 ENDINGS: dict[str, tuple[str, int, str, int, str]] = {
@@ -116,7 +78,7 @@ def test_the_answer_of_the_pod_is_the_commands(
     exit_status: int,
     says: str,
 ) -> None:
-    with meanwhile(audited, ends(audited, message, code, reason)):
+    with meanwhile(audited, "audit", ends(audited, "audit", message, code, reason)):
         status, said = dsj()
     assert (status, says in said) == (exit_status, True), said
     assert audit_pods(audited) == []
@@ -133,7 +95,7 @@ def test_a_pod_that_does_not_start_is_told_with_the_reason(dsj: Callable[..., tu
     def refuse(pod: Object) -> None:
         audited.api.merge(f"{audited.pods_path}/{pod['metadata']['name']}/status", {"status": {"conditions": [full]}})
 
-    with meanwhile(audited, refuse):
+    with meanwhile(audited, "audit", refuse):
         status, said = dsj("--timeout", "3")
     assert status == 2
     assert "did not start in time: Unschedulable: 2 node(s) had conflict" in said
@@ -143,7 +105,7 @@ def test_a_pod_that_does_not_start_is_told_with_the_reason(dsj: Callable[..., tu
 
 
 def test_a_pod_that_somebody_deletes_is_told(dsj: Callable[..., tuple[int, str]], audited: Jobs) -> None:
-    with meanwhile(audited, lambda pod: audited.delete_pod(pod["metadata"]["name"])):
+    with meanwhile(audited, "audit", lambda pod: audited.delete_pod(pod["metadata"]["name"])):
         status, said = dsj()
     assert status == 2
     assert "was deleted by somebody" in said
@@ -152,7 +114,7 @@ def test_a_pod_that_somebody_deletes_is_told(dsj: Callable[..., tuple[int, str]]
 def test_without_the_right_to_make_pods_it_is_told_what_is_needed(
     dsj: Callable[..., tuple[int, str]], audited: Jobs, tmp_path: Path
 ) -> None:
-    status, said = dsj(config=_account(audited, tmp_path, JOB))
+    status, said = dsj(config=account(audited, tmp_path, JOB))
     assert status == 2
     assert "cannot create resource" in said
     assert "needs the right to create, get and delete pods in namespace" in said
@@ -161,8 +123,8 @@ def test_without_the_right_to_make_pods_it_is_told_what_is_needed(
 def test_nothing_else_than_the_named_rights_is_needed(
     dsj: Callable[..., tuple[int, str]], audited: Jobs, tmp_path: Path
 ) -> None:
-    config = _account(audited, tmp_path, JOB, POD | {"verbs": ["create", "get", "delete"]})
-    with meanwhile(audited, ends(audited, json.dumps(PROVEN))):
+    config = account(audited, tmp_path, JOB, POD | {"verbs": ["create", "get", "delete"]})
+    with meanwhile(audited, "audit", ends(audited, "audit", json.dumps(PROVEN))):
         assert dsj(config=config)[0] == 0
     assert "did not start in time: nobody says why" in dsj("--timeout", "1", config=config)[1]
     assert audit_pods(audited) == []
@@ -185,22 +147,3 @@ def test_the_pod_is_removed_when_the_command_is_stopped(
     assert process.returncode == exit_status, output
     assert b"Traceback" not in output
     assert audit_pods(audited) == []
-
-
-def _account(jobs: Jobs, folder: Path, *rules: dict[str, Any]) -> Path:
-    """A kubeconfig of an account that may do this and nothing else in the job's namespace."""
-    home = f"/api/v1/namespaces/{jobs.namespace}/serviceaccounts"
-    jobs.api.create(home, {"metadata": {"name": "auditor"}})
-    jobs.api.create(
-        f"{RBAC}/namespaces/{jobs.namespace}/roles", {"metadata": {"name": "auditor"}, "rules": list(rules)}
-    )
-    binding = {
-        "metadata": {"name": "auditor"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "auditor"},
-        "subjects": [{"kind": "ServiceAccount", "name": "auditor", "namespace": jobs.namespace}],
-    }
-    jobs.api.create(f"{RBAC}/namespaces/{jobs.namespace}/rolebindings", binding)
-    token = jobs.api.create(f"{home}/auditor/token", {"spec": {"expirationSeconds": 3600}})
-    path = folder / "auditor.kubeconfig"
-    write_token_kubeconfig(path, jobs.api, token["status"]["token"])
-    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support import full_job
 from support.api import Api, ApiFailure, Jobs
 from support.bad_manifests import GONE, Manifest, changed
 from support.changes import ALWAYS, ANEW, HOLES, NEVER, SUSPEND_FIRST, WHILE_SUSPENDED, Change, running, uncovered
@@ -126,6 +127,31 @@ BARE: Change = {
 )
 def test_what_was_left_out_at_first(jobs: Jobs, before: Change, change: Change, says: str) -> None:
     refusal = Existing(jobs, BARE | before).refusal(change)
+    assert says in refusal
+    assert bool(says) == bool(refusal)
+
+
+MADE: Change = {"checkpoint/volume": {"template": full_job.CLAIM, "subPath": "runs/full"}}
+VOLUME = "checkpoint/volume"
+
+
+@pytest.mark.parametrize("before", [RUNNING, SUSPENDED], ids=["running", "suspended"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({f"{VOLUME}/template/size": "1Ti"}, ""),
+        ({f"{VOLUME}/template/size": "499Gi"}, "size can only grow"),
+        ({f"{VOLUME}/template/onDelete": "Retain"}, ""),
+        ({f"{VOLUME}/template/storageClassName": "fast"}, ANEW),
+        ({f"{VOLUME}/template/storageClassName": GONE}, ANEW),
+        ({f"{VOLUME}/template/accessModes": ["ReadWriteOnce"]}, ANEW),
+        ({f"{VOLUME}/subPath": GONE}, ANEW),
+        ({VOLUME: {"claimName": "existing-checkpoints", "subPath": "runs/full"}}, ANEW),
+    ],
+    ids=str,
+)
+def test_the_claim_that_is_made_may_grow_and_be_kept(jobs: Jobs, before: Change, change: Change, says: str) -> None:
+    refusal = Existing(jobs, MADE | before).refusal(change)
     assert says in refusal
     assert bool(says) == bool(refusal)
 

@@ -71,7 +71,9 @@ def test_the_run_config_is_one_that_the_trainer_loads(name: str, tmp_path: Path)
     wanted, told = job.spec.checkpoint.resume_from, loaded.checkpoint.resume_from
     assert (wanted is None) == (told is None)
     if wanted is not None and told is not None:
-        assert told.directory == f"{contract.Paths.CHECKPOINTS}/{wanted.sub_path}"
+        assert told.directory == f"{Paths.RESUME_FROM}/{wanted.sub_path}"
+        volumes = {mount["mountPath"] for mount in _pod(name)["spec"]["containers"][0]["volumeMounts"]}
+        assert Paths.RESUME_FROM in volumes
         assert (told.step, told.optimizer) == (wanted.step, wanted.optimizer)
 
 

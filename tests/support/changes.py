@@ -50,6 +50,7 @@ NEVER: dict[str, Change] = {
     "managedBy": {"managedBy": "example.com/other"},
     "managedBy removed": {"managedBy": GONE},
     "checkpoint.volume": {"checkpoint/volume/claimName": "other"},
+    "checkpoint.volume to a template": {"checkpoint/volume": {"template": {"size": "1Gi"}}},
     "checkpoint.volume.subPath": {"checkpoint/volume/subPath": "runs/other"},
     "checkpoint.resumeFrom": {"checkpoint/resumeFrom/step": 401},
     "checkpoint.resumeFrom removed": {"checkpoint/resumeFrom": GONE},

@@ -118,6 +118,12 @@ WORKERS: Manifest = {
     "terminationGracePeriodSeconds": 120,
 }
 
+CLAIM: Manifest = {
+    "storageClassName": "shared",
+    "accessModes": ["ReadWriteMany"],
+    "size": "500Gi",
+    "onDelete": "Delete",
+}
 COMMUNICATION: Manifest = {
     "interface": "eth0",
     "infiniband": False,
@@ -207,7 +213,7 @@ def trainer_job() -> Manifest:
                 "mode": "Sync",
                 "onFailure": "Fail",
                 "maxFailures": 4,
-                "resumeFrom": {"subPath": "runs/earlier", "step": 400, "optimizer": True},
+                "resumeFrom": {"claimName": "earlier", "subPath": "runs/earlier", "step": 400, "optimizer": True},
             },
             "communication": COMMUNICATION,
             "elastic": {"minReplicas": 2, "maxReplicas": 8, "shrinkAfterSeconds": 300, "growPolicy": "OnRestart"},
@@ -253,7 +259,7 @@ def trainer_job() -> Manifest:
 
 
 def finetune_job() -> Manifest:
-    """The same with the built-in trainer's other task, which takes its architecture from the weights."""
+    """The same with the built-in trainer's other task, which takes its architecture from the weights, and a claim of its own."""
     job = trainer_job()
     trainer = TRAINER | {
         "task": "finetune",
@@ -261,7 +267,8 @@ def finetune_job() -> Manifest:
         "model": {"preset": "tiny"},
         "tokenizer": {"kind": "initialWeights", "vocabSize": 4096},
     }
-    return job | {"spec": job["spec"] | {"trainer": trainer}}
+    checkpoint = job["spec"]["checkpoint"] | {"volume": {"template": CLAIM, "subPath": "runs/full"}}
+    return job | {"spec": job["spec"] | {"trainer": trainer, "checkpoint": checkpoint}}
 
 
 def streaming_job() -> Manifest:

@@ -8,7 +8,7 @@ from typing import Any
 
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
 from deepseek_operator.decide.effective import effective
-from deepseek_operator.decide.types import Observation, Pod, Progress
+from deepseek_operator.decide.types import Claim, Observation, Pod, Progress
 
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 UID = "0b5d6c1e-7f0a-4a52-9d0e-3f1f6d6b9a10"
@@ -78,6 +78,13 @@ def make_pod(slot: int = 0, incarnation: int = 0, *, job: str = "demo", **fields
     }
     ended = {"ready": False} if fields.get("phase", "Running") != "Running" else {}
     return Pod(**(running | ended | fields))
+
+
+def make_claim(name: str = "ckpt", *modes: str, **fields: Any) -> Claim:
+    """A claim that somebody made, bound; without modes one for any number of nodes."""
+    able = modes or ("ReadWriteMany",)
+    found: dict[str, Any] = {"uid": f"uid-{name}", "version": "1", "asked_modes": able, "access_modes": able}
+    return Claim(name, **(found | {"size": "10Gi"} | fields))
 
 
 def make_last_words(generation: int = 1, *, message: str = "", step: int = 100, rank: int = 0, **fields: Any) -> str:

@@ -21,13 +21,17 @@ from deepseek_operator.api.names import (
     LABEL_SLOT,
 )
 from deepseek_operator.api.v1alpha1 import AppliedProfile, DeepSeekJob, Status
+from deepseek_operator.claims import claim_from
+from deepseek_operator.cluster.client import controller_uid
 from deepseek_operator.decide import decide
 from deepseek_operator.decide.effective import effective
 from deepseek_operator.decide.topology import nodes_to_read
 from deepseek_operator.decide.types import (
+    Claim,
     Event,
     Held,
     Observation,
+    PatchClaim,
     Plan,
     Pod,
     Progress,
@@ -35,12 +39,13 @@ from deepseek_operator.decide.types import (
     SettledHang,
     Straggler,
 )
+from deepseek_operator.render.claims import CLAIM, own_claim, template_of
 from deepseek_operator.render.disruptions import BUDGET
 from deepseek_operator.render.gang import POD_GROUP
 from deepseek_operator.render.kueue import WORKLOAD
 from deepseek_operator.render.membership import read_announced
 from deepseek_operator.render.ray import POLICY, SECRET
-from support.make import START, make_checkpoint, make_last_words, make_manifest
+from support.make import START, make_checkpoint, make_claim, make_last_words, make_manifest
 from support.quota import FakeKueue
 
 Decide = Callable[[Observation], Plan]
@@ -51,6 +56,8 @@ GRACE = timedelta(seconds=30)
 MARKED_AFTER = timedelta(seconds=40)
 """By then the control plane takes a dead node for lost, and the scheduler binds nothing to it."""
 UNSCHEDULABLE = "Unschedulable"
+UNTOUCHED = {"uid": "uid-claim", "resourceVersion": "1"}
+"""What the API server adds to a claim that is made."""
 
 
 @dataclass
@@ -72,6 +79,8 @@ class World:
     """minMember of the PodGroup."""
     max_unavailable: int | str | None = None
     """Of the PodDisruptionBudget."""
+    claim: Claim | None = None
+    """The one for checkpoints; one that is given is there and can be shared, unless another is put here."""
     kueue: FakeKueue = field(default_factory=FakeKueue)
     events: list[Event] = field(default_factory=list, compare=False)
     status_writes: int = field(default=0, compare=False)
@@ -162,8 +171,15 @@ class World:
             unanswered=self.mute,
             profile=whole.profile,
             held=whole.held,
+            claims=self._claims(),
         )
         return replace(seen, nodes={node: self.zones.get(node) for node in nodes_to_read(seen)})
+
+    def _claims(self) -> dict[str, Claim | None]:
+        name = own_claim(self.job)
+        if name is None:
+            return {}
+        return {name: self.claim or (make_claim(name) if template_of(self.job) is None else None)}
 
     def writes(self, plan: Plan) -> Iterator[Callable[[], None]]:
         """The plan's writes in their order; each may be the last one before a crash."""
@@ -178,6 +194,8 @@ class World:
             yield lambda patch=patch: self._patch(patch.name, patch.uid, patch.annotations)  # type: ignore[misc]
         for delete in plan.delete:
             yield lambda delete=delete: self.delete(delete.name, delete.uid, force=delete.force)  # type: ignore[misc]
+        if plan.claim is not None:
+            yield lambda change=plan.claim: self._change_claim(change)  # type: ignore[misc]
         if plan.quota is not None:
             yield lambda quota=plan.quota: self.kueue.change(quota)  # type: ignore[misc]
         if plan.delete_job:
@@ -237,6 +255,9 @@ class World:
         if number is not None:
             self._create_head(manifest["metadata"]["name"], number)
             return
+        if manifest["kind"] == CLAIM:
+            self.claim = self.claim or claim_from(manifest | {"metadata": UNTOUCHED | manifest["metadata"]})
+            return
         if manifest["kind"] == BUDGET:
             self.max_unavailable = manifest["spec"]["maxUnavailable"]
             return
@@ -258,6 +279,18 @@ class World:
             incarnation=int(meta["labels"][LABEL_INCARNATION]),
             phase="Pending",
             membership=meta["annotations"].get(ANNOTATION_MEMBERSHIP),
+        )
+
+    def _change_claim(self, change: PatchClaim) -> None:
+        if self.claim is None or (self.claim.uid, self.claim.version) != (change.uid, change.version):
+            return
+        owners = self.claim.owners if change.owners is None else change.owners
+        self.claim = replace(
+            self.claim,
+            version=f"{self.claim.version}+",
+            owners=owners,
+            owner=controller_uid({"ownerReferences": owners}),
+            size=change.size or self.claim.size,
         )
 
     def _create_head(self, name: str, number: int) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from deepseek_client.cli import main as dsj
+from deepseek_client.errors import NotExportedError
+from deepseek_client.export import parse
 from deepseek_trainer.checkpoint import layout, load
 from deepseek_trainer.checkpoint.export import export
 from deepseek_trainer.checkpoint.export import main as export_command
@@ -123,13 +126,24 @@ def test_an_export_is_the_model_bit_for_bit(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "hf", clean_up_tokenization_spaces=False)
     assert tokenizer.decode(tokenizer.encode("hello there")) == "hello there"
 
-    assert export_command([str(folder), str(tmp_path / "half"), "--dtype", "bfloat16", "--step", "8"]) == 0
+    words = tmp_path / "words"
+    told = ["--brief-to", str(words)]
+    assert export_command([str(folder), str(tmp_path / "half"), "--dtype", "bfloat16", "--step", "8", *told]) == 0
+    assert parse(words.read_text()) == f"step 8 is in {tmp_path}/half"
+    assert "step 8 is whole\nfile 1: " in capsys.readouterr().out
     assert {tensor.dtype for tensor in _safetensors(tmp_path / "half").values()} == {torch.bfloat16}
-    assert export_command([str(folder), str(tmp_path / "half")]) == 1
+    assert export_command([str(folder), str(tmp_path / "half"), *told]) == 1
+    with pytest.raises(NotExportedError, match="is there already"):
+        parse(words.read_text())
     assert export_command([str(folder), str(tmp_path / "none"), "--step", "7"]) == 65
     assert "is there already" in (said := capsys.readouterr().err)
     assert "step-00000007 can't be exported" in said
     assert not list(tmp_path.glob(".*.tmp"))
+
+    with pytest.raises(SystemExit) as ended:
+        dsj(["export", str(tmp_path / "again"), "--folder", str(folder), "--tokenizer", str(vocabulary)])
+    assert (ended.value.code, f"step 12 is in {tmp_path}/again" in capsys.readouterr().out) == (0, True)
+    assert _safetensors(tmp_path / "again").keys() == _safetensors(tmp_path / "hf").keys()
 
 
 @pytest.mark.parametrize("optimizer", [False, True])

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from deepseek_client.audit.answer import compared, parse
+from deepseek_client.audit.cluster import errand
 from deepseek_client.audit.folder import audit_folder
-from deepseek_client.audit.pod import audit_pod
+from deepseek_client.beside.pod import errand_pod
 from deepseek_client.cli import main
 from deepseek_client.errors import ClientError
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
@@ -96,8 +97,12 @@ def test_what_is_no_answer_is_told_in_one_line(text: str, says: str) -> None:
 # ---- the pod ----------------------------------------------------------------------------------
 
 
+def audit_pod(audited: DeepSeekJob, *, memory: str = "1Gi", timeout_s: float = 60) -> dict[str, Any]:
+    return errand_pod(audited, errand(audited, memory=memory, timeout_s=timeout_s), "right-audit-1")
+
+
 def test_the_pod_reads_the_jobs_claim_and_can_do_nothing_else() -> None:
-    pod = audit_pod(job({"training": {"step": 40, "chain": CHAIN}}), "right-audit-1", memory="2Gi", deadline_s=360)
+    pod = audit_pod(job({"training": {"step": 40, "chain": CHAIN}}), memory="2Gi", timeout_s=300)
     spec = pod["spec"]
     [container], [volume], [mount] = spec["containers"], spec["volumes"], spec["containers"][0]["volumeMounts"]
     assert container["image"] == "example.com/trainer:1"
@@ -126,7 +131,7 @@ def test_the_pod_goes_where_the_workers_can() -> None:
     profile = {"name": "gpu-pool", "spec": {"workers": {"image": "example.com/pool:2", "nodeSelector": {"pool": "a"}}}}
     manifest = changed(full_job.trainer_job(), {"spec/workers/image": GONE})
     of_pool = DeepSeekJob.model_validate(manifest | {"status": {"generation": 1, "profile": profile}})
-    spec = audit_pod(of_pool, "full-audit-1", memory="1Gi", deadline_s=60)["spec"]
+    spec = audit_pod(of_pool)["spec"]
     assert spec["containers"][0]["image"] == "example.com/pool:2"
     assert spec["containers"][0]["command"][3] == "/checkpoints/runs/full"
     assert spec["nodeSelector"] == {"gpu": "h100", "pool": "a"}
@@ -145,7 +150,7 @@ def test_the_pod_goes_where_the_workers_can() -> None:
 )
 def test_a_job_without_an_audit_gets_no_pod(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ClientError, match=says):
-        audit_pod(job(**changes), "p", memory="1Gi", deadline_s=60)
+        audit_pod(job(**changes))
 
 
 # ---- folders ----------------------------------------------------------------------------------

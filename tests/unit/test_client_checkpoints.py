@@ -95,4 +95,4 @@ def test_what_is_no_answer_is_one_line(answer: str, said: str) -> None:
 
 def test_what_is_asked_is_said_to_the_module() -> None:
     assert MODULE == "deepseek_trainer.checkpoint"
-    assert Question(verify=True, trust=40).arguments() == ["--verify", "--trust", "40"]
+    assert Question(verify=True, trust=40).arguments() == ("--verify", "--trust", "40")

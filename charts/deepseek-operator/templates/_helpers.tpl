@@ -80,6 +80,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, create, patch]
+# The claim for a job's checkpoints, by its name: whether its workers can share it.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
+{{- if .Values.rbac.claims }}
+# The claim of a job with checkpoint.volume.template: made, enlarged, and kept or not. Never deleted by the operator.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [create, patch]
+{{- end }}
 {{- if .Values.rbac.ray }}
 # The token of a job's Ray cluster (data.ray): made, and never read again. Deleted with its job, never by the operator.
 - apiGroups: [""]

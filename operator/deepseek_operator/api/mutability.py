@@ -1,6 +1,7 @@
 """What of a spec may change when: transition rules, which the API server enforces.
 
     never             what the job is: profile, trainer, entrypoint, data, managedBy, where its checkpoints are
+                      (the claim that is made for them may grow, and may be kept or not)
     while suspended   what its pods are made of, and how they get their nodes
     at any time       suspend, recovery, lifecycle, elastic, and workers.replicas while the job is elastic
 
@@ -10,7 +11,8 @@ suspended in one request has not.
 
 from __future__ import annotations
 
-from deepseek_operator.api.fields import Rule
+from deepseek_operator.api.checkpoint import Checkpoint
+from deepseek_operator.api.fields import Model, Rule
 from deepseek_operator.api.workers import Workers
 
 NEVER = ("profile", "trainer", "entrypoint", "data", "managedBy")
@@ -18,7 +20,6 @@ NEVER = ("profile", "trainer", "entrypoint", "data", "managedBy")
 WHILE_SUSPENDED = {
     "communication": False,
     "scheduling": False,
-    "checkpoint": False,
     "preflight": False,
     "backend": True,
 }
@@ -46,16 +47,53 @@ def _while_suspended(field: str, required: bool) -> Rule:
     )
 
 
-def _workers() -> tuple[Rule, ...]:
-    """Workers change while suspended; how many of them, also while the job is elastic."""
-    others = [
-        _same(f"workers.{field.alias or name}", required=False)
-        for name, field in Workers.model_fields.items()
-        if name != "replicas"
-    ]
+def _others(model: type[Model], path: str, but: str) -> str:
+    """CEL: all fields of a section but one are what they were."""
+    names = [field.alias or name for name, field in model.model_fields.items() if name != but]
+    return "(" + " && ".join(_same(f"{path}.{name}", required=False) for name in names) + ")"
+
+
+def _checkpoint() -> tuple[Rule, ...]:
+    """Checkpoints stay where they are; how they are made changes while suspended; their claim may grow at any time."""
+    volume, template = "checkpoint.volume", "checkpoint.volume.template"
+    made = f"{_same(f'{template}.storageClassName', False)} && {_same(f'{template}.accessModes', False)}"
+    where = " && ".join(
+        (
+            _same(f"{volume}.claimName", required=False),
+            _same(f"{volume}.subPath", required=False),
+            f"has(self.{template}) == has(oldSelf.{template})",
+            f"(!has(self.{template}) || ({made}))",
+        )
+    )
+    has_volume = f"has(self.{volume}) == has(oldSelf.{volume}) && (!has(self.{volume}) || ({where}))"
+    sizes = f"quantity(string(self.{template}.size)).compareTo(quantity(string(oldSelf.{template}.size)))"
     return (
         Rule(
-            "oldSelf.suspend || (" + " && ".join(others) + ")",
+            f"!has(oldSelf.checkpoint) || (has(self.checkpoint) && {has_volume})",
+            f"checkpoint.volume can't change while the job exists, or its checkpoints would be lost to it; {ANEW}",
+            ".checkpoint.volume",
+        ),
+        Rule(
+            f"!has(oldSelf.checkpoint) || !has(oldSelf.{volume}) || !has(oldSelf.{template}) || !has(self.checkpoint) || "
+            f"!has(self.{volume}) || !has(self.{template}) || {sizes} >= 0",
+            "checkpoint.volume.template.size can only grow: Kubernetes makes no volume smaller; put it back",
+            ".checkpoint.volume.template.size",
+        ),
+        Rule(
+            "oldSelf.suspend || (has(self.checkpoint) == has(oldSelf.checkpoint) && (!has(self.checkpoint) || "
+            f"{_others(Checkpoint, 'checkpoint', 'volume')}))",
+            "checkpoint can change only while the job is suspended (volume.template.size and onDelete at any time); set "
+            "suspend: true, apply, change it, and resume",
+            ".checkpoint",
+        ),
+    )
+
+
+def _workers() -> tuple[Rule, ...]:
+    """Workers change while suspended; how many of them, also while the job is elastic."""
+    return (
+        Rule(
+            f"oldSelf.suspend || {_others(Workers, 'workers', 'replicas')}",
             "workers can change only while the job is suspended (replicas also while it is elastic); set suspend: true, "
             "apply, change it, and resume",
             ".workers",
@@ -70,11 +108,7 @@ def _workers() -> tuple[Rule, ...]:
 
 
 TRANSITIONS: tuple[Rule, ...] = (
-    Rule(
-        "!has(oldSelf.checkpoint) || (has(self.checkpoint) && self.checkpoint.volume == oldSelf.checkpoint.volume)",
-        f"checkpoint.volume can't change while the job exists, or its checkpoints would be lost to it; {ANEW}",
-        ".checkpoint.volume",
-    ),
+    *_checkpoint(),
     Rule(
         "!has(oldSelf.checkpoint) || !has(self.checkpoint) || (has(self.checkpoint.resumeFrom) ? "
         "has(oldSelf.checkpoint.resumeFrom) && self.checkpoint.resumeFrom == oldSelf.checkpoint.resumeFrom : "

@@ -15,6 +15,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from deepseek_operator.api.affinity import Affinity
+from deepseek_operator.api.checkpoint import (
+    ALONE,
+    Checkpoint,
+    CheckpointInterval,
+    CheckpointVolume,
+    ResumeFrom,
+    VolumeTemplate,
+)
 from deepseek_operator.api.containers import (
     CHECKPOINTS,
     EnvFrom,
@@ -31,9 +39,7 @@ from deepseek_operator.api.fields import (
     Model,
     Quantity,
     Rule,
-    SubPath,
     exactly_one,
-    inside_volume,
 )
 from deepseek_operator.api.mutability import TRANSITIONS
 from deepseek_operator.api.names import MAX_JOB_NAME
@@ -127,6 +133,7 @@ __all__ = [
     "Topology",
     "TrainingProgress",
     "Volume",
+    "VolumeTemplate",
     "Workers",
 ]
 
@@ -172,105 +179,6 @@ class Entrypoint(Model):
     ) = Field(None, description="Python module, run as with python -m.")
     args: Annotated[list[Annotated[str, Field(max_length=32768)]], Field(max_length=256)] = Field(
         default_factory=list, description="Arguments."
-    )
-
-
-class CheckpointVolume(Model):
-    """Where checkpoints live; it must outlast the pods."""
-
-    rules: ClassVar = (inside_volume("subPath"),)
-    claim_name: DnsName = Field(
-        description="PersistentVolumeClaim of the job's namespace. With workers on several nodes it must be ReadWriteMany."
-    )
-    sub_path: SubPath | None = Field(None, description="Folder of the volume; default: the job's name.")
-
-
-class CheckpointInterval(Model):
-    """How often the state is saved: by steps, by seconds, or as often as is worth its cost; every 100 steps by default."""
-
-    rules: ClassVar = (
-        Rule(
-            "[has(self.steps), has(self.seconds), has(self.auto) && self.auto].filter(said, said).size() <= 1",
-            "steps, seconds and auto exclude each other; keep the one that shall say when",
-            holds=lambda interval: (
-                sum((interval.steps is not None, interval.seconds is not None, bool(interval.auto))) <= 1
-            ),
-        ),
-    )
-    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
-        None,
-        description="Optimizer steps between two saves. Default: 100, where neither seconds nor auto is set. Each of these "
-        "steps is saved: training waits if the checkpoint before is still being written.",
-    )
-    seconds: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] | None = Field(
-        None,
-        description="Seconds between two saves, which are of the first step after them. Training waits for none: the next "
-        "one is due when the one before is committed, at the earliest.",
-    )
-    auto: bool = Field(
-        False,
-        description="true: the seconds between two saves are chosen while the job runs, by what a save costs and by how often "
-        "the job was started again (Young and Daly: the square root of twice the cost times the time between failures), "
-        "from 10 s to an hour. status.checkpoint.intervalSeconds has them.",
-    )
-
-
-class ResumeFrom(Model):
-    """Another job's checkpoint, on the same volume, that this one begins with."""
-
-    rules: ClassVar = (inside_volume("subPath"),)
-    sub_path: SubPath = Field(
-        description="That job's folder on checkpoint.volume: its volume.subPath, by default its name. It is only read."
-    )
-    step: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Step of the checkpoint. Default: the newest whole one at the start."
-    )
-    optimizer: bool = Field(
-        False,
-        description="Whether the optimizer's state is taken over too, as for more of the same training; else only the weights.",
-    )
-
-
-class Checkpoint(Model):
-    """The checkpoint contract: what a restart goes back to."""
-
-    volume: CheckpointVolume = Field(description="Where checkpoints live.")
-    interval: CheckpointInterval = Field(
-        default_factory=CheckpointInterval, description="How often the state is saved."
-    )
-    mode: Literal["Async", "Sync"] = Field(
-        "Async",
-        description="Async: the state is copied into host memory (as much as the rank's weights and optimizer take) between "
-        "two steps, and written and committed while steps go on. Sync: training waits until it is committed. The last "
-        "checkpoint, and one because of a SIGTERM or a planned change of the workers, is always waited for.",
-    )
-    keep: Annotated[int, Field(ge=1, le=1000)] = Field(
-        3, description="Verified checkpoints that are kept; the newest good one is never deleted."
-    )
-    keep_seconds: Annotated[int, Field(ge=1, le=10 * 365 * 24 * 3600)] | None = Field(
-        None, description="Beside `keep`, checkpoints younger than this are kept, however many."
-    )
-    keep_every_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
-        None,
-        description="Beside `keep`, the first checkpoint of every so many steps is kept for good: with 1000 the first one at "
-        "or after step 1000, the first one at or after step 2000, and so on.",
-    )
-    on_failure: Literal["Continue", "Fail"] = Field(
-        "Continue",
-        description="What follows from a checkpoint that could not be saved (a full disk, a volume that is read-only). "
-        "Continue: training goes on, the condition CheckpointFailed says why, and the next one is tried when it is due. "
-        "Fail: the workers end, and start again from the last checkpoint as after any loss of infrastructure.",
-    )
-    max_failures: Annotated[int, Field(ge=1, le=1000)] = Field(
-        10,
-        description="With onFailure Continue, checkpoints in a row that may fail; the one after that ends the workers, as "
-        "with Fail, so that no more is at stake.",
-    )
-    resume_from: ResumeFrom | None = Field(
-        None,
-        description="The weights that this job begins with, from a checkpoint of another one with the same model. It is a new "
-        "run: step 0, its own data and learning rates. Counts only until this job has a checkpoint of its own, to which all "
-        "restarts go back. Only for the built-in trainer. Can't change while the job exists.",
     )
 
 
@@ -355,6 +263,7 @@ class Spec(Model):
             ),
         ),
         FITS,
+        ALONE,
         *map(_mounts_exist, ("initContainers", "sidecars")),
         *TRANSITIONS,
     )

@@ -25,7 +25,7 @@ from deepseek_operator.api.fields import (
 from deepseek_operator.api.names import Paths
 
 RESERVED_MOUNTS = (
-    *(Paths.CHECKPOINTS, Paths.CONFIG_DIR, Paths.RUN_DIR, Paths.RAY_DIR),
+    *(Paths.CHECKPOINTS, Paths.RESUME_FROM, Paths.CONFIG_DIR, Paths.RUN_DIR, Paths.RAY_DIR),
     *("/tmp", "/dev", "/proc", "/sys"),  # noqa: S108
 )
 """Folders of the operator's own volumes, and the kernel's; a user's volume may not cover or enter them."""
@@ -130,7 +130,7 @@ class Volume(Model):
     )
     name: DnsLabel = Field(description="Name of the volume, unique among the workers' volumes.")
     mount_path: MountPath = Field(
-        description="Where the container sees it; absolute, outside of /checkpoints, /etc/deepseekjob, "
+        description="Where the container sees it; absolute, outside of /checkpoints, /resume-from, /etc/deepseekjob, "
         "/run/deepseekjob, /var/run/deepseekjob, /tmp, /dev, /proc and /sys."
     )
     sub_path: SubPath | None = Field(None, description="Folder of the volume that is mounted instead of its root.")

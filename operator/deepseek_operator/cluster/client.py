@@ -26,7 +26,9 @@ from deepseek_operator.api.names import (
 )
 from deepseek_operator.cluster.errors import AlreadyExists, Forbidden, NamespaceTerminating, NotFound, NotServed
 from deepseek_operator.cluster.transport import METADATA_LIST, METADATA_ONLY, Transport
+from deepseek_operator.decide.types import PatchClaim
 from deepseek_operator.render import kueue
+from deepseek_operator.render.claims import CLAIM
 
 Object = dict[str, Any]
 JOBS = f"/apis/{GROUP}/{VERSION}"
@@ -42,11 +44,15 @@ _PLURALS = {
     "Workload": "workloads",
     "Secret": "secrets",
     "NetworkPolicy": "networkpolicies",
+    CLAIM: "persistentvolumeclaims",
 }
 CHANGEABLE = ("Service", "PodGroup", "PodDisruptionBudget")
 """Kinds of children that are put right where they exist; of the others nothing that matters can change."""
-OF_RAY = ("Secret", "NetworkPolicy")
-"""Kinds that only jobs with a Ray cluster need."""
+ON_DEMAND = {
+    **dict.fromkeys(("Secret", "NetworkPolicy"), "rights for jobs with data.ray: the chart's value rbac.ray"),
+    CLAIM: "rights for jobs with checkpoint.volume.template: the chart's value rbac.claims",
+}
+"""Kinds that only few jobs need -> where the right to make them is given."""
 PAGE = 500
 
 
@@ -170,9 +176,10 @@ class KubeClient:
                 accept=METADATA_ONLY,
             )
         except Forbidden as error:
-            if manifest["kind"] not in OF_RAY or isinstance(error, NamespaceTerminating):
+            remedy = ON_DEMAND.get(manifest["kind"])
+            if remedy is None or isinstance(error, NamespaceTerminating):
                 raise
-            message = f"{error.message} (rights for jobs with data.ray: the chart's value rbac.ray)"
+            message = f"{error.message} ({remedy})"
             raise Forbidden(error.status, error.reason, message, error.request) from error
         except NotFound as error:
             if "namespaces" in error.message:
@@ -211,6 +218,34 @@ class KubeClient:
             "delete",
             f"{CORE}/namespaces/{namespace}/pods/{name}",
             body=_delete_options(uid) | ({"gracePeriodSeconds": 0} if force else {}),
+            accept=METADATA_ONLY,
+        )
+
+    # ---- claims -------------------------------------------------------------------------------
+    async def get_claim(self, namespace: str, name: str) -> Object:
+        """A PersistentVolumeClaim.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        return await self._get(f"{CORE}/namespaces/{namespace}/persistentvolumeclaims/{name}")
+
+    async def patch_claim(self, namespace: str, change: PatchClaim) -> None:
+        """Writes a claim's owners and its size, if it is still of that version.
+
+        Raises:
+            Conflict: it changed in the meantime, or is another one.
+            Forbidden: its class doesn't let it grow.
+        """
+        meta: Object = {"uid": change.uid, "resourceVersion": change.version}
+        if change.owners is not None:
+            meta["ownerReferences"] = list(change.owners)
+        grown = {"spec": {"resources": {"requests": {"storage": change.size}}}} if change.size is not None else {}
+        await self._http.send(
+            "patch",
+            f"{CORE}/namespaces/{namespace}/persistentvolumeclaims/{change.name}",
+            body={"metadata": meta, **grown},
+            query={"fieldManager": MANAGER},
             accept=METADATA_ONLY,
         )
 
@@ -349,8 +384,9 @@ async def create_or_own(client: KubeClient, manifest: Mapping[str, Any], job_uid
         return await client.create(manifest)
     except AlreadyExists as error:
         kind, meta = manifest["kind"], manifest["metadata"]
-        if kind == "Secret":
-            return None  # it may not be read, and has a part of the job's UID in its name
+        if kind in ("Secret", CLAIM):
+            # A Secret may not be read, and has a part of the job's UID in its name; a claim is looked at before any pod.
+            return None
         owner = await client.owner_of(manifest)
         if owner != job_uid:
             whose = f"another job (UID {owner})" if owner else "something else"

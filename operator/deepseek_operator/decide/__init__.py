@@ -3,6 +3,7 @@
     gates       may the job have pods?
         suspension  not while spec.suspend is true
         held        not as long as its profile doesn't let it start
+        storage     not as long as its claim for checkpoints can't serve it
         admission   not as long as Kueue gives it no quota
 
     at work
@@ -48,6 +49,7 @@ from functools import reduce
 from deepseek_operator.decide.activity import accounted
 from deepseek_operator.decide.admission import admission
 from deepseek_operator.decide.assembly import assembly, shrinking
+from deepseek_operator.decide.claims import claim_patch
 from deepseek_operator.decide.deadlines import deadlines
 from deepseek_operator.decide.disruptions import disruptions
 from deepseek_operator.decide.effects import creations, deletions, patches
@@ -74,6 +76,7 @@ from deepseek_operator.decide.saving import saving
 from deepseek_operator.decide.settle import settle
 from deepseek_operator.decide.snapshot import snapshot
 from deepseek_operator.decide.standby import standby
+from deepseek_operator.decide.storage import storage
 from deepseek_operator.decide.straggling import straggling
 from deepseek_operator.decide.suspension import resumption, suspension
 from deepseek_operator.decide.topology import topology
@@ -81,6 +84,7 @@ from deepseek_operator.decide.training import training
 from deepseek_operator.decide.ttl import seconds_to_live
 from deepseek_operator.decide.turn import UNLESS_SAID, Policy, Turn, ended
 from deepseek_operator.decide.types import DeletePod, Event, Observation, PatchPod, Plan, Pod, Progress
+from deepseek_operator.render.claims import CLAIM
 from deepseek_operator.render.gang import POD_GROUP
 
 __all__ = [
@@ -96,7 +100,7 @@ __all__ = [
     "parse_report",
 ]
 
-GATES: tuple[Policy, ...] = (suspension, held, admission)
+GATES: tuple[Policy, ...] = (suspension, held, storage, admission)
 AT_WORK: tuple[Policy, ...] = (
     resumption,
     launch,
@@ -144,10 +148,11 @@ def decide(seen: Observation) -> Plan:
         patch=patches(seen, turn.status),
         delete=delete,
         quota=quota_change(seen, turn.status),
+        claim=claim_patch(seen, turn.status),
         delete_job=live_s is not None and live_s <= 0,
         events=turn.events if turn.status is not seen.job.status else (),
         requeue_after_s=requeue_after_s(
-            turn, grouping=any(m["kind"] == POD_GROUP for m in create), deleting=bool(delete)
+            turn, preparing=any(m["kind"] in (POD_GROUP, CLAIM) for m in create), deleting=bool(delete)
         ),
     )
 

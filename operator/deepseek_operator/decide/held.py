@@ -27,6 +27,11 @@ def held(turn: Turn) -> Turn:
         return turn
     if turn.status.active_since is not None:
         return _goes_on(turn, why)
+    return waits(turn, why)
+
+
+def waits(turn: Turn, why: Held) -> Turn:
+    """The job rests as long as this is so; announces that it begins."""
     said = fact_of(turn.status.conditions, ConditionType.PODS_READY)
     waiting = replace(turn, rest=Fact(ConditionType.PODS_READY, "False", why.reason, why.message))
     waiting = waiting.due_in(_wait_s(turn, said))

@@ -31,7 +31,7 @@ SHOWN = 5
 def ray(turn: Turn) -> Turn:
     """Looks after the head, and states RayReady."""
     if turn.seen.job.spec.ray is None:
-        return turn.stating(_fact("False", Reason.RAY_NOT_USED))
+        return turn.stating(_fact("False", Reason.NOT_USED))
     if turn.over:
         return _left(turn).stating(_fact("False", Reason.FINISHED))
     turn = _begun(turn)
@@ -49,7 +49,7 @@ def ray(turn: Turn) -> Turn:
 def ray_at_rest(turn: Turn) -> Turn:
     """A job without pods has no head."""
     if turn.seen.job.spec.ray is None:
-        return turn.stating(_fact("False", Reason.RAY_NOT_USED))
+        return turn.stating(_fact("False", Reason.NOT_USED))
     return _left(turn).stating(_fact("False", turn.rest.reason if turn.rest is not None else Reason.FINISHED))
 
 

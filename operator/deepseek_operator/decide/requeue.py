@@ -22,15 +22,15 @@ LONGEST_S = 3600.0
 """A date further off is looked at in between: timers don't follow a clock that is set right."""
 
 
-def requeue_after_s(turn: Turn, *, grouping: bool, deleting: bool) -> float | None:
+def requeue_after_s(turn: Turn, *, preparing: bool, deleting: bool) -> float | None:
     """Seconds; None when only an event can bring something new: the job has ended and nothing of it runs, or it is
     suspended.
 
     Args:
-        grouping: the pods wait for a PodGroup that is just being made.
+        preparing: the pods wait for a PodGroup, or a claim, that is just being made.
         deleting: deletes are under way, and may fail.
     """
-    if grouping:
+    if preparing:
         return AT_ONCE_S
     dates = [turn.due_s, turn.wait_s, seconds_to_live(turn.seen.job, turn.status, turn.seen.now)]
     if not ended(turn.status) and turn.rest is None:

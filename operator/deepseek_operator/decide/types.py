@@ -176,6 +176,31 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A PersistentVolumeClaim, stripped to what is decided by."""
+
+    name: str
+    uid: str
+    version: str
+    """Its resourceVersion: a change is written only to the version that was read."""
+    asked_modes: tuple[str, ...]
+    """Access modes that it asks for."""
+    access_modes: tuple[str, ...]
+    """What pods can do with it: these and, once it is bound, its volume's."""
+    size: str = "0"
+    """What it asks for."""
+    storage_class: str = ""
+    bound: bool = True
+    terminating: bool = False
+    made_for: str | None = None
+    """Name of the job that the operator made it for, by its labels; None: somebody else made it."""
+    owners: tuple[Mapping[str, Any], ...] = ()
+    """All of its owner references, as they are."""
+    owner: str | None = None
+    """UID of the DeepSeekJob that it is deleted with; None: it stays."""
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """What Kueue says of the job's Workload, stripped to what is decided by."""
 
@@ -266,6 +291,22 @@ class Observation:
     profile: AppliedProfile | None = None
     """The profile that the spec was resolved with."""
     held: Held | None = None
+    claims: Mapping[str, Claim | None] | None = None
+    """Claims that were looked at, by name; None as a value: there is no such claim. None for all: they are
+    folders (local mode)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchClaim:
+    """Change a claim; refused by the API server when it is not of that version any more."""
+
+    name: str
+    uid: str
+    version: str
+    owners: tuple[Mapping[str, Any], ...] | None = None
+    """All owner references from now on; None: as they are."""
+    size: str | None = None
+    """What it asks for from now on; None: as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +365,7 @@ class Plan:
     delete: tuple[DeletePod, ...] = ()
     quota: PatchWorkload | DeleteWorkload | None = None
     """What becomes of the job's quota, now that no pod needs it."""
+    claim: PatchClaim | None = None
     delete_job: bool = False
     """The job itself has outlived its time: it is deleted, and Kubernetes collects its children."""
     events: tuple[Event, ...] = field(default=())
@@ -333,4 +375,4 @@ class Plan:
     @property
     def has_effects(self) -> bool:
         """Whether anything but status and Events is to be written."""
-        return bool(self.create or self.patch or self.delete or self.quota or self.delete_job)
+        return bool(self.create or self.patch or self.delete or self.quota or self.claim or self.delete_job)

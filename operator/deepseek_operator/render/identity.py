@@ -66,6 +66,16 @@ def token_name(meta: ObjectMeta) -> str:
     return f"{meta.name}-ray-{meta.uid[:8]}"
 
 
+def claim_name(job_name: str) -> str:
+    """Name of the claim for checkpoints that is made for a job. It has no UID in it: the next job of that name finds it."""
+    return f"{job_name}-checkpoints"
+
+
+def claim_labels(meta: ObjectMeta) -> dict[str, str]:
+    """Labels of that claim, by which a job of that name knows it for its own."""
+    return {LABEL_MANAGED_BY: MANAGER, LABEL_JOB_NAME: meta.name}
+
+
 def ray_labels(meta: ObjectMeta) -> dict[str, str]:
     """The label of all pods of a job's Ray cluster."""
     return {LABEL_RAY: meta.uid}

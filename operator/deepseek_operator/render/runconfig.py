@@ -11,6 +11,7 @@ import json
 
 from deepseek_operator.api.names import Paths
 from deepseek_operator.api.v1alpha1 import CheckpointInterval, DeepSeekJob, ResumeFrom
+from deepseek_operator.render.claims import other_claim
 
 STEPS = 100
 """Between two saves, where nothing else is said."""
@@ -41,7 +42,7 @@ def _checkpoint_section(job: DeepSeekJob) -> dict[str, object] | None:
         "keepEverySteps": checkpoint.keep_every_steps,
         "onFailure": checkpoint.on_failure,
         "maxFailures": checkpoint.max_failures,
-        **({"resumeFrom": _resume_from(checkpoint.resume_from)} if checkpoint.resume_from else {}),
+        **({"resumeFrom": _resume_from(job, checkpoint.resume_from)} if checkpoint.resume_from else {}),
     }
 
 
@@ -51,8 +52,9 @@ def _interval(interval: CheckpointInterval) -> dict[str, object]:
     return {"everySteps": steps, "everySeconds": interval.seconds, "auto": interval.auto}
 
 
-def _resume_from(wanted: ResumeFrom) -> dict[str, object]:
-    directory = f"{Paths.CHECKPOINTS}/{wanted.sub_path}"
+def _resume_from(job: DeepSeekJob, wanted: ResumeFrom) -> dict[str, object]:
+    volume = Paths.RESUME_FROM if other_claim(job) is not None else Paths.CHECKPOINTS
+    directory = f"{volume}/{wanted.sub_path}"
     return {"directory": directory, "step": wanted.step, "optimizer": wanted.optimizer}
 
 

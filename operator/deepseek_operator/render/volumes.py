@@ -12,6 +12,7 @@ from deepseek_operator.api.containers import CHECKPOINTS, HelperContainer, Mount
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_RUN_CONFIG, Paths
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Volume
 from deepseek_operator.api.volumes import SOURCES
+from deepseek_operator.render.claims import other_claim, own_claim
 from deepseek_operator.render.identity import token_name
 
 Mounted = tuple[dict[str, Any], dict[str, Any]]
@@ -23,6 +24,7 @@ HEAD_SHARED_MEMORY = "256Mi"
 """Of the Ray head, in which no task runs."""
 TMP_VOLUME = "deepseekjob-tmp"
 CHECKPOINTS_VOLUME = "deepseekjob-checkpoints"
+RESUME_FROM_VOLUME = "deepseekjob-resume-from"
 
 
 def _annotation_file(annotation: str, path: str) -> dict[str, Any]:
@@ -47,15 +49,20 @@ def _scratch(name: str, path: str, empty_dir: dict[str, Any] | None = None) -> M
 
 
 def _checkpoints(job: DeepSeekJob) -> list[Mounted]:
-    if job.spec.checkpoint is None:
-        return []
-    volume = job.spec.checkpoint.volume
-    return [
-        (
-            {"name": CHECKPOINTS_VOLUME, "persistentVolumeClaim": {"claimName": volume.claim_name}},
-            {"name": CHECKPOINTS_VOLUME, "mountPath": Paths.CHECKPOINTS},
-        )
-    ]
+    """The job's own claim, and the one that it begins with: in every pod alike, whether it will be read or not."""
+    own, other = own_claim(job), other_claim(job)
+    mounted = [claim_mounted(CHECKPOINTS_VOLUME, own, Paths.CHECKPOINTS)] if own else []
+    return [*mounted, claim_mounted(RESUME_FROM_VOLUME, other, Paths.RESUME_FROM, read_only=True)] if other else mounted
+
+
+def claim_mounted(name: str, claim: str, path: str, *, read_only: bool = False) -> Mounted:
+    """A claim and its mount. It is the mount that is read-only: a driver may refuse a node that has the volume for writing
+    already a second, read-only volume."""
+    mount: dict[str, Any] = {"name": name, "mountPath": path}
+    return (
+        {"name": name, "persistentVolumeClaim": {"claimName": claim}},
+        mount | ({"readOnly": True} if read_only else {}),
+    )
 
 
 def _shared_memory(job: DeepSeekJob) -> list[Mounted]:

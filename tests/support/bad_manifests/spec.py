@@ -24,7 +24,7 @@ BAD = [
     at("checkpoint/mode", "checkpoint-mode", "Never", '"Async", "Sync"'),
     at("checkpoint/onFailure", "checkpoint-on-failure", "Ignore", '"Continue", "Fail"'),
     at("checkpoint/maxFailures", "checkpoint-failures-0", 0, "greater than or equal to 1"),
-    at("checkpoint/volume/claimName", "checkpoint-volume-without-claim", GONE, "Required value"),
+    at("checkpoint/volume", "checkpoint-volume-without-claim", {}, "set exactly one of claimName (a claim that is"),
     # One of several.
     trainer(
         "trainer-and-entrypoint",

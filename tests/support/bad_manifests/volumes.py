@@ -1,6 +1,8 @@
-"""The volumes of the worker pods."""
+"""The volumes of the worker pods, and the claim for checkpoints."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from support.bad_manifests.case import GONE, Bad, at, trainer
 
@@ -14,7 +16,53 @@ def _source(id_: str, kind: str, source: object, path: str, *says: str) -> Bad:
     return trainer(id_, changes, f"spec.workers.volumes[0].{kind}{path}", *says)
 
 
+def _claim(id_: str, template: dict[str, Any], path: str, *says: str, **more: Any) -> Bad:
+    """A claim that is made of a wrong template."""
+    wanted = {name: value for name, value in ({"size": "1Gi"} | template).items() if value is not GONE}
+    volume = {"template": wanted}
+    return trainer(id_, {"checkpoint/volume": volume, **more}, f"spec.checkpoint.volume.template{path}", *says)
+
+
+_ALONE: dict[str, Any] = {"accessModes": ["ReadWriteOncePod"]}
+
 BAD = [
+    # The claim for checkpoints.
+    trainer(
+        "claim-and-template",
+        {"checkpoint/volume/template": {"size": "1Gi"}},
+        "spec.checkpoint.volume",
+        "set exactly one of claimName (a claim that is there) and template",
+    ),
+    _claim("claim-without-size", {"size": GONE}, ".size", "Required value"),
+    _claim("claim-of-nothing", {"size": "0"}, ".size", "write it with its unit: 500Gi"),
+    _claim("claim-without-unit", {"size": 500}, ".size", "write it with its unit: 500Gi"),
+    _claim("claim-of-no-quantity", {"size": "big"}, ".size", "500m, 4, 16Gi"),
+    _claim("claim-without-access-mode", {"accessModes": []}, ".accessModes", "at least 1 items"),
+    _claim("claim-that-is-read-only", {"accessModes": ["ReadOnlyMany"]}, ".accessModes[0]", '"ReadWriteMany"'),
+    _claim(
+        "claim-for-one-pod-and-more",
+        {"accessModes": ["ReadWriteOncePod", "ReadWriteMany"]},
+        ".accessModes",
+        "goes with no other access mode",
+    ),
+    _claim("claim-of-a-bad-class", {"storageClassName": "Fast SSD"}, ".storageClassName", "should match"),
+    _claim("claim-that-goes-when", {"onDelete": "Recycle"}, ".onDelete", '"Retain", "Delete"'),
+    _claim("one-pod-for-two-workers", _ALONE, ".accessModes", "this job may have more", "or set workers.replicas to 1"),
+    _claim(
+        "one-pod-and-a-spare",
+        _ALONE,
+        ".accessModes",
+        "this job may have more",
+        **{"workers/replicas": 1, "scheduling": {"spares": 1}},
+    ),
+    _claim(
+        "one-pod-that-may-become-two",
+        _ALONE,
+        ".accessModes",
+        "this job may have more",
+        **{"workers/replicas": 1, "elastic": {"maxReplicas": 2}},
+    ),
+    at("checkpoint/resumeFrom", "resume-from-a-bad-claim", {"claimName": "A B", "subPath": "a"}, "should match"),
     trainer(
         "host-path",
         {f"{VOLUME}/{key}": value for key, value in _HOST_PATH.items()},
@@ -57,6 +105,7 @@ BAD = [
         for id_, path in {
             "config": "/etc/deepseekjob/x",
             "checkpoints": "/checkpoints",
+            "another-job's-checkpoints": "/resume-from/x",
             "run": "/run/deepseekjob/",
             "etc": "/etc",
             "tmp": "/tmp",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_RUN_CONFIG, MAX_JOB_NAME, Env
-from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
 from deepseek_operator.decide.effective import effective
 from deepseek_operator.render import (
     Membership,
@@ -22,6 +22,7 @@ from deepseek_operator.render import (
     service_name,
     worker_pod,
 )
+from deepseek_operator.render.claims import claim, own_claim, template_of
 from deepseek_operator.render.ray import head_pod, head_service, network_policy, token_secret
 from support.full_job import trainer_job
 from support.make import UID, make_job, make_manifest, make_script_manifest
@@ -143,6 +144,43 @@ def test_sub_path_defaults_to_the_job_so_that_jobs_can_share_a_volume() -> None:
         for j in (make_job(), job)
     ]
     assert folders == ["/checkpoints/demo", "/checkpoints/runs/7"]
+
+
+def test_another_claim_is_mounted_read_only_in_every_pod_alike() -> None:
+    volume, wanted = {"claimName": "c"}, {"subPath": "before", "step": 40}
+    for name, path in (("other", "/resume-from/before"), ("c", "/checkpoints/before"), (None, "/checkpoints/before")):
+        resume = wanted | ({"claimName": name} if name else {})
+        job = make_job(spec={"checkpoint": {"volume": volume, "resumeFrom": resume}})
+        pods = [worker_pod(j, 0, 0, MEMBERSHIP) for j in (job, job.model_copy(update={"status": Status(attempt=3)}))]
+        assert pods[0]["spec"]["volumes"] == pods[1]["spec"]["volumes"]
+        mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container(pods[0])["volumeMounts"]}
+        assert mounts["/checkpoints"] is False
+        assert mounts.get("/resume-from") == (True if name == "other" else None)
+        section = json.loads(run_config_json(job) or "")["checkpoint"]
+        assert section["resumeFrom"]["directory"] == path
+
+
+@pytest.mark.parametrize("on_delete", ["Retain", "Delete"])
+def test_the_claim_that_is_made_is_kept_by_having_no_owner(on_delete: str) -> None:
+    template = {"size": "10Gi", "onDelete": on_delete, "storageClassName": "fast"}
+    job = make_job(spec={"checkpoint": {"volume": {"template": template}}})
+    wanted = template_of(job)
+    assert wanted is not None
+    made = claim(job, wanted)
+    assert made["metadata"]["name"] == own_claim(job) == "demo-checkpoints"
+    assert made["metadata"]["labels"] == {
+        "app.kubernetes.io/managed-by": "deepseek-operator",
+        "training.deepseekjob.dev/job-name": "demo",
+    }
+    owners = made["metadata"].get("ownerReferences", [])
+    assert [owner["uid"] for owner in owners] == ([UID] if on_delete == "Delete" else [])
+    assert made["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "10Gi"}},
+        "storageClassName": "fast",
+    }
+    [volume] = [v for v in worker_pod(job, 0, 0, MEMBERSHIP)["spec"]["volumes"] if "persistentVolumeClaim" in v]
+    assert volume["persistentVolumeClaim"] == {"claimName": "demo-checkpoints"}
 
 
 def test_the_kubelet_makes_no_folder_on_the_checkpoint_volume() -> None:

@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from deepseek_trainer.errors import DataError, TrainerError
 from deepseek_trainer.model.pretrained import CONFIG, INDEX, WEIGHTS
 
 FILE_BYTES = 4 * 2**30
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Types that weights are converted to, by name."""
 MODEL, EMA = "model", "ema"
 """Where the weights and their moving average are in a checkpoint's state."""
 _LAYER = re.compile(r"model\.layers\.\d+\.")
@@ -47,6 +49,7 @@ def export(
     tokenizer: Path | None = None,
     ema: bool = False,
     file_bytes: int = FILE_BYTES,
+    told: Callable[[str], object] = lambda line: None,
 ) -> Found:
     """Writes the model of a checkpoint; the target appears whole, or not at all.
 
@@ -57,6 +60,7 @@ def export(
         dtype: of the floating-point weights; None: as they were trained.
         tokenizer: tokenizer.json; None: the one of the job's prepared data, where there is one.
         ema: the moving average of the weights, in place of the weights.
+        told: is given a line about each part that is done.
 
     Raises:
         ConfigError: the target is there, or the job's architecture isn't known.
@@ -64,12 +68,14 @@ def export(
     """
     if target.exists():
         raise ConfigError(f"{target} is there already; give a folder that is to be made")
+    told(f"verifying {'the newest checkpoint' if step is None else f'step {step}'} of {folder}")
     found = _found(folder, step)
+    told(f"step {found.manifest.step} is whole")
     config = _config(folder)
     work = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    dtype_name = _write_weights(found, config, work, dtype, file_bytes, ema=ema)
+    dtype_name = _write_weights(found, config, _Files(work, file_bytes, told), dtype, ema=ema)
     durable.write_json(work / CONFIG, config.to_dict() | {"dtype": dtype_name})
     if vocabulary := tokenizer or _tokenizer(folder):
         shutil.copy(vocabulary, work / TOKENIZER)
@@ -85,6 +91,7 @@ class _Files:
 
     folder: Path
     limit: int
+    told: Callable[[str], object]
     names: list[dict[str, torch.Size]] = field(default_factory=list)
     total: int = 0
     _held: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -102,6 +109,7 @@ class _Files:
         save_file(self._held, path, metadata={"format": "pt"})
         durable.sync(path)
         self.names.append({name: tensor.shape for name, tensor in self._held.items()})
+        self.told(f"file {len(self.names)}: {len(self._held)} tensors, {self._bytes} bytes")
         self._held, self._bytes = {}, 0
 
     def close(self) -> None:
@@ -119,7 +127,7 @@ class _Files:
 
 
 def _write_weights(
-    found: Found, config: DeepseekV3Config, work: Path, dtype: torch.dtype | None, file_bytes: int, *, ema: bool
+    found: Found, config: DeepseekV3Config, files: _Files, dtype: torch.dtype | None, *, ema: bool
 ) -> str:
     """Writes all tensors; the name of their type."""
     with torch.device("meta"):
@@ -135,7 +143,7 @@ def _write_weights(
     averaged = {name.removeprefix(f"{EMA}.") for name in known if name.startswith(f"{EMA}.")} if ema else set()
     if ema and not averaged:
         raise DataError(f"{found.path} has no average of the weights; export without it, or train with optimizer.ema")
-    files, types = _Files(work, file_bytes), set()
+    types: set[str] = set()
     for names in _layers(list(sizes)):
         read = {name: torch.empty(sizes[name].size, dtype=sizes[name].properties.dtype) for name in names}
         dcp.read(
@@ -192,32 +200,48 @@ def _tokenizer(folder: Path) -> Path | None:
     return files[-1] if files else None
 
 
+def sentence(found: Found, target: Path) -> str:
+    """What came of it, for people."""
+    return f"step {found.manifest.step} is in {target}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m deepseek_trainer.checkpoint.export FOLDER TARGET`; the exit status is the trainer's."""
     parser = argparse.ArgumentParser(prog="python -m deepseek_trainer.checkpoint.export", description=__doc__)
     parser.add_argument("folder", type=Path, help="the job's folder on the checkpoint volume")
     parser.add_argument("target", type=Path, help="the folder that is to be made")
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest whole one")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights; default: as trained")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights; default: as trained")
     parser.add_argument(
         "--tokenizer", type=Path, metavar="FILE", help="tokenizer.json; default: that of the job's data"
     )
     parser.add_argument("--ema", action="store_true", help="the moving average of the weights (trainer.optimizer.ema)")
+    parser.add_argument(
+        "--brief-to", type=Path, metavar="FILE", help="put the outcome there as JSON, a pod's last words"
+    )
     told = parser.parse_args(arguments)
     try:
         found = export(
             told.folder,
             told.target,
             step=told.step,
-            dtype=getattr(torch, told.dtype) if told.dtype else None,
+            dtype=DTYPES[told.dtype] if told.dtype else None,
             tokenizer=told.tokenizer,
             ema=told.ema,
+            told=lambda line: print(line, flush=True),  # noqa: T201
         )
     except (TrainerError, ConfigError, OSError) as error:
+        _brief(told.brief_to, "error", str(error))
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return int(error.exit_code) if isinstance(error, TrainerError) else 1
-    print(f"step {found.manifest.step} is in {told.target}")  # noqa: T201
+    _brief(told.brief_to, "done", sentence(found, told.target))
+    print(sentence(found, told.target))  # noqa: T201
     return 0
+
+
+def _brief(file: Path | None, key: str, text: str) -> None:
+    if file is not None:
+        file.write_text(json.dumps({key: text[:1000]}), encoding="utf-8")
 
 
 if __name__ == "__main__":
