@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_trainer.agent import exec
+from deepseek_trainer.agent.zygote import NAME as ZYGOTE
 from support.eventually import eventually
 from support.zygote import Forked, Zygote, fork_of
 
@@ -167,8 +168,11 @@ def family(agent: int) -> list[int]:
 
 
 def _is_zygote(pid: int) -> bool:
+    """Whether it is one, or stands for one that was started after the first was lost."""
+    process = Path(f"/proc/{pid}")
     try:
-        return b"deepseek_trainer.agent.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        named = process.joinpath("comm").read_text().strip() == ZYGOTE
+        return named or b"deepseek_trainer.agent.zygote" in process.joinpath("cmdline").read_bytes()
     except FileNotFoundError:
         return False
 
