@@ -75,7 +75,7 @@ def begin(
     folder: Path,
     ranks: int,
     generation: int,
-    found: load.Found | None,
+    found: load.Found[Any] | None,
     ledger: dict[str, Any],
     *,
     audited: bool = True,
@@ -93,7 +93,7 @@ def begin(
     return start, [AuditLog(folder / layout.AUDIT, Header.of(start, rank, ledger)) for rank in range(ranks)]
 
 
-def newest(folder: Path, step: int | None = None) -> load.Found | None:
+def newest(folder: Path, step: int | None = None) -> load.Found[Any] | None:
     """The newest checkpoint, or that of a step."""
     paths = [path for at, path in layout.checkpoints(folder) if step is None or at == step]
     return load.Found(paths[0], layout.read_manifest(paths[0])) if paths else None

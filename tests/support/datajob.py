@@ -139,7 +139,7 @@ class Training:
         return self.finished or self.ledger.step % self.config.save_every == 0
 
 
-def read(found: load.Found) -> Weights:
+def read(found: load.Found[Any]) -> Weights:
     """The weights of a checkpoint."""
     try:
         parts = [np.frombuffer((found.path / name).read_bytes(), np.int64) for name in sorted(found.manifest.files)]

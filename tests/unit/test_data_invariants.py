@@ -233,7 +233,7 @@ def the_newest_checkpoint_is_deleted(patch: Patch) -> None:
 def training_starts_over_where_no_checkpoint_is_whole(patch: Patch) -> None:
     newest_whole = load.newest_whole
 
-    def quietly(folder: Path) -> load.Found | None:
+    def quietly(folder: Path) -> load.Found[Any] | None:
         try:
             return newest_whole(folder)
         except DataError:

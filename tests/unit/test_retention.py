@@ -108,11 +108,11 @@ def test_a_mark_speaks_of_one_checkpoint_only(tmp_path: Path) -> None:
 
 
 def test_of_those_that_wait_the_newest_is_read(tmp_path: Path) -> None:
-    verifier = Verifier()
-    verifier.read(7, tmp_path / "deleted")
+    verifier = Verifier(lambda path: reread(Path(path)))
+    verifier.read(7, str(tmp_path / "deleted"))
     verifier.wait()
     assert verifier.verdicts() == [], "nobody knows what it was"
-    verifier.read(1, made(tmp_path, 1))
+    verifier.read(1, str(made(tmp_path, 1)))
     verifier.wait()
     assert verifier.verdicts() == [Verdict(1, "")]
     assert verifier.verdicts() == []

@@ -13,16 +13,15 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from deepseek_trainer import numerics
-from deepseek_trainer.checkpoint import layout, leftout, load, probation, save, state
-from deepseek_trainer.checkpoint.interval import past
-from deepseek_trainer.checkpoint.save import Writer
+from deepseek_trainer.checkpoint import home, layout, load, probation, save, state
+from deepseek_trainer.checkpoint.home import AnyWriter, Begun, Home
 from deepseek_trainer.checkpoint.saver import Saver
 from deepseek_trainer.config import DataSpec, RunConfig
 from deepseek_trainer.contract import PASSED_OVER_LENGTH, PASSED_OVER_MAX, Env
@@ -36,7 +35,7 @@ from deepseek_trainer.distributed.world import World, lost_peer
 from deepseek_trainer.errors import PreemptedError, RollbackError
 from deepseek_trainer.evaluate import validation_loss
 from deepseek_trainer.logs import fields
-from deepseek_trainer.model import build, origin, pretrained
+from deepseek_trainer.model import build, origin
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim.guard import Guard
 from deepseek_trainer.optim.loss import summed_objective
@@ -59,8 +58,9 @@ class Run:
     update: Update
     guard: Guard
     waits: Waits
-    writer: Writer | None
-    """None: nothing is saved."""
+    home: Home | None
+    """Where checkpoints are; None: nothing is saved."""
+    writer: AnyWriter | None
     audit: AuditLog | None
     """None: what is trained is not written down."""
 
@@ -81,7 +81,11 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     with (
         closing(run.data.feed(ledger, waits=run.waits, progress=progress, audit=run.audit)) as feed,
         probation.watched(
-            found.path if found else None, run.writer.start if run.writer else "", lambda: feed.ledger.step, lost_peer
+            found.path if found else None,
+            run.writer.start if run.writer else "",
+            lambda: feed.ledger.step,
+            lost_peer,
+            run.home.record_failure if run.home else None,
         ),
         saver or nullcontext(),
     ):
@@ -143,15 +147,14 @@ def _set_up(
     data = modes.open_data(config, world, progress, environ)
     source = origin.of(spec, vocab_size=data.vocab_size)
     ledger = data.ledger
-    writer, found, audit = _writer(config, world, environ, source.identity()), None, None
-    if writer is not None:
-        found, start = _find(writer, ledger, world, config.data)
-        writer = replace(writer, start=start.start)
-        described = writer.folder / layout.MODEL
-        world.lead(lambda: pretrained.keep_configuration(described, source.config))
+    place, writer, found, audit = home.of(config.checkpoint) if config.checkpoint else None, None, None, None
+    if place is not None:
+        begun = _begin(place, _writer(config, place, world, environ, source.identity()), ledger, config.data)
+        found, writer = begun.found, begun.writer
+        world.lead(lambda: place.keep_configuration(source.config))
         ledger = _continued(ledger, found, config.data)
-        audit = _audit(start, world, writer.folder, ledger)
-    other = None if found is not None else _other(config, world, source.identity())
+        audit = _audit(begun.start, world, config, ledger)
+    other = None if found is not None or place is None else _other(config, place, world, source.identity())
     model = _make(source, world) if found is None and other is None else source.bare()
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
@@ -171,21 +174,21 @@ def _set_up(
         ),
     )
     progress.update(unigram_entropy=data.unigram_entropy)
-    update, guard = Update(model, spec, world, waits), Guard(training.guard, _left_out(writer, ledger, world))
-    run = Run(config, world, progress, data, model, update, guard, waits, writer, audit)
+    update, guard = Update(model, spec, world, waits), Guard(training.guard, _left_out(place, writer, ledger, world))
+    run = Run(config, world, progress, data, model, update, guard, waits, place, writer, audit)
     if other is not None:
         _begin_with(run, other)
     return run, ledger, found
 
 
-def _other(config: RunConfig, world: World, model: dict[str, Any]) -> load.Found | None:
+def _other(config: RunConfig, place: Home, world: World, model: dict[str, Any]) -> load.Found | None:
     """The checkpoint of another job that this one begins with, if it is to; the same on every rank."""
     wanted = config.checkpoint.resume_from if config.checkpoint is not None else None
     if wanted is None:
         return None
 
     def find() -> load.Found:
-        other = load.of_another(wanted)
+        other = place.another(wanted)
         load.require_same_model(other, model, "set trainer.model as that job has it, or remove checkpoint.resumeFrom")
         return other
 
@@ -194,14 +197,15 @@ def _other(config: RunConfig, world: World, model: dict[str, Any]) -> load.Found
 
 def _begin_with(run: Run, other: load.Found) -> None:
     """Takes weights, and the optimizer's state if it is to, from another job; everything else begins anew."""
-    assert run.config.checkpoint is not None and run.config.checkpoint.resume_from is not None  # noqa: S101, PT018
+    assert run.home is not None and run.config.checkpoint is not None  # noqa: S101, PT018
+    assert run.config.checkpoint.resume_from is not None  # noqa: S101
     if run.config.checkpoint.resume_from.optimizer:
         saved = state.collect(run.model, run.update.optimizer)
-        load.read_into(saved, other, run.world)
+        run.home.read_into(saved, other, run.world)
         state.restore(run.model, run.update.optimizer, saved)
     else:
         weights = state.weights(run.model)
-        load.read_into(weights, other, run.world)
+        run.home.read_into(weights, other, run.world)
         state.restore_weights(run.model, weights)
     run.update.restored(lacking=frozenset(run.update.state))
     log.info("begins with %s", fields(path=other.path, step=other.manifest.step))
@@ -215,11 +219,11 @@ def _make(source: Origin, world: World) -> Any:
     return made[0]
 
 
-def _writer(config: RunConfig, world: World, environ: Mapping[str, str], model: dict[str, Any]) -> Writer | None:
-    if config.checkpoint is None:
-        return None
-    return Writer(
-        folder=Path(config.checkpoint.directory),
+def _writer(
+    config: RunConfig, place: Home, world: World, environ: Mapping[str, str], model: dict[str, Any]
+) -> AnyWriter:
+    assert config.checkpoint is not None  # noqa: S101  it has a home
+    return place.writer(
         job=config.job,
         uid=environ.get(Env.JOB_UID, ""),
         generation=int(environ.get(Env.GENERATION) or 1),
@@ -237,8 +241,8 @@ def _continued(ledger: Ledger, found: load.Found | None, data: DataSpec) -> Ledg
     return ledger if found is None else ledger.continued_from(found.manifest.ledger, allow_change=data.allow_change)
 
 
-def _find(writer: Writer, ledger: Ledger, world: World, data: DataSpec) -> tuple[load.Found | None, layout.Start]:
-    """The newest whole checkpoint, the same on every rank; says on the volume that training starts."""
+def _begin(place: Home, writer: AnyWriter, ledger: Ledger, data: DataSpec) -> Begun:
+    """The newest whole checkpoint, the same on every rank; puts on record that training starts."""
 
     def fits(found: load.Found) -> None:
         load.require_same_model(found, writer.model)
@@ -246,33 +250,23 @@ def _find(writer: Writer, ledger: Ledger, world: World, data: DataSpec) -> tuple
         if changes := ledger.changes(found.manifest.ledger):
             log.warning("other data than in %s: %s; a new segment begins", found.path.name, "; ".join(changes))
 
-    return world.lead(
-        lambda: load.begin(
-            writer.folder,
-            job=writer.uid,
-            generation=writer.generation,
-            attempt=writer.attempt,
-            world_size=world.size,
-            audited=data.audit,
-            fits=fits,
-        )
-    )
+    return place.begin(writer, audited=data.audit, fits=fits)
 
 
-def _audit(start: layout.Start, world: World, folder: Path, ledger: Ledger) -> AuditLog | None:
+def _audit(start: layout.Start, world: World, config: RunConfig, ledger: Ledger) -> AuditLog | None:
     """Where this rank writes down what it trains; None: it is not asked to."""
-    if not start.audited:
+    if not start.audited or config.checkpoint is None:
         return None
-    return AuditLog(folder / layout.AUDIT, Header.of(start, world.rank, ledger.to_json()))
+    return AuditLog(Path(config.checkpoint.directory) / layout.AUDIT, Header.of(start, world.rank, ledger.to_json()))
 
 
 def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
     """Takes weights and optimizer to the checkpoint, where the ledger is; its step, if there is one."""
-    if found is None:
+    if found is None or run.home is None:
         return None
     progress = run.progress
     saved = _state(run)
-    lacking = load.read_into(saved, found, run.world)
+    lacking = run.home.read_into(saved, found, run.world)
     progress.tokens = found.manifest.tokens
     state.restore(run.model, run.update.optimizer, saved)
     run.update.restored(lacking)
@@ -298,16 +292,16 @@ def _state(run: Run) -> dict[str, Any]:
     return state.collect(run.model, run.update.optimizer, {**run.update.state, "guard": run.guard.state})
 
 
-def _left_out(writer: Writer | None, ledger: Ledger, world: World) -> frozenset[int]:
+def _left_out(place: Home | None, writer: AnyWriter | None, ledger: Ledger, world: World) -> frozenset[int]:
     """The steps that a rollback has left out, the same on every rank."""
-    if writer is None:
+    if place is None or writer is None:
         return frozenset()
-    return world.lead(lambda: leftout.steps(writer.folder, job=writer.uid, ledger=ledger.to_json()))
+    return world.lead(lambda: place.left_out(writer.uid, ledger.to_json()))
 
 
 def _saver(run: Run, saved_step: int | None) -> Saver | None:
     """What saves, from the step of the checkpoint on that training goes on from."""
-    if run.writer is None or run.config.checkpoint is None:
+    if run.home is None or run.writer is None or run.config.checkpoint is None:
         return None
     return Saver(
         run.config.checkpoint,
@@ -316,7 +310,7 @@ def _saver(run: Run, saved_step: int | None) -> Saver | None:
         lambda: _state(run),
         audit=run.audit,
         saved_step=saved_step,
-        past=past(run.writer.folder, run.writer.uid) if run.world.leader else None,
+        past=run.home.past(run.writer.uid) if run.world.leader else None,
     )
 
 
@@ -348,11 +342,9 @@ def _refused(run: Run, ledger: Ledger, *, loss: float, grad_norm: float) -> str 
     try:
         return run.guard.refuses(ledger.step + 1, loss, grad_norm)
     except RollbackError as error:
-        writer, steps, why = run.writer, error.steps, str(error)
-        assert writer is not None  # noqa: S101 - the config has been validated
-        run.world.lead(
-            lambda: leftout.record(writer.folder, job=writer.uid, ledger=ledger.to_json(), steps=steps, why=why)
-        )
+        place, writer, steps, why = run.home, run.writer, error.steps, str(error)
+        assert place is not None and writer is not None  # noqa: S101, PT018 - the config has been validated
+        run.world.lead(lambda: place.leave_out(writer.uid, ledger.to_json(), steps, why))
         raise
 
 

@@ -26,7 +26,7 @@ METADATA = ".metadata"
 
 def write(state: dict[str, Any], folder: Path, group: ProcessGroup, *, leader: bool) -> None:
     """Writes this rank's shards as `__<rank>_0.distcp`, the leader `.metadata` too; all is on the disk. A collective."""
-    with _told(f"checkpoint {folder}: can't be written"):
+    with told(f"checkpoint {folder}: can't be written"):
         writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
         state_dict_saver.save(state, storage_writer=writer, process_group=group)
     if leader:
@@ -35,7 +35,7 @@ def write(state: dict[str, Any], folder: Path, group: ProcessGroup, *, leader: b
 
 def read(state: dict[str, Any], folder: Path, group: ProcessGroup | None = None) -> None:
     """Reads into the tensors of `state`, whatever the number of ranks was. A collective; without a group of one process."""
-    with _told(f"checkpoint {folder}: can't be read"):
+    with told(f"checkpoint {folder}: can't be read"):
         state_dict_loader.load(
             state, storage_reader=FileSystemReader(folder), process_group=group, no_dist=group is None
         )
@@ -43,13 +43,19 @@ def read(state: dict[str, Any], folder: Path, group: ProcessGroup | None = None)
 
 def sizes(folder: Path) -> dict[str, torch.Size | None]:
     """By name, what a checkpoint has: the size of a tensor, None for anything else."""
-    with _told(f"checkpoint {folder}: can't be read"):
-        known = FileSystemReader(folder).read_metadata().state_dict_metadata
+    with told(f"checkpoint {folder}: can't be read"):
+        return tensors(FileSystemReader(folder))
+
+
+def tensors(reader: FileSystemReader) -> dict[str, torch.Size | None]:
+    """The same, whatever is read from."""
+    known = reader.read_metadata().state_dict_metadata
     return {name: entry.size if isinstance(entry, TensorStorageMetadata) else None for name, entry in known.items()}
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def told(what: str) -> Iterator[None]:
+    """Makes an error of ours of what the ranks have failed with."""
     try:
         yield
     except CheckpointException as error:

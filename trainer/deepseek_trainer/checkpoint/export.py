@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import dcp, layout, load
 from deepseek_trainer.checkpoint.load import Found
+from deepseek_trainer.checkpoint.objects.fetch import fetch
+from deepseek_trainer.checkpoint.objects.store import connect
 from deepseek_trainer.checkpoint.verify import verify
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.data.tokenizer import FILE as TOKENIZER
@@ -208,7 +211,10 @@ def sentence(found: Found, target: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m deepseek_trainer.checkpoint.export FOLDER TARGET`; the exit status is the trainer's."""
     parser = argparse.ArgumentParser(prog="python -m deepseek_trainer.checkpoint.export", description=__doc__)
-    parser.add_argument("folder", type=Path, help="the job's folder on the checkpoint volume")
+    parser.add_argument("folder", help="the job's folder on the checkpoint volume, or its URL in an object store")
+    parser.add_argument(
+        "--endpoint", default="", metavar="URL", help="of the object store's server, if not the provider's"
+    )
     parser.add_argument("target", type=Path, help="the folder that is to be made")
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest whole one")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights; default: as trained")
@@ -221,15 +227,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     told = parser.parse_args(arguments)
     try:
-        found = export(
-            told.folder,
-            told.target,
-            step=told.step,
-            dtype=DTYPES[told.dtype] if told.dtype else None,
-            tokenizer=told.tokenizer,
-            ema=told.ema,
-            told=lambda line: print(line, flush=True),  # noqa: T201
-        )
+        with _brought(told.folder, told.endpoint, told.target, told.step) as folder:
+            found = export(
+                folder,
+                told.target,
+                step=told.step,
+                dtype=DTYPES[told.dtype] if told.dtype else None,
+                tokenizer=told.tokenizer,
+                ema=told.ema,
+                told=lambda line: print(line, flush=True),  # noqa: T201
+            )
     except (TrainerError, ConfigError, OSError) as error:
         _brief(told.brief_to, "error", str(error))
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
@@ -242,6 +249,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _brief(file: Path | None, key: str, text: str) -> None:
     if file is not None:
         file.write_text(json.dumps({key: text[:1000]}), encoding="utf-8")
+
+
+@contextmanager
+def _brought(folder: str, endpoint: str, target: Path, step: int | None) -> Iterator[Path]:
+    """The job's folder; one in an object store is brought beside the target, of which the disk needs as much again."""
+    if "://" not in folder:
+        yield Path(folder)
+        return
+    if target.exists():
+        raise ConfigError(f"{target} is there already; give a folder that is to be made")
+    scratch = target.with_name(f".{target.name}.fetched")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        fetch(connect(folder, endpoint), scratch, step)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -136,6 +136,11 @@ def parse_manifest(content: bytes) -> Manifest:
     said = json.loads(content)
     if not isinstance(said, dict):
         raise ValueError("it is not an object")
+    return manifest_of(said)
+
+
+def manifest_of(said: dict[str, Any]) -> Manifest:
+    """The manifest that says this; a field that isn't known is a newer trainer's."""
     return Manifest(**{name: value for name, value in said.items() if name in _MANIFEST})
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_trainer.checkpoint import layout, probation
+from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.checkpoint.verify import UNCOMMITTED, verify
 from deepseek_trainer.contract import TERMINATION_LOG_MAX_BYTES
 from deepseek_trainer.errors import DataError, UnavailableError
 
-_ROOM = 200
+ROOM = 200
 """Bytes of a short answer that are not for checkpoints."""
 
 
@@ -48,7 +49,7 @@ def trust(folder: Path, step: int) -> None:
 def brief(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Of an answer what fits into a pod's last words: the newest ones, and how many are left out."""
     kept = [{name: value for name, value in row.items() if value is not None} for row in rows]
-    while len(json.dumps(kept)) > TERMINATION_LOG_MAX_BYTES - _ROOM:
+    while len(json.dumps(kept)) > TERMINATION_LOG_MAX_BYTES - ROOM:
         kept.pop()
     return {"checkpoints": kept, "leftOut": len(rows) - len(kept)}
 
@@ -60,13 +61,18 @@ def _row(checkpoint: Path, step: int, content: bool) -> dict[str, Any]:
     try:
         problem, manifest = verify(checkpoint, content=content)
     except UnavailableError as error:
-        return row | {"state": "unreadable", "problem": str(error)[:_ROOM]}
+        return row | {"state": "unreadable", "problem": str(error)[:ROOM]}
     if manifest is None:
-        return row | {"state": "damaged", "problem": problem[:_ROOM]}
+        return row | {"state": "damaged", "problem": problem[:ROOM]}
     if bad := probation.verdict(checkpoint):
-        row |= {"state": "bad", "problem": bad[:_ROOM]}
-    return row | {
-        "verified": content or layout.is_marked(checkpoint, layout.VERIFIED),
+        row |= {"state": "bad", "problem": bad[:ROOM]}
+    return row | facts(manifest, verified=content or layout.is_marked(checkpoint, layout.VERIFIED))
+
+
+def facts(manifest: Manifest, *, verified: bool) -> dict[str, Any]:
+    """What is shown of a whole checkpoint."""
+    return {
+        "verified": verified,
         "time": manifest.time,
         "bytes": manifest.bytes,
         "worldSize": manifest.world_size,

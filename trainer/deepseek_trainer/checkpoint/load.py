@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -27,16 +27,19 @@ from deepseek_trainer.errors import DataError
 
 log = logging.getLogger(__name__)
 
+Where = TypeVar("Where")
+"""A folder, or a save in an object store; as text it is what people are told."""
+
 
 @dataclass(frozen=True)
-class Found:
+class Found(Generic[Where]):
     """A checkpoint that was verified.
 
     Attributes:
         passed_over: newer ones that were committed, each with the reason why it was refused; newest first.
     """
 
-    path: Path
+    path: Where
     manifest: Manifest
     passed_over: tuple[str, ...] = ()
 
@@ -49,8 +52,8 @@ def begin(
     attempt: int,
     world_size: int,
     audited: bool = False,
-    fits: Callable[[Found], None] = lambda found: None,
-) -> tuple[Found | None, Start]:
+    fits: Callable[[Found[Path]], None] = lambda found: None,
+) -> tuple[Found[Path] | None, Start]:
     """The checkpoint that training goes on from, and the start that is now on record; nobody older commits after it.
 
     Whoever was let through the fence before has its checkpoint in a temporary folder or without its mark. Both are
@@ -82,7 +85,7 @@ def begin(
             return found, start
 
 
-def newest_whole(folder: Path) -> Found | None:
+def newest_whole(folder: Path) -> Found[Path] | None:
     """The newest verified checkpoint that isn't marked bad; None when none was ever committed.
 
     Raises:
@@ -102,14 +105,19 @@ def newest_whole(folder: Path) -> Found | None:
         log.warning("skipping checkpoint=%s reason=%r", checkpoint.name, problem)
         refused.append(f"{checkpoint.name}: {problem}")
     if refused:
-        raise DataError(
-            f"no checkpoint in {folder} is whole: {'; '.join(refused)}; restore one from a backup, empty the folder to start "
-            "over, or trust one from which training failed (dsj checkpoints JOB --trust STEP)"
-        )
+        raise DataError(none_whole(folder, refused))
     return None
 
 
-def of_another(wanted: ResumeFrom) -> Found:
+def none_whole(where: object, refused: list[str]) -> str:
+    """What to say where every checkpoint was refused."""
+    return (
+        f"no checkpoint in {where} is whole: {'; '.join(refused)}; restore one from a backup, empty the place to start over, "
+        "or trust one from which training failed (dsj checkpoints JOB --trust STEP)"
+    )
+
+
+def of_another(wanted: ResumeFrom) -> Found[Path]:
     """Another job's checkpoint, verified.
 
     Raises:
@@ -132,7 +140,7 @@ def of_another(wanted: ResumeFrom) -> Found:
 
 
 def require_same_model(
-    found: Found,
+    found: Found[Any],
     model: dict[str, Any],
     remedy: str = "put it back as it was, or start over in an empty checkpoint folder",
 ) -> None:
@@ -147,8 +155,30 @@ def require_same_model(
         raise ConfigError(f"trainer.model: {found.path} is of another model: {'; '.join(changes)}; {remedy}")
 
 
-def read_into(state: dict[str, Any], found: Found, world: World) -> frozenset[str]:
+def read_into(state: dict[str, Any], found: Found[Path], world: World) -> frozenset[str]:
+    """As `read_parts`, of a folder. A collective."""
+    return read_parts(
+        state,
+        found,
+        world,
+        sizes=lambda: dcp.sizes(found.path),
+        read=lambda wanted: dcp.read(wanted, found.path, world.control),
+    )
+
+
+def read_parts(
+    state: dict[str, Any],
+    found: Found[Any],
+    world: World,
+    *,
+    sizes: Callable[[], Mapping[str, torch.Size | None]],
+    read: Callable[[dict[str, Any]], None],
+) -> frozenset[str]:
     """Reads a checkpoint into `state` (of `state.collect`), resharded to this world. A collective.
+
+    Args:
+        sizes: what it has; see `dcp.sizes`.
+        read: reads into what it is given; a collective.
 
     Returns:
         Parts beside weights and optimizer that it doesn't have, or of another size: they are left as they are.
@@ -156,7 +186,7 @@ def read_into(state: dict[str, Any], found: Found, world: World) -> frozenset[st
     Raises:
         ConfigError: it is of another optimizer.
     """
-    known = world.lead(lambda: dcp.sizes(found.path))
+    known = world.lead(sizes)
     lacking = {name: _lacking(part, f"{name}.", known) for name, part in state.items()}
     if lacking.get("optimizer"):
         raise ConfigError(
@@ -165,7 +195,7 @@ def read_into(state: dict[str, Any], found: Found, world: World) -> frozenset[st
         )
     left = frozenset(name for name in state if lacking[name] and name not in ("model", "optimizer"))
     wanted = {name: part for name, part in state.items() if name not in left}
-    world.agree(lambda: dcp.read(wanted, found.path, world.control), on=lambda world: True)
+    world.agree(lambda: read(wanted), on=lambda world: True)
     if left:
         log.warning("checkpoint=%s has nothing of %s: it begins anew", found.path.name, ", ".join(sorted(left)))
     return left
@@ -187,7 +217,7 @@ def record_start(
     job: str,
     generation: int,
     attempt: int,
-    found: Found | None,
+    found: Found[Path] | None,
     world_size: int,
     audited: bool = False,
 ) -> Start:

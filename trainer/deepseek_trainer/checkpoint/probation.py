@@ -34,7 +34,11 @@ _TEXT_MAX = 300
 
 @contextmanager
 def watched(
-    checkpoint: Path | None, start: str, step: Callable[[], int], lost_peer: Callable[[BaseException], bool]
+    checkpoint: Any,
+    start: str,
+    step: Callable[[], int],
+    lost_peer: Callable[[BaseException], bool],
+    record: Callable[[Any, str, int, Exception], None] | None = None,
 ) -> Iterator[None]:
     """Records it if training fails in here, soon, by itself.
 
@@ -43,12 +47,13 @@ def watched(
         start: name of this start.
         step: optimizer steps that are done.
         lost_peer: whether an error means that a peer went away.
+        record: writes it down; None: in a folder beside the checkpoint's own.
     """
     try:
         yield
     except Exception as error:
         if checkpoint is not None and is_own(error) and not lost_peer(error):
-            _record(checkpoint, start, step(), error)
+            (record or record_in_folder)(checkpoint, start, step(), error)
         raise
 
 
@@ -62,8 +67,13 @@ def is_own(error: BaseException) -> bool:
 def verdict(checkpoint: Path) -> str | None:
     """Why a checkpoint is marked bad; None: it isn't."""
     failed = failures(checkpoint)
-    if len(failed) < STARTS:
-        return None
+    return judged(failed) if len(failed) >= STARTS else None
+
+
+def judged(failed: list[dict[str, Any]]) -> str:
+    """These failures, oldest first, in words."""
+    if not failed:
+        return "training failed soon, and nobody can read how"
     return f"training failed soon in {len(failed)} starts from it, last after step {failed[-1]['step']}: {failed[-1]['error']}"
 
 
@@ -95,19 +105,22 @@ def trust(checkpoint: Path) -> int:
     return forgotten
 
 
-def _record(checkpoint: Path, start: str, step: int, error: Exception) -> None:
+def described(start: str, step: int, error: Exception) -> dict[str, Any]:
+    """A failure as it is written down."""
+    return {"start": start, "step": step, "error": f"{type(error).__name__}: {first_line(error)}"[:_TEXT_MAX]}
+
+
+def record_in_folder(checkpoint: Path, start: str, step: int, error: Exception) -> None:
+    """Records that a start failed at this step, if that is soon after the checkpoint, and it has committed none since."""
     try:
         loaded = layout.read_manifest(checkpoint)
         if step - loaded.step > STEPS or _has_committed(checkpoint.parent, start, loaded.step):
             return
         folder = layout.failed_folder(checkpoint)
         folder.mkdir(exist_ok=True)
-        said = {
-            "start": start,
+        said = described(start, step, error) | {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "step": step,
             "committed": _committed(checkpoint),
-            "error": f"{type(error).__name__}: {first_line(error)}"[:_TEXT_MAX],
         }
         durable.replace_json(folder / f"{start}.json", said)  # all ranks say the same
         log.error("failed soon after checkpoint=%s starts=%d of %d", checkpoint.name, len(failures(checkpoint)), STARTS)

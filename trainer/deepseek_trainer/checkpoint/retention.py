@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +19,50 @@ from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import layout, probation
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What retention has to know of a committed checkpoint.
+
+    Attributes:
+        good: whole as far as names and sizes tell, not found damaged later, and not marked bad.
+        verified: read again since, and found whole.
+        time: RFC 3339; "" where it isn't known.
+    """
+
+    step: int
+    good: bool = False
+    verified: bool = False
+    time: str = ""
+
+
+def doomed(
+    found: Sequence[Known], *, keep: int, keep_s: int | None = None, keep_every_steps: int | None = None
+) -> list[int]:
+    """Places in `found` of the checkpoints that nothing keeps: all but the newest `keep` good ones and those named below.
+
+    Args:
+        found: newest first. Of several good ones of a step the first counts, and the others go.
+        keep_s: good ones that are younger than so many seconds stay.
+        keep_every_steps: of every so many steps, the first good one stays; not of those before the first so many.
+    """
+    good: dict[int, int] = {}
+    for place, known in enumerate(found):
+        if known.good:
+            good.setdefault(known.step, place)
+    staying = {good[step] for step in _every(sorted(good), keep_every_steps)}
+    staying |= {place for place in good.values() if _is_young(found[place].time, keep_s)}
+    staying |= set([place for place in good.values() if found[place].verified][:1])
+    counted, going = 0, []
+    for place, known in enumerate(found):
+        if place in good.values():
+            if counted >= keep and place not in staying:
+                going.append(place)
+            counted += 1
+        elif counted >= keep or known.step in good:
+            going.append(place)
+    return going
 
 
 def apply(
@@ -36,19 +82,23 @@ def apply(
         keep_every_steps: of every so many steps, the first whole one stays; not of those before the first so many.
     """
     found = [(step, checkpoint) for step, checkpoint in layout.checkpoints(folder) if step <= newest]
-    good = {
-        step: checkpoint for step, checkpoint in found if is_whole(checkpoint) and probation.verdict(checkpoint) is None
-    }
-    staying = _every(sorted(good), keep_every_steps) | {step for step in good if _is_young(good[step], keep_s)}
-    staying |= set([step for step in good if layout.is_marked(good[step], layout.VERIFIED)][:1])
-    counted = 0
-    for step, checkpoint in found:
-        if counted >= keep and step not in staying:
-            doomed = layout.temporary_folder(folder, step, generation, "deleted")
-            durable.rename(checkpoint, doomed)
-            shutil.rmtree(doomed)
-        elif step in good:
-            counted += 1
+    known = [_known(step, checkpoint) for step, checkpoint in found]
+    for place in doomed(known, keep=keep, keep_s=keep_s, keep_every_steps=keep_every_steps):
+        step, checkpoint = found[place]
+        going = layout.temporary_folder(folder, step, generation, "deleted")
+        durable.rename(checkpoint, going)
+        shutil.rmtree(going)
+
+
+def _known(step: int, checkpoint: Path) -> Known:
+    if not is_whole(checkpoint) or probation.verdict(checkpoint) is not None:
+        return Known(step)
+    return Known(
+        step,
+        good=True,
+        verified=layout.is_marked(checkpoint, layout.VERIFIED),
+        time=layout.read_manifest(checkpoint).time,
+    )
 
 
 def _every(steps: list[int], every: int | None) -> set[int]:
@@ -59,12 +109,12 @@ def _every(steps: list[int], every: int | None) -> set[int]:
     return {step for number, step in firsts.items() if number > 0}
 
 
-def _is_young(checkpoint: Path, keep_s: int | None) -> bool:
+def _is_young(time: str, keep_s: int | None) -> bool:
     if keep_s is None:
         return False
     try:
-        made = datetime.fromisoformat(layout.read_manifest(checkpoint).time)
-    except (OSError, ValueError, TypeError):
+        made = datetime.fromisoformat(time)
+    except ValueError:
         return False
     return (datetime.now(UTC) - made).total_seconds() < keep_s
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_trainer import durable
-from deepseek_trainer.checkpoint import dcp, layout, retention
+from deepseek_trainer.checkpoint import dcp, layout, retention, verifier
 from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.contract import CheckpointInfo
 from deepseek_trainer.distributed.world import World
@@ -39,16 +39,66 @@ class Shown:
     loss: float | None = None
 
 
-@dataclass(frozen=True)
-class Writer:
-    """Who saves, and where.
+class Author:
+    """What the writers of both places are, a folder on a volume and a part of an object store.
 
     Attributes:
-        folder: the job's checkpoint folder, the same volume on every rank.
         uid: of the job; tells it from one of the same name that was deleted before.
         keep: checkpoints that retention leaves; beside those that `keep_seconds` and `keep_every_steps` name.
         model: recorded in the manifest; see `Manifest.model`.
         start: name of this start of training; recorded in the manifest.
+    """
+
+    job: str
+    uid: str
+    generation: int
+    attempt: int
+    keep: int
+    model: dict[str, Any]
+    world: World
+    start: str
+    keep_seconds: int | None
+    keep_every_steps: int | None
+
+    def rules(self) -> dict[str, Any]:
+        """What retention keeps."""
+        return {"keep": self.keep, "keep_s": self.keep_seconds, "keep_every_steps": self.keep_every_steps}
+
+    def manifest(
+        self, ledger: dict[str, Any], shown: Shown, files: dict[str, dict[str, Any]], took: Stopwatch
+    ) -> Manifest:
+        """Of what was written.
+
+        Args:
+            files: see `Manifest.files`.
+        """
+        seconds, blocked_s = took.read()
+        return Manifest(
+            version=_VERSION,
+            job=self.job,
+            step=ledger["step"],
+            generation=self.generation,
+            attempt=self.attempt,
+            world_size=self.world.size,
+            ledger=ledger,
+            model=self.model,
+            files=files,
+            versions=_versions(),
+            seconds=seconds,
+            blocked_seconds=blocked_s,
+            time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            start=self.start,
+            tokens=shown.tokens,
+            loss=shown.loss,
+        )
+
+
+@dataclass(frozen=True)
+class Writer(Author):
+    """Who saves, and where.
+
+    Attributes:
+        folder: the job's checkpoint folder, the same volume on every rank.
     """
 
     folder: Path
@@ -84,7 +134,7 @@ class Writer:
             FencedError: a newer generation trains on this volume.
             UnavailableError: the volume is full, read-only or gone.
         """
-        took = _Stopwatch(time.perf_counter() if began is None else began, blocked_s)
+        took = Stopwatch(time.perf_counter() if began is None else began, blocked_s)
         temporary = layout.temporary_folder(self.folder, ledger["step"], self.generation)
         try:
             self.world.lead(lambda: _make_empty(temporary))
@@ -114,28 +164,10 @@ class Writer:
         ledger: dict[str, Any],
         shown: Shown,
         files: dict[str, dict[str, Any]],
-        took: _Stopwatch,
+        took: Stopwatch,
     ) -> CheckpointInfo:
         self._fence()
-        seconds, blocked_s = took.read()
-        manifest = Manifest(
-            version=_VERSION,
-            job=self.job,
-            step=ledger["step"],
-            generation=self.generation,
-            attempt=self.attempt,
-            world_size=self.world.size,
-            ledger=ledger,
-            model=self.model,
-            files=files,
-            versions=_versions(),
-            seconds=seconds,
-            blocked_seconds=blocked_s,
-            time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            start=self.start,
-            tokens=shown.tokens,
-            loss=shown.loss,
-        )
+        manifest = self.manifest(ledger, shown, files, took)
         durable.write_json(temporary / layout.MANIFEST, manifest.to_json())
         durable.write_bytes(temporary / layout.MARK, durable.describe(temporary / layout.MANIFEST)["sha256"].encode())
         durable.sync_folder(temporary)
@@ -145,13 +177,15 @@ class Writer:
             durable.rename(checkpoint / layout.MARK, checkpoint / layout.COMMITTED)
         retention.apply(
             self.folder,
-            keep=self.keep,
             generation=self.generation,
             newest=manifest.step,
-            keep_s=self.keep_seconds,
-            keep_every_steps=self.keep_every_steps,
+            **self.rules(),
         )
         return info(checkpoint, manifest)
+
+    def reread(self, path: str) -> str | None:
+        """See `verifier.reread`."""
+        return verifier.reread(Path(path))
 
     @contextmanager
     def _making_room(self, checkpoint: Path, step: int) -> Iterator[None]:
@@ -184,7 +218,7 @@ class Writer:
         )
 
 
-def info(checkpoint: Path, manifest: Manifest, *, verified: bool = False) -> CheckpointInfo:
+def info(checkpoint: Path | str, manifest: Manifest, *, verified: bool = False) -> CheckpointInfo:
     """A committed checkpoint as status reports it; verified: it was read again since."""
     return CheckpointInfo(
         step=manifest.step,
@@ -198,7 +232,9 @@ def info(checkpoint: Path, manifest: Manifest, *, verified: bool = False) -> Che
 
 
 @dataclass(frozen=True)
-class _Stopwatch:
+class Stopwatch:
+    """How long a save takes: since a time by `perf_counter`, and how much of it kept training from making steps."""
+
     began: float
     blocked_s: float | None
 

@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from deepseek_trainer.checkpoint.flight import Flight, LostError
+from deepseek_trainer.checkpoint.home import AnyWriter
 from deepseek_trainer.checkpoint.interval import Interval, Past
-from deepseek_trainer.checkpoint.save import Shown, Writer
+from deepseek_trainer.checkpoint.save import Shown
 from deepseek_trainer.checkpoint.staging import Staging
 from deepseek_trainer.checkpoint.verifier import Verifier
 from deepseek_trainer.config import CheckpointSpec
@@ -54,7 +54,7 @@ class Saver:
     def __init__(
         self,
         spec: CheckpointSpec,
-        writer: Writer,
+        writer: AnyWriter,
         progress: Progress,
         collect: Callable[[], dict[str, Any]],
         *,
@@ -74,10 +74,10 @@ class Saver:
         self._collect, self._audit = collect, audit
         self._interval = Interval(spec, past)
         self._staging = Staging()
-        self._apart: Writer | None = None
+        self._apart: AnyWriter | None = None
         self._flight: Flight | None = None
         self._failures = 0
-        self._verifier = Verifier()
+        self._verifier = Verifier(writer.reread)
         self._again = False
 
     def signs(self) -> tuple[float, float, float]:
@@ -165,7 +165,7 @@ class Saver:
 
     def _write(
         self,
-        writer: Writer,
+        writer: AnyWriter,
         state: dict[str, Any],
         ledger: dict[str, Any],
         shown: Shown,
@@ -176,7 +176,7 @@ class Saver:
             writer.world.agree(self._audit.sync, on=lambda world: True)
         return writer.save(state, ledger, shown, began=began, blocked_s=blocked_s)
 
-    def _on_its_own(self) -> Writer:
+    def _on_its_own(self) -> AnyWriter:
         """The writer of the other thread. Its group is made when it is first needed: a start doesn't wait for it."""
         if self._apart is None:
             self._apart = replace(self._writer, world=self._writer.world.apart())
@@ -206,7 +206,7 @@ class Saver:
             saved = saved.model_copy(update={"interval_seconds": round(self._interval.seconds(), 1)})
         self._progress.update(checkpoint=saved, checkpoint_failure=None)
         if self._writer.world.leader:
-            self._verifier.read(saved.step, Path(saved.path))
+            self._verifier.read(saved.step, saved.path)
         log.info(
             "saved %s",
             fields(

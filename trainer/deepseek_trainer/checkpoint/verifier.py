@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +38,17 @@ class Verdict:
 class Verifier:
     """One reading at a time; of the checkpoints that are committed meanwhile only the newest is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, reread: Callable[[str], str | None]) -> None:
+        """Args:
+        reread: reads and marks the checkpoint at a path; see `reread`.
+        """
+        self._reread = reread
         self._lock = threading.Lock()
-        self._next: tuple[int, Path] | None = None
+        self._next: tuple[int, str] | None = None
         self._verdicts: list[Verdict] = []
         self._thread: threading.Thread | None = None
 
-    def read(self, step: int, checkpoint: Path) -> None:
+    def read(self, step: int, checkpoint: str) -> None:
         """Has a checkpoint read, now or after the one that is being read."""
         with self._lock:
             self._next = (step, checkpoint)
@@ -71,7 +76,7 @@ class Verifier:
                     self._thread = None
                     return
             step, checkpoint = wanted
-            problem = reread(checkpoint)
+            problem = self._reread(checkpoint)
             if problem is not None:
                 with self._lock:
                     self._verdicts.append(Verdict(step, problem))

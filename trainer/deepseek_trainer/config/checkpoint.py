@@ -12,7 +12,9 @@ from deepseek_trainer.config.base import Section
 class ResumeFrom(Section):
     """Another job's checkpoint that a new run begins with."""
 
-    directory: Annotated[str, Field(min_length=1)] = Field(description="Folder of that job's checkpoints; absolute.")
+    directory: Annotated[str, Field(min_length=1)] = Field(
+        description="Folder of that job's checkpoints, or their URL; as `directory` of this job."
+    )
     step: Annotated[int, Field(ge=0)] | None = Field(None, description="Of the checkpoint; None: the newest whole one.")
     optimizer: bool = Field(False, description="Whether the optimizer's state is taken over too.")
 
@@ -20,7 +22,10 @@ class ResumeFrom(Section):
 class CheckpointSpec(Section):
     """Where and how often the state is saved. Rendered by the launcher from `spec.checkpoint`."""
 
-    directory: Annotated[str, Field(min_length=1)] = Field(description="Folder of this job's checkpoints; absolute.")
+    directory: Annotated[str, Field(min_length=1)] = Field(
+        description="Folder of this job's checkpoints, absolute; or its URL in an object store, as s3://bucket/prefix/job."
+    )
+    endpoint: str = Field("", description="URL of the object store's server, where it is not the provider's own.")
     mode: Literal["Async", "Sync"] = Field("Async", description="Async: steps go on while a checkpoint is written.")
     every_steps: Annotated[int, Field(ge=1)] | None = Field(
         100, description="Optimizer steps between two saves; None: they don't say when."

@@ -63,12 +63,17 @@ def configuration(folder: Path, *, vocab_size: int, sequence_length: int) -> Dee
 
 def keep_configuration(folder: Path, config: DeepseekV3Config) -> None:
     """Puts the architecture there, unless it is there, so that checkpoints can be exported without their job."""
-    said = {**config.to_dict(), "architectures": [DeepseekV3ForCausalLM.__name__], "use_cache": True}
-    content = (json.dumps(said, indent=2, sort_keys=True) + "\n").encode()
+    content = described(config)
     file = folder / CONFIG
     if not file.is_file() or file.read_bytes() != content:
         folder.mkdir(parents=True, exist_ok=True)
         durable.replace_bytes(file, content)
+
+
+def described(config: DeepseekV3Config) -> bytes:
+    """The content of config.json."""
+    said = {**config.to_dict(), "architectures": [DeepseekV3ForCausalLM.__name__], "use_cache": True}
+    return (json.dumps(said, indent=2, sort_keys=True) + "\n").encode()
 
 
 def require_weights(folder: Path) -> None:

@@ -1,0 +1,210 @@
+"""Where a job's checkpoints are, as training sees it: a folder on a volume, or its part of an object store.
+
+Which one it is nobody else needs to know: both keep the same promise, each by its own protocol (`save`, `load`, and the
+same names in `objects`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from deepseek_trainer.checkpoint import interval, layout, leftout, load, probation
+from deepseek_trainer.checkpoint.interval import Past
+from deepseek_trainer.checkpoint.layout import Start
+from deepseek_trainer.checkpoint.load import Found
+from deepseek_trainer.checkpoint.objects import layout as keys
+from deepseek_trainer.checkpoint.objects import load as objects
+from deepseek_trainer.checkpoint.objects import probation as failures
+from deepseek_trainer.checkpoint.objects import starts, transfer
+from deepseek_trainer.checkpoint.objects.manifests import Manifests
+from deepseek_trainer.checkpoint.objects.save import ObjectWriter
+from deepseek_trainer.checkpoint.objects.store import Store, connect
+from deepseek_trainer.checkpoint.save import Writer
+from deepseek_trainer.config import CheckpointSpec, ConfigError, ResumeFrom
+from deepseek_trainer.distributed.world import World
+from deepseek_trainer.errors import DataError
+from deepseek_trainer.model import pretrained
+
+AnyWriter = Writer | ObjectWriter
+Judge = Callable[[Found[Any]], None]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A start that is on record.
+
+    Attributes:
+        found: what it goes on from; None: from scratch.
+        writer: what it saves with.
+    """
+
+    found: Found[Any] | None
+    start: Start
+    writer: AnyWriter
+
+
+class Home(Protocol):
+    """What training asks of the place where its checkpoints are."""
+
+    def writer(self, **author: Any) -> AnyWriter:
+        """What saves there, before there is a start.
+
+        Args:
+            author: the fields of `save.Author`.
+        """
+
+    def begin(self, writer: AnyWriter, *, audited: bool, fits: Judge) -> Begun:
+        """See `load.begin`. A collective."""
+
+    def another(self, wanted: ResumeFrom) -> Found[Any]:
+        """See `load.of_another`."""
+
+    def read_into(self, state: dict[str, Any], found: Found[Any], world: World) -> frozenset[str]:
+        """See `load.read_parts`. A collective."""
+
+    def left_out(self, uid: str, ledger: dict[str, Any]) -> frozenset[int]:
+        """See `leftout.steps`."""
+
+    def leave_out(self, uid: str, ledger: dict[str, Any], steps: range, why: str) -> None:
+        """See `leftout.record`."""
+
+    def past(self, uid: str) -> Past:
+        """See `interval.past`."""
+
+    def keep_configuration(self, config: Any) -> None:
+        """Puts the architecture beside the checkpoints, so that they can be exported without their job."""
+
+    def record_failure(self, where: Any, start: str, step: int, error: Exception) -> None:
+        """See `probation.record_in_folder`."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A folder, the same on every rank."""
+
+    folder: Path
+
+    def writer(self, **author: Any) -> Writer:
+        return Writer(self.folder, **author)
+
+    def begin(self, writer: AnyWriter, *, audited: bool, fits: Judge) -> Begun:
+        found, start = writer.world.lead(
+            lambda: load.begin(
+                self.folder,
+                job=writer.uid,
+                generation=writer.generation,
+                attempt=writer.attempt,
+                world_size=writer.world.size,
+                audited=audited,
+                fits=fits,
+            )
+        )
+        return Begun(found, start, replace(writer, start=start.start))
+
+    def another(self, wanted: ResumeFrom) -> Found[Path]:
+        return load.of_another(wanted)
+
+    def read_into(self, state: dict[str, Any], found: Found[Path], world: World) -> frozenset[str]:
+        return load.read_into(state, found, world)
+
+    def left_out(self, uid: str, ledger: dict[str, Any]) -> frozenset[int]:
+        return leftout.steps(self.folder, job=uid, ledger=ledger)
+
+    def leave_out(self, uid: str, ledger: dict[str, Any], steps: range, why: str) -> None:
+        leftout.record(self.folder, job=uid, ledger=ledger, steps=steps, why=why)
+
+    def past(self, uid: str) -> Past:
+        return interval.past(self.folder, uid)
+
+    def keep_configuration(self, config: Any) -> None:
+        pretrained.keep_configuration(self.folder / layout.MODEL, config)
+
+    def record_failure(self, where: Path, start: str, step: int, error: Exception) -> None:
+        probation.record_in_folder(where, start, step, error)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A part of an object store."""
+
+    store: Store
+    manifests: Manifests
+
+    def writer(self, **author: Any) -> ObjectWriter:
+        return ObjectWriter(self.store, self.manifests, **author)
+
+    def begin(self, writer: AnyWriter, *, audited: bool, fits: Judge) -> Begun:
+        assert isinstance(writer, ObjectWriter)  # noqa: S101  `writer` has made it
+        if audited:
+            raise ConfigError(
+                "data.audit is kept on a volume, a line for each step: set checkpoint.volume in place of "
+                "checkpoint.objectStore, or remove data.audit"
+            )
+        found, start, number = objects.begin(writer, fits)
+        return Begun(found, start, replace(writer, start=start.start, number=number))
+
+    def another(self, wanted: ResumeFrom) -> Found[Any]:
+        if "://" not in wanted.directory:
+            return load.of_another(wanted)
+        store, field = connect(wanted.directory, self.store.endpoint), "checkpoint.resumeFrom"
+        view, manifests = objects.look(store), Manifests(store)
+        if wanted.step is None:
+            newest = objects.newest_whole(store, manifests, view)
+            if newest is None:
+                raise DataError(f"{field}: {store.url} has no checkpoint; correct subPath, or remove {field}")
+            return newest
+        problem, found = objects.at_step(store, manifests, view, wanted.step)
+        if found is None:
+            raise DataError(
+                f"{field}: step {wanted.step} in {store.url} can't be used: {problem}; correct step, or remove it for the "
+                "newest one"
+            )
+        return found
+
+    def read_into(self, state: dict[str, Any], found: Found[Any], world: World) -> frozenset[str]:
+        if isinstance(found.path, Path):
+            return load.read_into(state, found, world)
+        save, files = found.path, found.manifest.files
+        store = self.store if save.url == self.store.url else connect(save.url, save.endpoint)
+        return load.read_parts(
+            state,
+            found,
+            world,
+            sizes=lambda: transfer.sizes(store, save, files),
+            read=lambda wanted: transfer.read(wanted, store, save, files, world.control),
+        )
+
+    def left_out(self, uid: str, ledger: dict[str, Any]) -> frozenset[int]:
+        said = (self.store.read(key) or b"" for key in self.store.sizes() if key.startswith(keys.LEFT_OUT))
+        return leftout.read(said, job=uid, ledger=ledger)
+
+    def leave_out(self, uid: str, ledger: dict[str, Any], steps: range, why: str) -> None:
+        key = f"{keys.LEFT_OUT}{steps.start:08d}-{secrets.token_hex(4)}.json"
+        self.store.put(key, leftout.line(job=uid, ledger=ledger, steps=steps, why=why).encode())
+
+    def past(self, uid: str) -> Past:
+        return starts.past(starts.newest(self.store, objects.look(self.store)), uid)
+
+    def keep_configuration(self, config: Any) -> None:
+        content = pretrained.described(config)
+        if self.store.read(keys.MODEL) != content:
+            self.store.put(keys.MODEL, content)
+
+    def record_failure(self, where: keys.Save, start: str, step: int, error: Exception) -> None:
+        failures.record(self.store, self.manifests, where, start, step, error)
+
+
+def of(spec: CheckpointSpec) -> Home:
+    """Where a job saves.
+
+    Raises:
+        ConfigError: the object store can't be one.
+    """
+    if "://" not in spec.directory:
+        return Volume(Path(spec.directory))
+    store = connect(spec.directory, spec.endpoint)
+    return Bucket(store, Manifests(store))

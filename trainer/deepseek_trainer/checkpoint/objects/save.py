@@ -1,0 +1,118 @@
+"""Saving into an object store. Each arrow may be the last thing done.
+
+    upload shards, hashing them  ->  fence  ->  create manifest.json, if nothing is there  ->  retention
+
+All ranks take part, and all succeed or all fail; what a failed save has written is deleted, unless its manifest may yet
+appear. Fencing: a start that sees a newer one on record doesn't create its manifest; one that looked before the newer one
+was on record finds it void, or is counted (see `load`).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from deepseek_trainer.checkpoint.layout import Manifest
+from deepseek_trainer.checkpoint.objects import retention, starts, transfer, verify
+from deepseek_trainer.checkpoint.objects.layout import DAMAGED, MANIFEST, VERIFIED, Save, View, save_named
+from deepseek_trainer.checkpoint.objects.manifests import Manifests, encode
+from deepseek_trainer.checkpoint.objects.store import Store, UndecidedError
+from deepseek_trainer.checkpoint.save import Author, Shown, Stopwatch, info
+from deepseek_trainer.contract import CheckpointInfo
+from deepseek_trainer.distributed.world import World
+from deepseek_trainer.errors import FencedError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ObjectWriter(Author):
+    """Who saves, and where.
+
+    Attributes:
+        number: of this start of training; see `starts`.
+    """
+
+    store: Store
+    manifests: Manifests
+    job: str
+    uid: str
+    generation: int
+    attempt: int
+    keep: int
+    model: dict[str, Any]
+    world: World
+    start: str = ""
+    keep_seconds: int | None = None
+    keep_every_steps: int | None = None
+    number: int = 0
+
+    def save(
+        self,
+        state: dict[str, Any],
+        ledger: dict[str, Any],
+        shown: Shown | None = None,
+        *,
+        began: float | None = None,
+        blocked_s: float | None = None,
+    ) -> CheckpointInfo:
+        """As `checkpoint.save.Writer.save`. A collective.
+
+        Raises:
+            FencedError: a newer start trains there.
+            UnavailableError: the store refuses, or can't be reached.
+        """
+        took = Stopwatch(time.perf_counter() if began is None else began, blocked_s)
+        save = self.world.lead(
+            lambda: Save(ledger["step"], self.number, secrets.token_hex(4), self.store.url, self.store.endpoint)
+        )
+        try:
+            described = self.world.agree(
+                lambda: transfer.write(state, self.store, save, self.world.control), on=lambda world: True
+            )
+            files = {name: entry for each in described for name, entry in (each or {}).items()}
+            return self.world.lead(lambda: self._commit(save, ledger, shown or Shown(), files, took))
+        except UnavailableError as error:  # on all ranks
+            if self.world.leader and not isinstance(error, UndecidedError):
+                with suppress(UnavailableError):
+                    self.store.delete(map(save.key, _view(self.store).of(save)))
+            raise
+
+    def reread(self, path: str) -> str | None:
+        """Reads a committed checkpoint once more, and marks it; what is wrong with it, "" for nothing, None: can't be told."""
+        save = save_named(path.rpartition("/")[2], self.store.url, self.store.endpoint)
+        try:
+            manifest = self.manifests.of(save) if save is not None else None
+            if save is None or not isinstance(manifest, Manifest):
+                return None
+            problem = verify.content(self.store, save, manifest)
+            if problem and not _view(self.store).has(save, MANIFEST):
+                return None  # deleted meanwhile
+            self.store.put(save.key(DAMAGED if problem else VERIFIED), f"{problem}\n".encode())
+        except UnavailableError:
+            return None
+        return problem
+
+    def _commit(
+        self, save: Save, ledger: dict[str, Any], shown: Shown, files: transfer.Described, took: Stopwatch
+    ) -> CheckpointInfo:
+        view = _view(self.store)
+        if view.last_start() != self.number:
+            last = starts.newest(self.store, view)
+            raise FencedError(
+                f"start {self.number} must not commit to {self.store.url}: start {last.number}, of generation "
+                f"{last.generation}, trains there"
+            )
+        manifest = self.manifest(ledger, shown, files, took)
+        if not self.store.create(save.key(MANIFEST), encode(manifest)):
+            raise FencedError(f"{save}: a newer start has made it void")
+        retention.apply(self.store, self.manifests, self, save)
+        return info(str(save), manifest)
+
+
+def _view(store: Store) -> View:
+    return View(store.url, store.endpoint, store.sizes())
