@@ -57,6 +57,7 @@ FULL = contract.Progress(
     checkpoint_failure=CHECKPOINT_FAILURE,
     resumed_step=100,
     resumed_from="/checkpoints/step-00000100",
+    restored_bytes=contract.RestoredBytes(memory=3, peer=2, volume=1),
     passed_over=("step-00000120: training failed soon in 2 starts from it",),
     unigram_entropy=6.5,
     goodput=contract.Goodput(productive=10, startup=1, checkpoint=2, recovery=3, stalled=4, waiting=5),

@@ -6,19 +6,17 @@ blocked seconds   in which no step is made: asynchronous (the copy), synchronous
                   which neither hashes nor commits. The state is that of the small model with its optimizer, on one rank
 bytes a second    of a whole save, beside a file of as many bytes that is written in pieces of 16 MiB and synced
 reading           verified, read and put into model and optimizer, beside `torch.load` and the same
-restart           a process from its start to its first step, from a checkpoint and from scratch
+restart           two ranks from their start to their first step: from scratch, from the volume, from their nodes' memory,
+                  and from the neighbour's where one node is new
 
-Medians of several rounds; each round measures all. Prints a table and ends with one line: `ahead …` or `behind in …`.
+Medians of several rounds, the best of each kind of restart. Prints a table and ends with one line: `ahead …` or `behind in …`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,32 +37,10 @@ from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.model import origin
 from deepseek_trainer.optim import optimizer as optimizers
 from support.bench_table import Row, table, verdict
+from support.restarts import Restarts
 
 ROUNDS = 3
 PIECE = 16 * 2**20
-WORDS = [
-    "the",
-    "first",
-    "step",
-    "of",
-    "a",
-    "run",
-    "and",
-    "the",
-    "one",
-    "after",
-    "it",
-    "are",
-    "made",
-    "of",
-    "the",
-    "same",
-    "words",
-    "in",
-    "another",
-    "order",
-]
-
 Figures = Mapping[str, float]
 
 
@@ -126,49 +102,26 @@ def _rows(of: Figures) -> list[Row]:
 
 
 def _restarts(home: Path) -> list[Row]:
-    """A process of the trainer from its start to its first step."""
-    text = home / "text.txt"
-    text.write_text("\n\n".join(" ".join(WORDS[(i + j * j) % len(WORDS)] for j in range(60)) for i in range(400)))
-    folder = home / "job"
-    _first_step(home, folder, text, steps=2)
-    fresh, resumed = [], []
-    for number in range(ROUNDS):
-        fresh.append(_first_step(home, home / f"fresh-{number}", text, steps=1))
-        again = home / f"again-{number}"
-        shutil.copytree(folder, again)
-        resumed.append(_first_step(home, again, text, steps=3))
+    """Two ranks from their start to their first step, from each of the places where a checkpoint can be."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        job = Restarts(home / "restarts", Path(memory))
+        ways = {
+            "scratch": job.from_scratch,
+            "volume": job.from_volume,
+            "memory": job.from_memory,
+            "peer": job.from_peer,
+        }
+        tries = {name: [start() for _ in range(ROUNDS)] for name, start in ways.items()}
+    print(
+        "seconds to the first step: ", {name: [round(second, 2) for second in taken] for name, taken in tries.items()}
+    )
+    least = {name: min(taken) for name, taken in tries.items()}
     note = "all bytes of the checkpoint are hashed and read"
-    ours, theirs = statistics.median(resumed), statistics.median(fresh)
-    return [Row("restart to the first step", ours, theirs, "s", "lower", "from scratch", note)]
-
-
-def _first_step(home: Path, checkpoints: Path, text: Path, *, steps: int) -> float:
-    config = {
-        "job": "bench",
-        "backend": "gloo",
-        "trainer": {
-            "model": {"preset": "tiny"},
-            "tokenizer": {"vocabSize": 512},
-            "training": {"steps": steps, "globalBatchSize": 4, "microBatchSize": 4, "sequenceLength": 32},
-            "evaluation": {"everySteps": 0, "batches": 1},
-        },
-        "data": {"path": str(text)},
-        "dataCache": str(home / "cache"),
-        "checkpoint": {"directory": str(checkpoints), "everySteps": 1000, "keep": 3},
-    }
-    file = home / "run-config.json"
-    file.write_text(json.dumps(config))
-    environ = {**os.environ, "DEEPSEEKJOB_RUN_CONFIG_FILE": str(file)}
-    began, first = time.perf_counter(), 0.0
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", "deepseek_trainer"], env=environ, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if " loss=" in line and not first:
-                first = time.perf_counter() - began
-    assert process.returncode == 0, f"the trainer ended with {process.returncode}"
-    return first
+    return [
+        Row("restart, from the volume", least["volume"], least["scratch"], "s", "lower", "from scratch", note),
+        Row("restart, from memory", least["memory"], least["volume"], "s", "lower", "from the volume"),
+        Row("restart, a new node", least["peer"], least["volume"], "s", "lower", "from the volume"),
+    ]
 
 
 def _timed(work: Callable[[], Any]) -> float:

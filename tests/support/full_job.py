@@ -213,6 +213,7 @@ def trainer_job() -> Manifest:
                 "mode": "Sync",
                 "onFailure": "Fail",
                 "maxFailures": 4,
+                "memory": {"size": "12Gi", "peer": False},
                 "resumeFrom": {"claimName": "earlier", "subPath": "runs/earlier", "step": 400, "optimizer": True},
             },
             "communication": COMMUNICATION,
@@ -289,7 +290,7 @@ def script_job() -> Manifest:
     """The same with a script of the user's."""
     job = trainer_job()
     spec = {key: value for key, value in job["spec"].items() if key not in ("trainer", "data")}
-    del spec["checkpoint"]["resumeFrom"]
+    del spec["checkpoint"]["resumeFrom"], spec["checkpoint"]["memory"]
     return job | {"spec": spec | {"entrypoint": {"script": "/app/train.py", "args": ["--epochs", "2"]}}}
 
 

@@ -210,13 +210,13 @@ def damage_is_not_noticed(patch: Patch) -> None:
 
 @caught_by("I4|I10")
 def a_changed_manifest_is_not_noticed(patch: Patch) -> None:
-    judging = verify._judge
+    reading = verify._manifest
 
-    def unseen(checkpoint: Path, content: bool) -> tuple[str, Manifest | None]:
+    def unseen(checkpoint: Path) -> Manifest:
         (checkpoint / "COMMITTED").write_text(durable.describe(checkpoint / "manifest.json")["sha256"])
-        return judging(checkpoint, content)
+        return reading(checkpoint)
 
-    patch(verify, "_judge", unseen)
+    patch(verify, "_manifest", unseen)
 
 
 @caught_by("I10")

@@ -147,6 +147,16 @@ class CheckpointInfo(_Message):
     """Whether it was read again from the volume and found whole; None: not told."""
 
 
+class RestoredBytes(_Message):
+    """Where the bytes of a checkpoint were that training went on from; together they are all of it."""
+
+    memory: int = 0
+    """In memory of the node that looks after them."""
+    peer: int = 0
+    """In another node's."""
+    volume: int = 0
+
+
 class CheckpointFailure(_Message):
     """Saves that failed, one after the other; gone when one succeeds."""
 
@@ -257,6 +267,8 @@ class Report(_Message):
     resumed_step: int | None = None
     """The step of the checkpoint that this process started from; None when from scratch."""
     resumed_from: str | None = None
+    restored_bytes: RestoredBytes | None = None
+    """None: not told, as where no checkpoint is kept in memory."""
     passed_over: tuple[str, ...] | None = None
     """Newer checkpoints that were refused at the start, each with the reason; the newest `PASSED_OVER_MAX` of them."""
     unigram_entropy: float | None = None

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest}
 
 
-def difference(path: Path, expected: dict[str, Any], *, content: bool = True) -> str | None:
+def difference(path: Path, expected: Mapping[str, Any], *, content: bool = True) -> str | None:
     """What is wrong with a file that was once described so; None when nothing is. Without content only its size counts."""
     try:
         size = path.stat().st_size

@@ -22,9 +22,10 @@ import torch
 from deepseek_trainer import numerics
 from deepseek_trainer.checkpoint import home, layout, load, probation, save, state
 from deepseek_trainer.checkpoint.home import AnyWriter, Begun, Home
+from deepseek_trainer.checkpoint.memory import tier
 from deepseek_trainer.checkpoint.saver import Saver
 from deepseek_trainer.config import DataSpec, RunConfig
-from deepseek_trainer.contract import PASSED_OVER_LENGTH, PASSED_OVER_MAX, Env
+from deepseek_trainer.contract import PASSED_OVER_LENGTH, PASSED_OVER_MAX, Env, RestoredBytes
 from deepseek_trainer.data import modes
 from deepseek_trainer.data.audit.records import Header
 from deepseek_trainer.data.audit.writer import AuditLog
@@ -125,7 +126,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
             if last or (not stopping and _due(number, config.trainer.evaluation.every_steps)):
                 _evaluate(run, feed)
             if saver and (last or stopping):
-                saver.finish(feed)
+                saver.finish(feed, moving=not last)
             elif saver:
                 saver.stepped(feed, signs)
             if stopping and not last:
@@ -147,7 +148,8 @@ def _set_up(
     data = modes.open_data(config, world, progress, environ)
     source = origin.of(spec, vocab_size=data.vocab_size)
     ledger = data.ledger
-    place, writer, found, audit = home.of(config.checkpoint) if config.checkpoint else None, None, None, None
+    place = home.of(config.checkpoint, tier.opened(config.checkpoint, world, environ)) if config.checkpoint else None
+    writer, found, audit = None, None, None
     if place is not None:
         begun = _begin(place, _writer(config, place, world, environ, source.identity()), ledger, config.data)
         found, writer = begun.found, begun.writer
@@ -267,12 +269,14 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
     progress = run.progress
     saved = _state(run)
     lacking = run.home.read_into(saved, found, run.world)
+    memory = run.writer.memory if run.writer else None
+    tally = memory.tally(found.manifest.files, found.kept) if memory else {}
     progress.tokens = found.manifest.tokens
     state.restore(run.model, run.update.optimizer, saved)
     run.update.restored(lacking)
     log.info(
         "resumed %s",
-        fields(step=ledger.step, path=found.path, saved_by=found.manifest.world_size, chain=ledger.chain),
+        fields(step=ledger.step, path=found.path, saved_by=found.manifest.world_size, chain=ledger.chain, **tally),
     )
     progress.update(
         step=ledger.step,
@@ -281,6 +285,7 @@ def _resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
         chain=ledger.chain,
         resumed_step=ledger.step,
         resumed_from=str(found.path),
+        restored_bytes=RestoredBytes(**tally) if memory else None,
         passed_over=tuple(text[:PASSED_OVER_LENGTH] for text in found.passed_over[:PASSED_OVER_MAX]) or None,
         checkpoint=save.info(found.path, found.manifest, verified=True),
     )

@@ -19,6 +19,7 @@ from deepseek_operator.api.fields import (
     inside_volume,
     parse_quantity,
 )
+from deepseek_operator.api.memory import CheckpointMemory
 
 SMALLEST = "1Mi"
 """Claim that is made."""
@@ -168,6 +169,11 @@ class Checkpoint(Model):
         10,
         description="With onFailure Continue, checkpoints in a row that may fail; the one after that ends the workers, as "
         "with Fail, so that no more is at stake.",
+    )
+    memory: CheckpointMemory | None = Field(
+        None,
+        description="Keeps the last checkpoint in the memory of the nodes, too: a restart in place, a planned change of the "
+        "workers and a replaced pod then read it there. Off by default, because of the memory that it takes.",
     )
     resume_from: ResumeFrom | None = Field(
         None,

@@ -101,6 +101,8 @@ class Paths:
     RESUME_FROM = "/resume-from"
     """Another claim, with the checkpoint that the job begins with."""
     TERMINATION_LOG = "/dev/termination-log"
+    MEMORY = "/var/run/deepseekjob/memory"
+    """Of the kind of a RAM disk, with checkpoint.memory."""
     RAY_TOKEN = "/var/run/deepseekjob/ray/token"  # noqa: S105 - where it is
 
 

@@ -63,6 +63,15 @@ class RestoredFrom(StatusModel):
         description="Newer checkpoints that were refused, each with the reason: damaged, or training failed soon after it in "
         "two starts. Absent when there are none.",
     )
+    memory_bytes: int | None = Field(
+        None, description="With checkpoint.memory: bytes of it that were read in the memory of the nodes they are of."
+    )
+    peer_bytes: int | None = Field(
+        None, description="With checkpoint.memory: bytes of it that were read in another node's memory."
+    )
+    volume_bytes: int | None = Field(
+        None, description="With checkpoint.memory: bytes of it that were read on the volume."
+    )
 
 
 class FailureStatus(StatusModel):

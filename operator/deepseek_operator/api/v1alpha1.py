@@ -41,6 +41,8 @@ from deepseek_operator.api.fields import (
     Rule,
     exactly_one,
 )
+from deepseek_operator.api.memory import RULES as MEMORY_RULES
+from deepseek_operator.api.memory import CheckpointMemory
 from deepseek_operator.api.mutability import TRANSITIONS
 from deepseek_operator.api.names import MAX_JOB_NAME
 from deepseek_operator.api.policies import (
@@ -83,6 +85,7 @@ __all__ = [
     "Budgets",
     "Checkpoint",
     "CheckpointInterval",
+    "CheckpointMemory",
     "CheckpointStatus",
     "CheckpointVolume",
     "ClaimRef",
@@ -263,6 +266,7 @@ class Spec(Model):
             ),
         ),
         FITS,
+        *MEMORY_RULES,
         ALONE,
         *map(_mounts_exist, ("initContainers", "sidecars")),
         *TRANSITIONS,

@@ -37,6 +37,7 @@ HANG_REASONS = frozenset({"frozen", "silent", "behind"})
 SILENT_MAX = 16
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 PHASES = frozenset({"starting", "preparing", "training", "evaluating", "checkpointing", "finished", "waiting"})
+RESTORED_TIERS = ("memory", "peer", "volume")
 GOODPUT_KEYS = ("productive", "startup", "checkpoint", "recovery", "stalled", "waiting")
 
 
@@ -72,6 +73,7 @@ def report_from(found: Mapping[str, Any]) -> Progress:
         checkpoint_failure=_checkpoint_failure(found.get("checkpointFailure")),
         resumed_step=_count(found.get("resumedStep")),
         resumed_from=_text(found.get("resumedFrom"), PATH_MAX),
+        restored_bytes=_restored_bytes(found.get("restoredBytes")),
         passed_over=_passed_over(found.get("passedOver")),
         process_restarts=_count(found.get("processRestarts")) or 0,
         goodput=_goodput(found.get("goodput")),
@@ -154,6 +156,12 @@ def _passed_over(value: Any) -> tuple[str, ...] | None:
     if not isinstance(value, list):
         return None
     return tuple(text for entry in value[:PASSED_OVER_MAX] if (text := _text(entry, TEXT_MAX))) or None
+
+
+def _restored_bytes(value: Any) -> dict[str, int] | None:
+    if not isinstance(value, dict):
+        return None
+    return {tier: _count(value.get(tier)) or 0 for tier in RESTORED_TIERS}
 
 
 def _goodput(value: Any) -> dict[str, float] | None:

@@ -111,7 +111,13 @@ def _restored_from(report: Progress) -> RestoredFrom | None:
     if report.resumed_step is None:
         return None
     passed_over = list(report.passed_over) if report.passed_over else None
-    return RestoredFrom(step=report.resumed_step, path=report.resumed_from or "", passed_over=passed_over)
+    tiers = {f"{tier}_bytes": size for tier, size in (report.restored_bytes or {}).items()}
+    return RestoredFrom(
+        step=report.resumed_step,
+        path=report.resumed_from or "",
+        passed_over=passed_over,
+        **tiers,
+    )
 
 
 def _goodput(turn: Turn, report: Progress) -> GoodputStatus | None:

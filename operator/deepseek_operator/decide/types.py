@@ -151,6 +151,8 @@ class Progress:
     """What is wrong with saving; None: nothing."""
     resumed_step: int | None = None
     resumed_from: str | None = None
+    restored_bytes: dict[str, int] | None = None
+    """{memory, peer, volume}: where the checkpoint was read; None: not told."""
     passed_over: tuple[str, ...] | None = None
     """Newer checkpoints that the start has refused, each with the reason."""
     process_restarts: int = 0

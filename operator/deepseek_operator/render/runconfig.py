@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 
+from deepseek_operator.api.fields import parse_quantity
+from deepseek_operator.api.memory import CheckpointMemory
 from deepseek_operator.api.names import Paths
 from deepseek_operator.api.v1alpha1 import CheckpointInterval, DeepSeekJob, ResumeFrom
 from deepseek_operator.render.claims import other_claim
@@ -42,6 +44,7 @@ def _checkpoint_section(job: DeepSeekJob) -> dict[str, object] | None:
         "keepEverySteps": checkpoint.keep_every_steps,
         "onFailure": checkpoint.on_failure,
         "maxFailures": checkpoint.max_failures,
+        **({"memory": _memory(checkpoint.memory)} if checkpoint.memory else {}),
         **({"resumeFrom": _resume_from(job, checkpoint.resume_from)} if checkpoint.resume_from else {}),
     }
 
@@ -50,6 +53,10 @@ def _interval(interval: CheckpointInterval) -> dict[str, object]:
     by_clock = interval.seconds is not None or interval.auto
     steps = interval.steps or (None if by_clock else STEPS)
     return {"everySteps": steps, "everySeconds": interval.seconds, "auto": interval.auto}
+
+
+def _memory(wanted: CheckpointMemory) -> dict[str, object]:
+    return {"directory": Paths.MEMORY, "bytes": int(parse_quantity(wanted.size)), "peer": wanted.peer}
 
 
 def _resume_from(job: DeepSeekJob, wanted: ResumeFrom) -> dict[str, object]:

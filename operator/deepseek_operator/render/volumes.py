@@ -65,6 +65,14 @@ def claim_mounted(name: str, claim: str, path: str, *, read_only: bool = False) 
     )
 
 
+def _memory(job: DeepSeekJob) -> list[Mounted]:
+    """Outlasts the container, and goes with the pod."""
+    if job.spec.checkpoint is None or job.spec.checkpoint.memory is None:
+        return []
+    size = job.spec.checkpoint.memory.size
+    return [_scratch("deepseekjob-memory", Paths.MEMORY, {"medium": "Memory", "sizeLimit": size})]
+
+
 def _shared_memory(job: DeepSeekJob) -> list[Mounted]:
     size = job.spec.workers.shared_memory
     if size is None:
@@ -118,6 +126,7 @@ def _mounted(job: DeepSeekJob) -> list[Mounted]:
         _scratch("deepseekjob-run", Paths.RUN_DIR),
         _scratch(TMP_VOLUME, TMP),
         *_checkpoints(job),
+        *_memory(job),
         *_shared_memory(job),
         *_ray_token(job),
         *[_user_volume(volume) for volume in job.spec.workers.volumes],

@@ -25,6 +25,20 @@ BAD = [
     at("checkpoint/onFailure", "checkpoint-on-failure", "Ignore", '"Continue", "Fail"'),
     at("checkpoint/maxFailures", "checkpoint-failures-0", 0, "greater than or equal to 1"),
     at("checkpoint/volume", "checkpoint-volume-without-claim", {}, "set exactly one of claimName (a claim that is"),
+    trainer("memory-without-size", {"checkpoint/memory": {}}, "spec.checkpoint.memory.size", "Required value"),
+    at("checkpoint/memory", "memory-no-quantity", {"size": "much"}, "500m, 4, 16Gi"),
+    trainer(
+        "memory-above-the-limit",
+        {"checkpoint/memory": {"size": "2Gi"}},
+        "spec.checkpoint.memory.size",
+        "raise workers.resources.limits.memory",
+    ),
+    script(
+        "memory-of-a-script",
+        {"checkpoint/memory": {"size": "1Gi"}, "checkpoint/volume": {"claimName": "c"}},
+        "spec.checkpoint.memory",
+        "with entrypoint, remove it",
+    ),
     # One of several.
     trainer(
         "trainer-and-entrypoint",

@@ -86,6 +86,14 @@ class ProgressCollector(Collector):
         family = GaugeMetricFamily("deepseekjob_checkpoint_failures", "Saves that failed since then.", labels=LABELS)
         family.add_metric(labels, progress.checkpoint_failure.failures if progress.checkpoint_failure else 0)
         yield family
+        restored = GaugeMetricFamily(
+            "deepseekjob_restored_bytes",
+            "Bytes of the checkpoint that training went on from, by where they were read: memory, peer, volume.",
+            labels=(*LABELS, "tier"),
+        )
+        for tier, size in progress.restored_bytes.model_dump().items() if progress.restored_bytes else ():
+            restored.add_metric((*labels, tier), size)
+        yield restored
 
     def _ranks(self, labels: tuple[str, str]) -> Iterator[Metric]:
         pulses = self._pulses()

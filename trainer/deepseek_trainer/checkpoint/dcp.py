@@ -2,49 +2,133 @@
 
 Its exception is no `Exception`, and so would pass by all that handles errors; and it syncs `.metadata` before it has
 written it (torch 2.11), so that a power cut after the commit would tear a checkpoint that counts.
+
+It is read by slices, each in one piece (`Source`): of a file, or of what another node keeps of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import io
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol, cast
 
 import torch
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from deepseek_trainer import durable
+from deepseek_trainer.checkpoint.hashing import Copy, HashedFiles
 from deepseek_trainer.errors import UnavailableError, first_line
 
 METADATA = ".metadata"
 
 
-def write(state: dict[str, Any], folder: Path, group: ProcessGroup, *, leader: bool) -> None:
-    """Writes this rank's shards as `__<rank>_0.distcp`, the leader `.metadata` too; all is on the disk. A collective."""
+class Opened(Protocol):
+    """A file of a checkpoint, open for reading."""
+
+    def read(self, offset: int, length: int | None) -> bytes:
+        """So many bytes from there; None: all to the end."""
+
+
+Source = Callable[[str], AbstractContextManager[Opened]]
+"""Opens a file of a checkpoint by its name."""
+
+
+def write(
+    state: dict[str, Any], folder: Path, group: ProcessGroup, *, copies: Callable[[], Copy] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Writes this rank's shards as `__<rank>_0.distcp`, the first rank `.metadata` too; all is on the disk. A collective.
+
+    Args:
+        copies: makes what takes a second copy of a file.
+
+    Returns:
+        Size and hash of each file that this rank has written, as they are in a manifest.
+    """
     with told(f"checkpoint {folder}: can't be written"):
-        writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
+        writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=False)
+        writer.fs = files = HashedFiles(copies)
         state_dict_saver.save(state, storage_writer=writer, process_group=group)
-    if leader:
-        durable.sync(folder / METADATA)
+    return files.described
 
 
-def read(state: dict[str, Any], folder: Path, group: ProcessGroup | None = None) -> None:
-    """Reads into the tensors of `state`, whatever the number of ranks was. A collective; without a group of one process."""
+def read(
+    state: dict[str, Any], folder: Path, group: ProcessGroup | None = None, *, source: Source | None = None
+) -> None:
+    """Reads into the tensors of `state`, whatever the number of ranks was. A collective; without a group of one process.
+
+    Args:
+        source: where the files are read; None: in the folder.
+    """
     with told(f"checkpoint {folder}: can't be read"):
-        state_dict_loader.load(
-            state, storage_reader=FileSystemReader(folder), process_group=group, no_dist=group is None
-        )
+        reader = _Reader(folder, source or in_folder(folder))
+        state_dict_loader.load(state, storage_reader=reader, process_group=group, no_dist=group is None)
 
 
-def sizes(folder: Path) -> dict[str, torch.Size | None]:
+def in_folder(folder: Path) -> Source:
+    """The files as they are in a folder."""
+    return lambda name: OpenFile.open(folder / name)
+
+
+class OpenFile:
+    """A plain file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @staticmethod
+    @contextmanager
+    def open(path: Path) -> Iterator[OpenFile]:
+        with path.open("rb", buffering=0) as file:
+            yield OpenFile(file.fileno())
+
+    def read(self, offset: int, length: int | None) -> bytes:
+        end = os.fstat(self._descriptor).st_size if length is None else offset + length
+        parts = []
+        while offset < end:
+            part = os.pread(self._descriptor, end - offset, offset)
+            if not part:
+                raise EOFError(f"a file ends after {offset} bytes, and more than {end} are expected")
+            parts.append(part)
+            offset += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _Reader(FileSystemReader):
+    def __init__(self, folder: Path, source: Source) -> None:
+        super().__init__(folder)
+        self.fs, self._source = _Files(source), source
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with self._source(METADATA) as file:
+            metadata: Metadata = pickle.loads(file.read(0, None))  # noqa: S301  of this job's, and it has been hashed
+        return metadata
+
+    def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
+        return io.BytesIO(cast(Opened, file).read(sinfo.offset, sinfo.length))
+
+
+class _Files(FileSystem):
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        del mode  # it is only read
+        with self._source(Path(path).name) as file:
+            yield cast(io.IOBase, file)
+
+
+def sizes(folder: Path, *, source: Source | None = None) -> dict[str, torch.Size | None]:
     """By name, what a checkpoint has: the size of a tensor, None for anything else."""
     with told(f"checkpoint {folder}: can't be read"):
-        return tensors(FileSystemReader(folder))
+        return tensors(_Reader(folder, source or in_folder(folder)))
 
 
 def tensors(reader: FileSystemReader) -> dict[str, torch.Size | None]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from deepseek_trainer.checkpoint import interval, layout, leftout, load, probation
+from deepseek_trainer.checkpoint import interval, layout, leftout, load, probation, shares
 from deepseek_trainer.checkpoint.interval import Past
 from deepseek_trainer.checkpoint.layout import Start
 from deepseek_trainer.checkpoint.load import Found
+from deepseek_trainer.checkpoint.memory.tier import Memory
 from deepseek_trainer.checkpoint.objects import layout as keys
 from deepseek_trainer.checkpoint.objects import load as objects
 from deepseek_trainer.checkpoint.objects import probation as failures
@@ -84,16 +85,22 @@ class Home(Protocol):
 
 @dataclass(frozen=True)
 class Volume:
-    """A folder, the same on every rank."""
+    """A folder, the same on every rank.
+
+    Attributes:
+        memory: of the nodes, where the newest one is, too; None: it is nowhere else.
+    """
 
     folder: Path
+    memory: Memory | None = None
 
     def writer(self, **author: Any) -> Writer:
-        return Writer(self.folder, **author)
+        return Writer(self.folder, memory=self.memory, **author)
 
     def begin(self, writer: AnyWriter, *, audited: bool, fits: Judge) -> Begun:
-        found, start = writer.world.lead(
-            lambda: load.begin(
+        found, start = shares.lead(
+            writer.world,
+            lambda check: load.begin(
                 self.folder,
                 job=writer.uid,
                 generation=writer.generation,
@@ -101,7 +108,9 @@ class Volume:
                 world_size=writer.world.size,
                 audited=audited,
                 fits=fits,
-            )
+                check=check,
+            ),
+            self.memory,
         )
         return Begun(found, start, replace(writer, start=start.start))
 
@@ -109,7 +118,8 @@ class Volume:
         return load.of_another(wanted)
 
     def read_into(self, state: dict[str, Any], found: Found[Path], world: World) -> frozenset[str]:
-        return load.read_into(state, found, world)
+        own = found.path.parent == self.folder
+        return load.read_into(state, found, world, self.memory if own else None)
 
     def left_out(self, uid: str, ledger: dict[str, Any]) -> frozenset[int]:
         return leftout.steps(self.folder, job=uid, ledger=ledger)
@@ -198,13 +208,16 @@ class Bucket:
         failures.record(self.store, self.manifests, where, start, step, error)
 
 
-def of(spec: CheckpointSpec) -> Home:
+def of(spec: CheckpointSpec, memory: Memory | None = None) -> Home:
     """Where a job saves.
+
+    Args:
+        memory: of the nodes; goes with a volume.
 
     Raises:
         ConfigError: the object store can't be one.
     """
     if "://" not in spec.directory:
-        return Volume(Path(spec.directory))
+        return Volume(Path(spec.directory), memory)
     store = connect(spec.directory, spec.endpoint)
     return Bucket(store, Manifests(store))

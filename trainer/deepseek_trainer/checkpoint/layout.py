@@ -30,6 +30,7 @@ RESUMES = "resumes.jsonl"
 LEFT_OUT = "left-out.jsonl"
 AUDIT = "audit"
 MODEL = "model"
+_SHARD = re.compile(r"__(\d+)_\d+\.distcp")
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
 _TEMPORARY = re.compile(r"step-\d{8,}(?:\.\w+)?\.g(\d+)\.tmp")
 
@@ -89,6 +90,12 @@ def temporary_folder(folder: Path, step: int, generation: int, purpose: str = ""
 def failed_folder(checkpoint: Path) -> Path:
     """Where it is recorded that training failed soon after it went on from this checkpoint."""
     return checkpoint.with_name(f"{checkpoint.name}.failed")
+
+
+def home(name: str, size: int) -> int:
+    """The rank that looks after a file of a checkpoint, of so many: the one that wrote it, where it is among them."""
+    match = _SHARD.fullmatch(name)
+    return int(match.group(1)) % size if match else 0
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -10,7 +10,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,7 +20,8 @@ import torch
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import dcp, layout, probation, retention
 from deepseek_trainer.checkpoint.layout import Manifest, Start
-from deepseek_trainer.checkpoint.verify import UNCOMMITTED, verify
+from deepseek_trainer.checkpoint.memory.tier import Memory
+from deepseek_trainer.checkpoint.verify import UNCOMMITTED, claim, difference, verify
 from deepseek_trainer.config import ConfigError, ResumeFrom
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import DataError
@@ -37,11 +38,35 @@ class Found(Generic[Where]):
 
     Attributes:
         passed_over: newer ones that were committed, each with the reason why it was refused; newest first.
+        kept: see `Checked.kept`.
     """
 
     path: Where
     manifest: Manifest
     passed_over: tuple[str, ...] = ()
+    kept: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What hashing the files of a checkpoint came to.
+
+    Attributes:
+        problem: what is wrong with it; "" when nothing is.
+        kept: by name of the files that were hashed in a node's memory, and not on the volume, that node's lowest rank.
+    """
+
+    problem: str
+    kept: Mapping[str, int] = field(default_factory=dict)
+
+
+Check = Callable[[Path, Manifest], Checked]
+"""Hashes the files of a checkpoint, whose manifest is what was committed."""
+
+
+def on_volume(checkpoint: Path, manifest: Manifest) -> Checked:
+    """Hashes them where they were committed."""
+    return Checked(difference(checkpoint, manifest.files))
 
 
 def begin(
@@ -53,6 +78,7 @@ def begin(
     world_size: int,
     audited: bool = False,
     fits: Callable[[Found[Path]], None] = lambda found: None,
+    check: Check = on_volume,
 ) -> tuple[Found[Path] | None, Start]:
     """The checkpoint that training goes on from, and the start that is now on record; nobody older commits after it.
 
@@ -68,7 +94,7 @@ def begin(
     """
     while True:
         before = _committed(folder)
-        found = newest_whole(folder)
+        found = newest_whole(folder, check)
         if found is not None:
             fits(found)
         start = record_start(
@@ -85,7 +111,7 @@ def begin(
             return found, start
 
 
-def newest_whole(folder: Path) -> Found[Path] | None:
+def newest_whole(folder: Path, check: Check = on_volume) -> Found[Path] | None:
     """The newest verified checkpoint that isn't marked bad; None when none was ever committed.
 
     Raises:
@@ -99,9 +125,12 @@ def newest_whole(folder: Path) -> Found[Path] | None:
             continue
         problem, manifest = probation.verdict(checkpoint) or "", None
         if not problem:
-            problem, manifest = verify(checkpoint)
+            problem, manifest = claim(checkpoint)
         if manifest is not None:
-            return Found(checkpoint, manifest, tuple(refused))
+            checked = check(checkpoint, manifest)
+            if not checked.problem:
+                return Found(checkpoint, manifest, tuple(refused), checked.kept)
+            problem = checked.problem
         log.warning("skipping checkpoint=%s reason=%r", checkpoint.name, problem)
         refused.append(f"{checkpoint.name}: {problem}")
     if refused:
@@ -155,15 +184,23 @@ def require_same_model(
         raise ConfigError(f"trainer.model: {found.path} is of another model: {'; '.join(changes)}; {remedy}")
 
 
-def read_into(state: dict[str, Any], found: Found[Path], world: World) -> frozenset[str]:
-    """As `read_parts`, of a folder. A collective."""
-    return read_parts(
+def read_into(state: dict[str, Any], found: Found[Path], world: World, memory: Memory | None = None) -> frozenset[str]:
+    """As `read_parts`, of a folder. A collective.
+
+    Args:
+        memory: of the nodes, where files of it may be; from now on it keeps this one. None: all are on the volume.
+    """
+    source = memory.source(found.path, found.manifest.files, found.kept) if memory else None
+    left = read_parts(
         state,
         found,
         world,
-        sizes=lambda: dcp.sizes(found.path),
-        read=lambda wanted: dcp.read(wanted, found.path, world.control),
+        sizes=lambda: dcp.sizes(found.path, source=source),
+        read=lambda wanted: dcp.read(wanted, found.path, world.control, source=source),
     )
+    if memory is not None:
+        memory.committed(found.manifest.files)
+    return left
 
 
 def read_parts(

@@ -1,6 +1,6 @@
 """Saving: a checkpoint is either committed and whole, or it does not count. Each arrow may be the last thing done.
 
-    write shards into step-N.gG.tmp  ->  hash them  ->  fence  ->  manifest  ->  rename  ->  COMMITTED  ->  retention
+    write and hash shards into step-N.gG.tmp  ->  fence  ->  manifest  ->  rename  ->  COMMITTED  ->  retention
 
 All ranks take part, and all succeed or all fail; what a failed save has written is deleted, as it may be what filled the
 disk. Fencing: once training has started in a newer generation, or in a newer job of the same name, this one no longer
@@ -23,6 +23,7 @@ from typing import Any
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import dcp, layout, retention, verifier
 from deepseek_trainer.checkpoint.layout import Manifest
+from deepseek_trainer.checkpoint.memory.tier import Memory
 from deepseek_trainer.contract import CheckpointInfo
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import FencedError, UnavailableError
@@ -47,6 +48,7 @@ class Author:
         keep: checkpoints that retention leaves; beside those that `keep_seconds` and `keep_every_steps` name.
         model: recorded in the manifest; see `Manifest.model`.
         start: name of this start of training; recorded in the manifest.
+        memory: keeps what is saved once more, in memory; None: nothing does.
     """
 
     job: str
@@ -59,6 +61,7 @@ class Author:
     start: str
     keep_seconds: int | None
     keep_every_steps: int | None
+    memory: Memory | None = None
 
     def rules(self) -> dict[str, Any]:
         """What retention keeps."""
@@ -112,6 +115,7 @@ class Writer(Author):
     start: str = ""
     keep_seconds: int | None = None
     keep_every_steps: int | None = None
+    memory: Memory | None = None
 
     def save(
         self,
@@ -139,23 +143,23 @@ class Writer(Author):
         try:
             self.world.lead(lambda: _make_empty(temporary))
             files = self._write(temporary, state)
-            return self.world.lead(lambda: self._commit(temporary, ledger, shown or Shown(), files, took))
+            saved = self.world.lead(lambda: self._commit(temporary, ledger, shown or Shown(), files, took))
         except UnavailableError:  # on all ranks
+            if self.memory is not None:
+                self.memory.failed()
             if self.world.leader:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
+        if self.memory is not None:
+            self.memory.committed(files)
+        return saved
 
     def _write(self, temporary: Path, state: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Writes every rank's shards to the disk, and hashes each where it was written."""
-
-        def write() -> dict[str, dict[str, Any]]:
-            dcp.write(state, temporary, self.world.control, leader=self.world.leader)
-            mine = sorted(temporary.glob(f"__{self.world.rank}_*.distcp"))
-            if self.world.leader:
-                mine.append(temporary / dcp.METADATA)
-            return {path.name: durable.describe(path) for path in mine}
-
-        described = self.world.agree(write, on=lambda world: True)
+        """Writes every rank's shards to the disk; what they are is hashed on the way."""
+        copies = self.memory.copies if self.memory else None
+        described = self.world.agree(
+            lambda: dcp.write(state, temporary, self.world.control, copies=copies), on=lambda world: True
+        )
         return {name: entry for files in described for name, entry in (files or {}).items()}
 
     def _commit(

@@ -109,8 +109,11 @@ class Saver:
                 self._arrive()
                 self._save(feed, began, wait=self._spec.mode == "Sync")
 
-    def finish(self, feed: Feed) -> int:
+    def finish(self, feed: Feed, *, moving: bool = False) -> int:
         """No step comes after this one: returns when it is committed; the step. A collective.
+
+        Args:
+            moving: training goes on elsewhere, so a pod that goes leaves its part in a neighbour's memory.
 
         Raises:
             FencedError, UnavailableError: it could not be saved.
@@ -120,6 +123,8 @@ class Saver:
             self._arrive()
             if feed.ledger.step != self.saved_step:
                 self._save(feed, began, wait=True, last=True)
+            if moving and self._writer.memory is not None:
+                self._writer.memory.hand_over(self._writer.world)
         return feed.ledger.step
 
     def __enter__(self) -> Saver:

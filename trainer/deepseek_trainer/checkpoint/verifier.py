@@ -87,7 +87,7 @@ def reread(checkpoint: Path) -> str | None:
     try:
         mark = (checkpoint / layout.COMMITTED).read_bytes()
         for path in checkpoint.iterdir():
-            _forget(path)
+            forget(path)
         problem, _ = verify(checkpoint)
         durable.write_bytes(
             checkpoint / (layout.DAMAGED if problem else layout.VERIFIED), mark + f"\n{problem}\n".encode()
@@ -97,7 +97,7 @@ def reread(checkpoint: Path) -> str | None:
     return problem
 
 
-def _forget(path: Path) -> None:
+def forget(path: Path) -> None:
     """Has the kernel drop what it keeps of a file, so that the next reading is the volume's."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

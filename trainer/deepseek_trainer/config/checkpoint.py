@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from deepseek_trainer.config.base import Section
+from deepseek_trainer.config.memory import MemorySpec
 
 
 class ResumeFrom(Section):
@@ -40,9 +41,16 @@ class CheckpointSpec(Section):
     on_failure: Literal["Continue", "Fail"] = Field("Continue", description="What a save that fails does to training.")
     max_failures: Annotated[int, Field(ge=1)] = Field(10, description="With Continue: saves in a row that may fail.")
     resume_from: ResumeFrom | None = Field(None, description="What the run begins with before it has saved.")
+    memory: MemorySpec | None = Field(None, description="Where the last one is kept in memory, too; None: nowhere.")
 
     @model_validator(mode="after")
     def _one_interval(self) -> CheckpointSpec:
         if sum((self.every_steps is not None, self.every_seconds is not None, self.auto)) != 1:
             raise ValueError("set one of everySteps, everySeconds and auto; the default of everySteps goes with null")
+        return self
+
+    @model_validator(mode="after")
+    def _memory_of_a_volume(self) -> CheckpointSpec:
+        if self.memory is not None and "://" in self.directory:
+            raise ValueError("memory goes with checkpoints on a volume; remove it")
         return self
