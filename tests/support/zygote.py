@@ -49,9 +49,8 @@ class Zygote:
     def start(self, command: Sequence[str], *, environ: Mapping[str, str], log: Path) -> Forked:
         """Starts the command, an interpreter with its arguments; what it prints goes to the log."""
         request = {"argv": list(command), "env": dict(environ), "cwd": os.getcwd()}
-        eventually(self._address.exists, deadline_s=60, what="the zygote listens", interval_s=0.01)
         connection = socket.socket(socket.AF_UNIX)
-        connection.connect(str(self._address))
+        eventually(lambda: self._answers(connection), deadline_s=60, what="the zygote listens", interval_s=0.01)
         lifeline, held = os.pipe()
         with log.open("ab") as output, open(os.devnull) as nothing:
             fds = [nothing.fileno(), output.fileno(), output.fileno(), lifeline]
@@ -60,6 +59,14 @@ class Zygote:
             connection.sendall(content)
         os.close(lifeline)
         return Forked(command, connection, held)
+
+    def _answers(self, connection: socket.socket) -> bool:
+        """Connects, if it listens yet: its address is there a moment before."""
+        try:
+            connection.connect(str(self._address))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
 
     def hold(self) -> None:
         """Whoever asks from now on waits."""

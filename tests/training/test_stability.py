@@ -12,6 +12,7 @@ import pytest
 import torch
 from deepseek_trainer.checkpoint import layout
 from deepseek_trainer.checkpoint.export import export
+from deepseek_trainer.data.audit.proof import Verdict, prove
 from safetensors.torch import load_file
 from support.checkpoints import assert_same, tensors
 from support.poisoned import BAD_STEPS
@@ -90,6 +91,7 @@ def test_everything_at_once_resumes_bit_for_bit_and_on_other_ranks(config: MakeC
 def test_a_rollback_goes_back_and_leaves_the_step_out(config: MakeConfig, tmp_path: Path) -> None:
     chosen = config(steps=6, globalBatchSize=4, guard={"onNonFinite": "Rollback", "rollbackSteps": 2})
     chosen["checkpoint"]["everySteps"] = 2
+    chosen["data"]["audit"] = True
 
     def run(name: str, ranks: int) -> Any:
         environ = {BAD_STEPS: "4"}
@@ -112,3 +114,4 @@ def test_a_rollback_goes_back_and_leaves_the_step_out(config: MakeConfig, tmp_pa
         assert f"left out step={step} left_out={step - 2}: it is left out since a rollback" in second[0].output
     said = report(tmp_path / "second")
     assert (said["skippedSteps"], said["position"]) == (2, 6 * 4)
+    assert prove(tmp_path / "checkpoints").verdict is Verdict.PROVEN, "what was left out is counted once, as all else"
