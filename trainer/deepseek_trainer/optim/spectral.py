@@ -53,9 +53,7 @@ class SpectralCap:
         """Scales down what has grown above the limit. A collective."""
         for name, value in self.values().items():
             matrix = self._matrices[name]
-            factor = (self._limit / value).clamp(max=1.0)
-            if float(factor.min()) < 1.0:
-                matrix.mul_(_like(matrix, factor))
+            matrix.mul_(_like(matrix, (self._limit / value).clamp(max=1.0)))
 
 
 def _iterate(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
