@@ -55,7 +55,13 @@ def pods_ready(turn: Turn) -> Fact:
     for member in gang:
         if member.pod is not None and (reason := obstacle(member.pod)):
             return Fact(kind, "False", reason, _told(member.slot, member.pod, reason, avoided))
-    return Fact(kind, "False", Reason.WAITING_FOR_PODS, count)
+    return Fact(kind, "False", Reason.WAITING_FOR_PODS, f"{count}{_about_the_volume(turn)}")
+
+
+def _about_the_volume(turn: Turn) -> str:
+    """A pod whose volume is on another node says so in Events alone."""
+    doubts = {fact.reason for fact in turn.facts if fact.type == ConditionType.VOLUME_USABLE}
+    return "; the volume may be on another node, see VolumeUsable" if Reason.VOLUME_ON_ONE_NODE in doubts else ""
 
 
 def waited_for(lacking: tuple[Member, ...], avoided: tuple[str, ...]) -> str:

@@ -225,6 +225,8 @@ def test_a_claim_with_checkpoints_that_is_gone_is_not_made_anew() -> None:
 
 def test_a_given_claim_for_one_node_is_told_once_and_nothing_follows() -> None:
     world = World(make_manifest(replicas=2), claim=make_claim("ckpt", "ReadWriteOnce"))
+    world.reconcile()
+    assert any("0 of 2 worker pods are ready; the volume may be" in fact.message for fact in world.status.conditions)
     assert world.run_to_end().status.state == "Succeeded"
     assert said(world)[:2] == ("False", Reason.VOLUME_ON_ONE_NODE)
     assert [event.reason for event in world.events].count(Reason.VOLUME_ON_ONE_NODE) == 1
