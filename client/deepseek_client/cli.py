@@ -96,6 +96,26 @@ def validate(job: ManifestPath, profile_file: ProfileFile = None) -> None:
 
 
 @app.command()
+def plan(
+    job: ManifestPath,
+    gpu: Annotated[
+        str | None, typer.Option(help="a100-40, a100-80, h100, h200, b200 or l40s; default: the job's.")
+    ] = None,
+    model_config: Annotated[
+        Path | None, typer.Option(metavar="config.json", help="Of the model, where task finetune reads it on a volume.")
+    ] = None,
+    profile_file: ProfileFile = None,
+) -> None:
+    """Estimate what a job takes: memory of each GPU, traffic of a step, its time; and what parallelism.auto would choose."""
+    try:
+        from deepseek_client import plan as planning
+    except ModuleNotFoundError as error:
+        raise ClientError(f"plan needs {error.name}: install deepseek-client[local]") from error
+    for line in planning.told(profiles.complete(job, profile_file).job, gpu, model_config):
+        _out().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def submit(
     job: ManifestPath,
     namespace: Namespace = None,

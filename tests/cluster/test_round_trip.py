@@ -53,8 +53,11 @@ DEFAULTS: dict[str, Any] = {
             "microBatchSize": 8,
             "sequenceLength": 128,
             "precision": "fp32",
+            "activationCheckpointing": "none",
+            "cpuOffload": False,
             "seed": 0,
         },
+        "parallelism": {"auto": False, "tensor": 1, "expert": 1},
         "optimizer": {
             "learningRate": 0.003,
             "minLearningRateRatio": 0.1,

@@ -153,7 +153,10 @@ TRAINER: Manifest = {
         "sequenceLength": 256,
         "precision": "bf16",
         "seed": 7,
+        "activationCheckpointing": "selective",
+        "cpuOffload": True,
     },
+    "parallelism": {"auto": False, "replicate": 3, "shard": 4, "tensor": 1, "expert": 1},
     "optimizer": {
         "learningRate": 0.001,
         "minLearningRateRatio": 0.2,

@@ -8,7 +8,7 @@ from pathlib import Path
 from deepseek_trainer.checkpoint import load, state
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.config import load as load_config
-from deepseek_trainer.distributed import sharding
+from deepseek_trainer.distributed import mesh, sharding
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import join
 from deepseek_trainer.model import origin
@@ -24,7 +24,8 @@ def main() -> None:
         assert found is not None
         model = origin.of(config.trainer, vocab_size=found.manifest.model["vocab_size"]).bare()
         waits = Waits(PulseWriter.from_environment(os.environ), world.device)
-        sharding.shard(model, world, "fp32", waits)
+        groups = mesh.groups(config.trainer.parallelism.mesh(world.size), world)
+        sharding.shard(model, world, groups, config.trainer.training, waits)
         update, guard = Update(model, config.trainer, world, waits), Guard(config.trainer.training.guard)
         beside = {**update.state, "guard": guard.state}
         read = state.collect(model, update.optimizer, beside)

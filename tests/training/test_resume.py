@@ -16,6 +16,7 @@ from deepseek_client.export import parse
 from deepseek_trainer.checkpoint import layout, load
 from deepseek_trainer.checkpoint.export import export
 from deepseek_trainer.checkpoint.export import main as export_command
+from deepseek_trainer.data.audit.records import Reader, Record, file_of
 from safetensors.torch import load_file
 from support.checkpoints import assert_same, tensors
 from support.eventually import eventually
@@ -76,6 +77,33 @@ def test_other_numbers_of_ranks_go_on_with_the_same_batches(
         assert all(rank.exit_code == 0 for rank in ended), ended[0].output
         assert losses(ended[0].output) == pytest.approx({s: x for s, x in curve.items() if s > start}, rel=1e-5)
         assert report(tmp_path / name)["chain"] == report(undisturbed)["chain"]
+
+
+def test_a_mesh_of_every_axis_goes_on_with_the_same_batches(
+    undisturbed: Path, config: MakeConfig, tmp_path: Path
+) -> None:
+    """From a checkpoint of two ranks of FSDP2; the ranks of a tensor group get the same rows, and each counts once."""
+    checkpoints = _copy(undisturbed / "checkpoints", tmp_path / "checkpoints", steps=[4])
+    asked = config(steps=12)
+    asked["trainer"]["parallelism"] = {"tensor": 2, "expert": 2}
+    asked["data"]["audit"] = True
+
+    ended = start_training(asked, world_size=4, folder=tmp_path / "run").wait()
+
+    assert all(rank.exit_code == 0 for rank in ended), ended[0].output
+    assert "mesh=shard:2,tensor:2,expert:2" in ended[0].output
+    curve = losses((undisturbed / "rank-0.log").read_text())
+    wanted = {step: loss for step, loss in curve.items() if step > 4}
+    assert losses(ended[0].output) == pytest.approx(wanted, rel=1e-5)
+    said, before = report(tmp_path / "run"), report(undisturbed)
+    assert said["chain"] == before["chain"]
+    assert said["validationLoss"] == pytest.approx(before["validationLoss"], rel=1e-5)
+    start = resumes(checkpoints)[-1]["start"]
+    trained = [Reader(file_of(checkpoints / layout.AUDIT, start, rank)) for rank in range(4)]
+    for step in range(5, 13):
+        records = [reader.next() for reader in trained]
+        samples = [sample for record in records if isinstance(record, Record) for sample in record.samples.tolist()]
+        assert len(set(samples)) == len(samples) == asked["trainer"]["training"]["globalBatchSize"], step
 
 
 def test_resharding_changes_no_bit_and_the_loss_goes_on(undisturbed: Path, config: MakeConfig, tmp_path: Path) -> None:

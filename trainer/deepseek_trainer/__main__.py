@@ -15,6 +15,7 @@ from deepseek_trainer import imports, logs
 from deepseek_trainer.config import ConfigError, load
 from deepseek_trainer.contract import Env, ExitCode, Paths
 from deepseek_trainer.errors import TrainerError, first_line
+from deepseek_trainer.memory import is_exhausted, recipe
 from deepseek_trainer.pulse import PulseWriter
 from deepseek_trainer.report import Reporter
 from deepseek_trainer.signals import StopSignal
@@ -55,6 +56,10 @@ def _run(environ: Mapping[str, str]) -> None:
         progress.update(phase="starting")
         with join(config.backend, environ) as world:
             TASKS[config.trainer.task](config, world, progress, stop, environ)
+    except Exception as error:
+        if is_exhausted(error):
+            raise recipe(error, config.trainer) from error
+        raise
     finally:
         progress.close()
 

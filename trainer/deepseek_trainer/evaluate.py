@@ -29,4 +29,4 @@ def validation_loss(
         total += summed_loss(model, micro_batch.to(world.device))
         tick()
     model.train()
-    return world.total(float(total))[0] / held_out.targets
+    return world.total(float(total) if world.counts else 0.0)[0] / held_out.targets

@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from deepseek_trainer.data import modes
 from deepseek_trainer.data.audit.records import Header
 from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.feed import Data, Feed, Ledger, Step
-from deepseek_trainer.distributed import sharding
+from deepseek_trainer.distributed import mesh, sharding
+from deepseek_trainer.distributed.choice import mesh_of
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, lost_peer
 from deepseek_trainer.errors import PreemptedError, RollbackError
@@ -144,6 +145,8 @@ def _set_up(
     """Data, model and optimizer, the ledger before the first step, and the checkpoint to go on from, if there is one."""
     spec, training = config.trainer, config.trainer.training
     numerics.set_up(training, world.device)
+    sizes = mesh_of(spec, world, environ)
+    world = replace(world, alike=sizes.tensor)
     progress.update(phase="preparing", total_steps=training.steps)
     data = modes.open_data(config, world, progress, environ)
     source = origin.of(spec, vocab_size=data.vocab_size)
@@ -161,7 +164,7 @@ def _set_up(
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
     numerics.convert(model, training)
-    sharding.shard(model, world, training.precision, waits)
+    sharding.shard(model, world, mesh.groups(sizes, world), training, waits)
     log.info(
         "set up %s",
         fields(
@@ -170,6 +173,7 @@ def _set_up(
             model=source.name,
             parameters=parameters,
             ranks=world.size,
+            mesh=sizes,
             device=world.device.type,
             **data.facts,
             unigram_entropy=data.unigram_entropy,
@@ -328,10 +332,10 @@ def _accumulate(run: Run, feed: Feed, step: Step) -> float:
         micro_batch = feed.micro_batch()
         run.progress.pulse.tick()  # before and after what waits for the others
         loss, minimized = summed_objective(run.model, micro_batch, z_loss=run.config.trainer.training.z_loss)
-        (minimized * (scale * run.world.size / step.targets)).backward()  # FSDP takes the mean over the ranks
+        (minimized * (scale * run.world.data_size / step.targets)).backward()  # FSDP takes the mean over the ranks
         summed += loss.detach()
         run.progress.pulse.tick()
-    return float(summed) / step.targets
+    return float(summed) / step.targets if run.world.counts else 0.0
 
 
 def _refused(run: Run, ledger: Ledger, *, loss: float, grad_norm: float) -> str | None:

@@ -36,6 +36,21 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             ".optimizer.warmupSteps",
         ),
         Rule(
+            "self.parallelism.tensor == 1 || self.training.precision != 'fp8'",
+            "parallelism.tensor computes matrices in parts, and fp8 whole ones: take bf16, or tensor 1",
+            ".training.precision",
+        ),
+        Rule(
+            "self.parallelism.tensor == 1 || self.optimizer.kind != 'Muon'",
+            "Muon needs whole matrices, and parallelism.tensor shares them out: take AdamW, or tensor 1",
+            ".optimizer.kind",
+        ),
+        Rule(
+            "(self.parallelism.tensor == 1 && self.parallelism.expert == 1) || !has(self.optimizer.spectralCap)",
+            "optimizer.spectralCap is for matrices that only FSDP2 shards: remove it, or parallelism.tensor and expert",
+            ".optimizer.spectralCap",
+        ),
+        Rule(
             "self.task != 'finetune' || has(self.initialWeights)",
             "task finetune needs initialWeights: set initialWeights.path to the folder of a model",
             ".initialWeights",
@@ -65,6 +80,19 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             "expertsPerToken is more than numExperts: a token can't be sent to more experts than there are; "
             "lower expertsPerToken or raise numExperts",
             ".expertsPerToken",
+        ),
+    ),
+    "trainer.parallelism": (
+        Rule(
+            "!has(self.auto) || !self.auto || (!has(self.replicate) && !has(self.shard) && "
+            "(!has(self.tensor) || self.tensor == 1) && (!has(self.expert) || self.expert == 1))",
+            "auto chooses the sizes itself: remove them, or set auto to false",
+            ".auto",
+        ),
+        Rule(
+            "!has(self.shard) || !has(self.expert) || self.shard % self.expert == 0",
+            "expert doesn't divide shard, of which it is a part: change one of them",
+            ".expert",
         ),
     ),
     "data.batching": (

@@ -43,6 +43,7 @@ from deepseek_operator.api.fields import (
 )
 from deepseek_operator.api.memory import RULES as MEMORY_RULES
 from deepseek_operator.api.memory import CheckpointMemory
+from deepseek_operator.api.mesh import RULES as MESH_RULES
 from deepseek_operator.api.mutability import TRANSITIONS
 from deepseek_operator.api.names import MAX_JOB_NAME
 from deepseek_operator.api.policies import (
@@ -265,6 +266,7 @@ class Spec(Model):
                 spec.elastic is None or spec.elastic.min_replicas <= spec.workers.replicas <= spec.elastic.max_replicas
             ),
         ),
+        *MESH_RULES,
         FITS,
         *MEMORY_RULES,
         ALONE,

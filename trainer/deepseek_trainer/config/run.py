@@ -24,6 +24,15 @@ class RunConfig(Section):
     data_cache: str = Field(description="Folder for prepared token stores; shared by the ranks where it can be.")
 
     @model_validator(mode="after")
+    def _leases_fit_the_mesh(self) -> RunConfig:
+        if self.data.mode == "Dynamic" and self.trainer.parallelism.tensor > 1:
+            raise ValueError(
+                "mode Dynamic leases rows to each process, and those of a tensor group need the same ones; set data.mode to "
+                "Deterministic, or trainer.parallelism.tensor to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keeps_its_audit(self) -> RunConfig:
         if self.data.audit and self.checkpoint is None:
             raise ValueError("data.audit is kept beside the checkpoints; set checkpoint, or remove data.audit")

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from deepseek_trainer.config.base import Section
 from deepseek_trainer.config.model import ModelSpec
 from deepseek_trainer.config.optimizer import OptimizerSpec
+from deepseek_trainer.config.parallelism import ParallelismSpec
 from deepseek_trainer.config.tokenizer import TokenizerSpec
 from deepseek_trainer.config.training import EvaluationSpec, TrainingSpec
 
@@ -36,6 +37,9 @@ class TrainerSpec(Section):
     model: ModelSpec = Field(default_factory=ModelSpec, description="What is trained.")
     tokenizer: TokenizerSpec = Field(default_factory=TokenizerSpec, description="How text becomes tokens.")
     training: TrainingSpec = Field(description="Steps, batch and sequence sizes, precision, seed.")
+    parallelism: ParallelismSpec = Field(
+        default_factory=ParallelismSpec, description="How the processes share the batch and the model."
+    )
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="The optimizer and its schedule.")
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="Validation.")
 
@@ -56,6 +60,23 @@ class TrainerSpec(Section):
             raise ValueError(
                 "tokenizer.kind bpe makes a new vocabulary, which means nothing to trained weights; "
                 "with task finetune set tokenizer.kind to initialWeights (or deepseek)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_mesh(self) -> TrainerSpec:
+        mesh, optimizer = self.parallelism, self.optimizer
+        if mesh.tensor > 1 and self.training.precision == "fp8":
+            raise ValueError(
+                "parallelism.tensor computes matrices in parts, and fp8 whole ones; take bf16, or tensor 1"
+            )
+        if mesh.tensor > 1 and optimizer.kind == "Muon":
+            raise ValueError(
+                "Muon needs whole matrices, and parallelism.tensor shares them out; take AdamW, or tensor 1"
+            )
+        if optimizer.spectral_cap is not None and max(mesh.tensor, mesh.expert) > 1:
+            raise ValueError(
+                "optimizer.spectralCap is for matrices that only FSDP2 shards; remove it, or parallelism.tensor and expert"
             )
         return self
 

@@ -47,6 +47,16 @@ class TrainingSpec(Section):
         description="true: torch's deterministic algorithms alone, so that two runs on the same machines are alike bit for bit; "
         "slower, and an operation that has none fails. A CPU needs it for no part of the built-in trainer.",
     )
+    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+        "none",
+        description="What a layer's backward pass finds kept. none: all. selective: the outputs of matrix products and of "
+        "attention; the rest is computed again. full: the layer's input alone, for a third more computation.",
+    )
+    cpu_offload: bool = Field(
+        False,
+        description="true: weights, gradients and the optimizer's state lie in host memory, where the optimizer runs; a GPU "
+        "has those of the layer that it computes. Slow, and for models that fit in no other way.",
+    )
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
         0, description="Seed of the weights and of the data's order."
     )

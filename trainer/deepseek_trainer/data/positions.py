@@ -67,7 +67,7 @@ class PositionFeed:
         self._config, self._world, self._samples, self._waits, self._audit = config, world, samples, waits, audit
         training = config.trainer.training
         self._shares = (
-            Shares(training.global_batch_size, world.size, world.gather)
+            Shares(training.global_batch_size, world.data_size, world.slowest)
             if config.data.batching.dealing == "ByPace"
             else None
         )
@@ -91,7 +91,7 @@ class PositionFeed:
         assert self._batch is not None  # noqa: S101  it was asked for by `next`
         self.ledger = self.ledger.advance(self._batch)
         if self._audit is not None:
-            mine = np.concatenate(self._places)
+            mine = np.concatenate(self._places)[: None if self._world.counts else 0]
             self._audit.record(self.ledger.step, self._batch.samples[mine], self._batch.epochs[mine])
 
     def paced(self, busy_s: float) -> None:
@@ -102,7 +102,7 @@ class PositionFeed:
         """The first held-out samples: the same for every number of ranks and every step."""
         data, batches = self._samples, self._config.trainer.evaluation.batches
         chosen = data.training + np.arange(min(data.validation, batches * data.micro_batch_size))
-        mine = data.micro_batches(chosen, rank=self._world.rank, world_size=self._world.size)
+        mine = data.micro_batches(chosen, rank=self._world.data_rank, world_size=self._world.data_size)
         return HeldOut((data.collate(chosen[places]) for places in mine), data.totals(chosen)[1])
 
     def cut(self) -> dict[str, Any]:
@@ -131,8 +131,8 @@ def _loader(config: RunConfig, world: World, samples: Samples, ledger: Ledger, s
         batches,
         first=ledger.step,
         last=config.trainer.training.steps,
-        rank=world.rank,
-        world_size=world.size,
+        rank=world.data_rank,
+        world_size=world.data_size,
         device=world.device,
         depth=None if shares is None else AHEAD,
         shares_of=(lambda step: None) if shares is None else shares.of,

@@ -1,23 +1,32 @@
-"""How the model lies over the ranks: FSDP2, one shard of every parameter a rank. The one module that knows it.
+"""How the model lies over the ranks. The one module that knows all of it; each axis has a module of its own.
 
-torch's `fully_shard` is used directly. transformers 5.23 has a plan-driven layer above it
-(`transformers.distributed`), which shards what `from_pretrained` loads and is no fit for a model that starts from
-random weights: it has no from-config path, leaves a world of one unsharded (a second code path for checkpoints),
-takes the device from the machine and not from the backend (a gloo job on a GPU machine would fail), and fixes the
-mixed-precision policy. The plan here is its plan for DeepSeek-V3: each decoder layer, then the rest.
+    tensor, experts    matrices and experts are shared out, as DTensors of their whole shape
+    recompute          how much a layer keeps for its backward pass
+    shard              FSDP2 by decoder layer, over what each rank has then: torch's `fully_shard`
+    replicate          gradients are averaged over the groups that have the same shards, after FSDP2 has summed them
+
+transformers 5.23 has a plan-driven layer of its own (`transformers.distributed`), which shards what `from_pretrained`
+loads and is no fit for a model that starts from random weights: it has no from-config path, leaves a world of one
+unsharded (a second code path for checkpoints), takes the device from the machine and not from the backend (a gloo job on
+a GPU machine would fail), and fixes the mixed-precision policy. Its plans for tensor parallelism are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
 
-from deepseek_trainer.config import Precision
+from deepseek_trainer.config import ConfigError, TrainingSpec
+from deepseek_trainer.config.parallelism import FIELD, Divisible
+from deepseek_trainer.distributed import experts, recompute, tensor
+from deepseek_trainer.distributed.mesh import Groups
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 
@@ -25,27 +34,74 @@ COMPUTED: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.bflo
 """By precision: the type that the forward and backward pass are in, but for what has one of its own; else it is fp32."""
 
 
-def shard(model: Any, world: World, precision: Precision, waits: Waits) -> FSDPModule:
-    """Shards a CPU model in place over all ranks and moves it to the world's device. Its collectives tell `waits`.
+def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, waits: Waits) -> FSDPModule:
+    """Shards a CPU model in place over the mesh and moves it to the world's device. Its collectives tell `waits`.
 
     The forward and backward pass are in the precision that is asked for; weights, the gradients' sum and the optimizer stay
     in fp32. The router too: its bias moves in steps that bf16 would round away.
+
+    Raises:
+        ConfigError: the model can't be shared out so.
     """
+    Divisible.of(model.config).require(groups.mesh)
     model.to(world.device)
-    mesh = init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("fsdp",))
-    policy, computed = MixedPrecisionPolicy(), COMPUTED.get(precision)
+    if groups.tensor is not None:
+        tensor.split(model, groups.tensor, waits)
+    policy, computed = MixedPrecisionPolicy(), COMPUTED.get(training.precision)
     if computed is not None:
         policy = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=torch.float32)
+    offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if training.cpu_offload else OffloadPolicy()
+
+    def fully(module: Any, mesh: DeviceMesh = groups.shard, policy: MixedPrecisionPolicy = policy) -> FSDPModule:
+        sharded: FSDPModule = fully_shard(
+            module,
+            mesh=mesh,
+            mp_policy=policy,
+            offload_policy=offload,
+            shard_placement_fn=lambda parameter: _placement(parameter, mesh.size()),
+        )
+        return sharded
+
     for layer in model.model.layers:
+        routed = experts.routed(layer) if groups.experts is not None else None
+        if routed is not None and groups.experts is not None:
+            experts.spread(routed, groups.experts, waits)
+        recompute.apply(layer, training.activation_checkpointing)
+        if routed is not None and groups.mesh.expert > 1:
+            fully(routed, groups.expert_shard, replace(policy, cast_forward_inputs=False))  # routes' weights stay fp32
         if computed is not None and hasattr(layer.mlp, "gate"):
-            fully_shard(layer.mlp.gate, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.float32))
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    sharded: FSDPModule = fully_shard(model, mesh=mesh, mp_policy=policy)
+            fully(layer.mlp.gate, policy=MixedPrecisionPolicy(param_dtype=torch.float32))
+        fully(layer)
+    whole = fully(model)
+    _measure(model, groups, waits)
+    return whole
+
+
+def _measure(model: Any, groups: Groups, waits: Waits) -> None:
+    """Has FSDP2 use collectives that tell `waits`, and the replicas average what it has summed."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_custom_all_gather(_AllGather(waits))  # type: ignore[arg-type]  # its base class is private
             module.set_custom_reduce_scatter(_ReduceScatter(waits))  # type: ignore[arg-type]  # likewise
-    return sharded
+            if groups.replicate is not None:
+                module.set_all_reduce_hook(_Mean(groups.replicate.get_group(), waits))
+
+
+def _placement(parameter: torch.Tensor, ranks: int) -> Shard | None:
+    """Along which dimension FSDP cuts a parameter; None: the first, as it does of itself.
+
+    What is shared out along its first dimension already has to be cut evenly, or nobody could say which rows a rank has.
+    """
+    if not isinstance(parameter, DTensor) or not any(placement.is_shard(0) for placement in parameter.placements):
+        return None
+    own = parameter.to_local().shape
+    even = [dimension for dimension, size in enumerate(own) if size % ranks == 0]
+    if not even:
+        raise ConfigError(
+            f"{FIELD}.shard: {ranks} divides no dimension of a weight of shape {tuple(parameter.shape)}, of which a rank has "
+            f"{tuple(own)}; take another size"
+        )
+    return Shard(even[0]) if even[0] else None
 
 
 class _Collective:
@@ -81,6 +137,19 @@ class _ReduceScatter(_Collective):
     ) -> dist.Work | None:
         with self._waits.collective():
             return dist.reduce_scatter_single(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
+
+
+class _Mean:
+    """Averages what FSDP2 has summed over those who have the same shards."""
+
+    def __init__(self, group: dist.ProcessGroup, waits: Waits) -> None:
+        self._group, self._waits = group, waits
+
+    def __call__(self, gradients: torch.Tensor) -> None:
+        if gradients.is_cuda:  # it is of another stream, and may be freed before this one has come to it
+            gradients.record_stream(torch.cuda.current_stream())
+        with self._waits.collective():
+            dist.all_reduce(gradients, op=dist.ReduceOp.AVG, group=self._group)
 
 
 def sync_on_last(model: FSDPModule, *, last: bool) -> None:

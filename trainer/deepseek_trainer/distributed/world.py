@@ -39,6 +39,7 @@ class World:
         device: where the model and the batches are.
         control: a gloo group of all ranks, for objects and long waits.
         timeout: how long a collective of a step may take.
+        alike: how many neighbouring ranks work on the same rows, because they share each matrix.
     """
 
     rank: int
@@ -47,10 +48,26 @@ class World:
     device: torch.device
     control: dist.ProcessGroup
     timeout: timedelta = timedelta(seconds=DEFAULT_TIMEOUT_S)
+    alike: int = 1
 
     @property
     def leader(self) -> bool:
         return self.rank == 0
+
+    @property
+    def data_size(self) -> int:
+        """Into how many parts a batch is dealt."""
+        return self.size // self.alike
+
+    @property
+    def data_rank(self) -> int:
+        """Which of them is this rank's."""
+        return self.rank // self.alike
+
+    @property
+    def counts(self) -> bool:
+        """Whether this rank speaks for those that work on the same rows: what they have in common counts once."""
+        return self.rank % self.alike == 0
 
     @property
     def store(self) -> Store:
@@ -62,6 +79,11 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values
+
+    def slowest(self, seconds: float) -> list[float]:
+        """For each part of a batch the most seconds that one of its ranks took; NaN where one doesn't know. On every rank."""
+        taken: list[float] = np.reshape(self.gather(seconds), (-1, self.alike)).max(axis=1).tolist()
+        return taken
 
     def apart(self) -> World:
         """The same ranks with a control group of their own: for another thread, whose collectives must not mix. A collective."""

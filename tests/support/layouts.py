@@ -1,0 +1,263 @@
+"""One rank of a world that trains small models under many meshes, one after the other, and compares each with one process.
+
+Under each mesh: two steps, a checkpoint, one more step; the same one again from the checkpoint of the mesh before, and
+from its own. Every rank computes the reference itself. Rank 0 prints a line of JSON a mesh.
+
+$LAYOUTS: a list of {"model": deepseek or dense, "parallelism": …, "training": …}, as JSON; $CHECKPOINTS: a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepseek_trainer.checkpoint import load, state
+from deepseek_trainer.checkpoint.save import Writer
+from deepseek_trainer.config import OptimizerSpec, TrainingSpec
+from deepseek_trainer.config.parallelism import ParallelismSpec
+from deepseek_trainer.data import deal
+from deepseek_trainer.distributed import mesh, sharding
+from deepseek_trainer.distributed.clipping import clip
+from deepseek_trainer.distributed.waits import Waits
+from deepseek_trainer.distributed.world import World, join
+from deepseek_trainer.model import build
+from deepseek_trainer.optim import optimizer
+from deepseek_trainer.pulse import PulseWriter
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import cross_entropy
+from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
+from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
+from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
+
+VOCABULARY, LENGTH, BATCH, MICRO_BATCH = 96, 12, 7, 2
+SAVED = 2
+"""Steps before the checkpoint; one more comes after it."""
+LIMIT = 0.5
+"""Of the gradient's norm: below what it is, so that clipping does something."""
+OPTIMIZER = OptimizerSpec(learning_rate=3e-3)
+
+
+def deepseek() -> Any:
+    """Two layers, the second with eight experts of which a row takes three."""
+    config = DeepseekV3Config(
+        **build.IMPLEMENTATION,
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        n_routed_experts=8,
+        num_experts_per_tok=3,
+        n_shared_experts=1,
+        first_k_dense_replace=1,
+        n_group=1,
+        topk_group=1,
+        kv_lora_rank=8,
+        q_lora_rank=12,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=4,
+        v_head_dim=8,
+        max_position_embeddings=LENGTH,
+        num_mtp_layers=0,
+        bos_token_id=None,
+        eos_token_id=None,
+        use_cache=False,
+    )
+    return build.build(config, seed=3)
+
+
+def dense() -> Any:
+    """Two layers of grouped-query attention with biases, whose output layer is the embedding."""
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=LENGTH,
+        tie_word_embeddings=True,
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return Qwen2ForCausalLM(config)
+
+
+MODELS = {"deepseek": deepseek, "dense": dense}
+
+
+@dataclass
+class Course:
+    """What became of a model in some steps.
+
+    Attributes:
+        gradients: of the first step, clipped.
+        weights: after the last.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def differs(self, other: Course) -> float:
+        """The greatest difference of a loss, of a norm's share and of a gradient. Weights don't tell: where a gradient is
+        next to nothing, AdamW makes a whole step of its rounding."""
+        assert self.gradients.keys() == other.gradients.keys()
+        return max(
+            *(abs(a - b) for a, b in zip(self.losses, other.losses, strict=True)),
+            *(abs(a / b - 1) for a, b in zip(self.norms, other.norms, strict=True)),
+            *(float((tensor - other.gradients[name]).abs().max()) for name, tensor in self.gradients.items()),
+        )
+
+    def is_same(self, other: Course) -> bool:
+        """Bit for bit, weights too."""
+        same = all(torch.equal(tensor, other.weights[name]) for name, tensor in self.weights.items())
+        return same and self.differs(other) == 0
+
+
+def batch(step: int) -> torch.Tensor:
+    return torch.randint(VOCABULARY, (BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(step))
+
+
+def loss_of(model: Any, rows: torch.Tensor) -> torch.Tensor:
+    logits = model(input_ids=rows[:, :-1], use_cache=False).logits
+    return cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten(), reduction="sum")
+
+
+def in_one_process(model: Any) -> tuple[Course, Course]:
+    """The course before the checkpoint and after it, of plain torch."""
+    adamw, courses = optimizer.make(model, OPTIMIZER), (Course(), Course())
+    for step in range(SAVED + 1):
+        course = courses[step >= SAVED]
+        loss = loss_of(model, batch(step)) / (BATCH * LENGTH)
+        loss.backward()  # type: ignore[no-untyped-call]
+        course.losses.append(float(loss))
+        course.norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), LIMIT)))
+        if not course.gradients:
+            course.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        adamw.step()
+        adamw.zero_grad()
+    return courses
+
+
+class Sharded:
+    """A model under a mesh, from its first weights."""
+
+    def __init__(self, layout: dict[str, Any], world: World) -> None:
+        sizes = ParallelismSpec.model_validate(layout["parallelism"]).mesh(world.size)
+        self.world = replace(world, alike=sizes.tensor)
+        self.model: Any = MODELS[layout["model"]]()
+        waits = Waits(PulseWriter.from_environment({}), world.device)
+        training = TrainingSpec.model_validate({"steps": 3, **layout.get("training", {})})
+        sharding.shard(self.model, self.world, mesh.groups(sizes, self.world), training, waits)
+        self.optimizer = optimizer.make(self.model, OPTIMIZER)
+
+    def course(self, first: int, last: int) -> Course:
+        course, world = Course(), self.world
+        for step in range(first, last):
+            rows, summed = batch(step), 0.0
+            parts = deal.micro_batches(
+                torch.arange(BATCH).numpy(),
+                rank=world.data_rank,
+                world_size=world.data_size,
+                micro_batch_size=MICRO_BATCH,
+            )
+            for i, places in enumerate(parts):
+                sharding.sync_on_last(self.model, last=i == len(parts) - 1)
+                # A rank that has run out takes part with a row that counts for nothing.
+                loss = loss_of(self.model, rows[places]) if len(places) else 0 * loss_of(self.model, rows[:1])
+                (loss * (world.data_size / (BATCH * LENGTH))).backward()  # type: ignore[no-untyped-call]
+                summed += float(loss)
+            course.norms.append(float(clip(self.model.parameters(), LIMIT, world)))
+            if not course.gradients:
+                course.gradients = {name: _whole(p.grad) for name, p in self.model.named_parameters()}
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            course.losses.append(world.total(summed if world.counts else 0.0)[0] / (BATCH * LENGTH))
+        course.weights = {name: _own(tensor).clone() for name, tensor in self.model.named_parameters()}
+        return course
+
+    def save(self, folder: Path) -> None:
+        writer = Writer(folder, "test", "", 1, 1, 3, {}, self.world)
+        writer.save(state.collect(self.model, self.optimizer, {}), {"step": SAVED})
+
+    def resume(self, folder: Path) -> None:
+        found = load.newest_whole(folder)
+        assert found is not None
+        saved = state.collect(self.model, self.optimizer, {})
+        load.read_into(saved, found, self.world)
+        state.restore(self.model, self.optimizer, saved)
+
+
+def peak(trained: Sharded) -> int:
+    """Bytes that a forward and backward pass have allocated at once, beyond what there was."""
+    rows = torch.cat([batch(step) for step in range(12)])
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        loss_of(trained.model, rows).backward()  # type: ignore[no-untyped-call]
+    trained.optimizer.zero_grad()
+    events = profile.profiler.kineto_results.events()
+    taken = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    held = most = 0
+    for _, size in taken:
+        held += size
+        most = max(most, held)
+    return most
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part."""
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def _whole(tensor: Any) -> torch.Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+
+
+def main() -> None:
+    logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # of how a whole tensor is put together
+    layouts, folder = json.loads(os.environ["LAYOUTS"]), Path(os.environ["CHECKPOINTS"])
+    before: dict[str, Path] = {}
+    references: dict[str, tuple[Course, Course]] = {}
+    firsts: dict[str, Course] = {}
+    with join("gloo", os.environ) as world:
+        for number, layout in enumerate(layouts):
+            name, mine = layout["model"], folder / f"{number}"
+            early, late = references.setdefault(name, in_one_process(MODELS[name]()))
+            trained = Sharded(layout, world)
+            first = trained.course(0, SAVED)
+            trained.save(mine)
+            undisturbed = trained.course(SAVED, SAVED + 1)
+            said: dict[str, Any] = {"from_one_process": max(first.differs(early), undisturbed.differs(late))}
+            said["first_step"] = Course(first.losses[:1], first.norms[:1], first.gradients).differs(
+                Course(early.losses[:1], early.norms[:1], early.gradients)
+            )
+            said["clipped"] = min(early.norms) > LIMIT
+            said["like_the_first"] = undisturbed.is_same(firsts.setdefault(name, undisturbed))
+            again = Sharded(layout, world)
+            if name in before:
+                again.resume(before[name])
+                said["resharded"] = again.course(SAVED, SAVED + 1).differs(late)
+            again.resume(mine)
+            resumed = again.course(SAVED, SAVED + 1)
+            said["resumed"] = all(world.gather(resumed.is_same(undisturbed)))
+            before[name] = mine
+            said["elements"] = world.gather(sum(_own(parameter).numel() for parameter in trained.model.parameters()))
+            said["peak"] = peak(trained) if layout.get("peak") else None
+            said["cpu"] = time.process_time()
+            if world.leader:
+                print(json.dumps({**layout, **said}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

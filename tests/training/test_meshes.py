@@ -1,0 +1,59 @@
+"""Every mesh trains the same model: losses, gradients and weights of one process, resumed and resharded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.procs import start_training
+
+pytestmark = [pytest.mark.training, pytest.mark.timeout(300)]
+
+Layout = dict[str, Any]
+
+ON_FOUR: list[Layout] = [
+    {"model": "deepseek", "parallelism": {"shard": 2, "expert": 2}},
+    {"model": "deepseek", "parallelism": {"tensor": 2, "expert": 2}},
+]
+ON_TWO: list[Layout] = [
+    {"model": "deepseek", "parallelism": {"shard": 1}},
+    {"model": "deepseek", "parallelism": {"tensor": 2}},
+    {"model": "deepseek", "parallelism": {"expert": 2}},
+    {"model": "dense", "parallelism": {}},
+    {"model": "dense", "parallelism": {"tensor": 2}},
+]
+EXACT, CLOSE = 2e-6, 2e-4
+"""In the first step; and later, when AdamW has made steps of the rounding of gradients that are next to nothing."""
+
+
+def run(layouts: list[Layout], ranks: int, folder: Path) -> list[dict[str, Any]]:
+    environ = {"LAYOUTS": json.dumps(layouts), "CHECKPOINTS": str(folder / "checkpoints")}
+    ended = start_training({}, world_size=ranks, folder=folder, environ=environ, module="support.layouts").wait()
+    assert all(rank.exit_code == 0 for rank in ended), "\n".join(rank.output[-3000:] for rank in ended)
+    said = [json.loads(line) for line in ended[0].output.splitlines() if line.startswith("{")]
+    assert len(said) == len(layouts)
+    return said
+
+
+@pytest.mark.parametrize(("ranks", "layouts"), [(4, ON_FOUR), (2, ON_TWO)], ids=["four ranks", "two ranks"])
+def test_each_mesh_is_one_process(ranks: int, layouts: list[Layout], tmp_path: Path) -> None:
+    for said in run(layouts, ranks, tmp_path):
+        assert said["clipped"], "clipping is tested, too"
+        assert said["first_step"] < EXACT, said
+        assert said["from_one_process"] < CLOSE, said
+        assert said["resumed"], f"a resume must be bit for bit the undisturbed run: {said}"
+        assert said.get("resharded", 0) < CLOSE, f"from the checkpoint of another mesh: {said}"
+
+
+def test_recomputation_and_offload_change_nothing_but_memory(tmp_path: Path) -> None:
+    layouts: list[Layout] = [
+        {"model": "deepseek", "parallelism": {}, "training": {"activationCheckpointing": mode}, "peak": True}
+        for mode in ("none", "selective", "full")
+    ]
+    said = run([*layouts, {"model": "deepseek", "parallelism": {}, "training": {"cpuOffload": True}}], 1, tmp_path)
+    assert all(one["like_the_first"] and one["resumed"] for one in said), said
+    assert all(one["from_one_process"] < CLOSE for one in said), said
+    none, selective, full = (one["peak"] for one in said[:3])
+    assert full < selective < none, said

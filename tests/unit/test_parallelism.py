@@ -1,0 +1,94 @@
+"""The sizes of a device mesh: what is left open fills the world, and what can't be is refused with what can."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from deepseek_trainer.config import ConfigError, RunConfig
+from deepseek_trainer.config.parallelism import Divisible, Mesh, ParallelismSpec
+from pydantic import ValidationError
+
+DEEPSEEK = SimpleNamespace(
+    num_attention_heads=16,
+    num_key_value_heads=16,
+    intermediate_size=512,
+    moe_intermediate_size=96,
+    n_routed_experts=12,
+    n_shared_experts=2,
+)
+DENSE = SimpleNamespace(num_attention_heads=8, num_key_value_heads=2, intermediate_size=512)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ranks", "wanted"),
+    [
+        ({}, 1, Mesh(1, 1, 1, 1)),
+        ({}, 7, Mesh(1, 7, 1, 1)),
+        ({"shard": 1}, 4, Mesh(4, 1, 1, 1)),
+        ({"shard": 8}, 32, Mesh(4, 8, 1, 1)),
+        ({"replicate": 4}, 32, Mesh(4, 8, 1, 1)),
+        ({"tensor": 4}, 32, Mesh(1, 8, 4, 1)),
+        ({"shard": 4, "tensor": 2, "expert": 4}, 16, Mesh(2, 4, 2, 4)),
+        ({"replicate": 2, "shard": 2}, 4, Mesh(2, 2, 1, 1)),
+    ],
+)
+def test_what_is_left_open_fills_the_world(sizes: dict[str, int], ranks: int, wanted: Mesh) -> None:
+    mesh = ParallelismSpec.model_validate(sizes).mesh(ranks)
+    assert mesh == wanted
+    assert mesh.ranks == ranks
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ranks", "says"),
+    [
+        ({"tensor": 3}, 8, "tensor: 3 does not divide the 8 processes; take one of 1, 2, 4, 8"),
+        ({"replicate": 3}, 8, "replicate: 3 does not divide the 8 processes"),
+        ({"shard": 3, "tensor": 2}, 8, "shard: 3 does not divide the 8 processes / tensor 2; take one of 1, 2, 4"),
+        ({"replicate": 2, "shard": 2}, 8, "replicate 2 x shard 2 x tensor 1 is 4, and there are 8"),
+        ({"expert": 4}, 6, "expert: 4 does not divide shard 6; take one of 1, 2, 3, 6"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_world_is_refused(sizes: dict[str, int], ranks: int, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"trainer.parallelism.*{says}"):
+        ParallelismSpec.model_validate(sizes).mesh(ranks)
+
+
+@pytest.mark.parametrize(
+    ("config", "mesh", "says"),
+    [
+        (
+            DEEPSEEK,
+            Mesh(shard=8, expert=8),
+            r"expert: 8 does not divide the 12 routed experts of a layer; take one of 1, 2, 3",
+        ),
+        (DEEPSEEK, Mesh(shard=2, tensor=4, expert=2), "expert x tensor: 8 does not divide the 12"),
+        (DEEPSEEK, Mesh(tensor=3), r"tensor: 3 does not divide the model's attention heads \(16\)"),
+        (DENSE, Mesh(shard=2, expert=2), "no routed experts; remove it"),
+        (DENSE, Mesh(tensor=4), r"key-value heads \(2\); take one of 1, 2"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_model_is_refused(config: Any, mesh: Mesh, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Divisible.of(config).require(mesh)
+    Divisible.of(config).require(Mesh(replicate=3, shard=5))
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "data", "says"),
+    [
+        ({"auto": True, "shard": 2}, {}, "auto chooses the sizes itself"),
+        ({"shard": 2, "expert": 4}, {}, "expert doesn't divide shard"),
+        ({"tensor": 2}, {"mode": "Dynamic"}, "set data.mode to Deterministic"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(parallelism: dict[str, Any], data: dict[str, Any], says: str) -> None:
+    config = {
+        "job": "j",
+        "trainer": {"training": {"steps": 1}, "parallelism": parallelism},
+        "data": {"corpus": "gcide", **data},
+        "dataCache": "/nowhere",
+    }
+    with pytest.raises(ValidationError, match=says):
+        RunConfig.model_validate(config)

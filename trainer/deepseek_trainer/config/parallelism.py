@@ -1,0 +1,175 @@
+"""The device mesh: along which axes the ranks share the batch and the model. Sizes only; importable without torch.
+
+    ranks = replicate x shard x tensor            expert divides shard
+
+Rule: what is left open fills the world, so that a job whose number of workers changes keeps a valid mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from deepseek_trainer.config.base import ConfigError, Section
+
+Size = Annotated[int, Field(ge=1, le=65_536)]
+FIELD = "trainer.parallelism"
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The sizes of a mesh that fits its world.
+
+    Attributes:
+        replicate: groups of ranks that have the whole model each.
+        shard: ranks that share weights, gradients and optimizer of each such group (FSDP2).
+        tensor: neighbouring ranks that share each matrix, and work on the same rows.
+        expert: of the shard axis, neighbours that share the routed experts.
+    """
+
+    replicate: int = 1
+    shard: int = 1
+    tensor: int = 1
+    expert: int = 1
+
+    @property
+    def ranks(self) -> int:
+        return self.replicate * self.shard * self.tensor
+
+    @property
+    def expert_copies(self) -> int:
+        """Ranks along the shard axis that have the same experts, and share their weights."""
+        return self.shard // self.expert
+
+    def __str__(self) -> str:
+        sizes = {"replicate": self.replicate, "shard": self.shard, "tensor": self.tensor, "expert": self.expert}
+        return ",".join(f"{name}:{size}" for name, size in sizes.items() if size > 1 or name == "shard")
+
+
+class ParallelismSpec(Section):
+    """The device mesh: how the training processes share the batch and the model.
+
+    Their number (workers.replicas x procPerNode) is replicate x shard x tensor; expert is a part of shard.
+    """
+
+    auto: bool = Field(
+        False,
+        description="true: the sizes are chosen when training starts, by the model's parameters, the memory of a GPU and the "
+        "number of processes; the log says why. `dsj plan` shows the choice before. The sizes must be left out.",
+    )
+    replicate: Size | None = Field(
+        None,
+        description="Groups of processes that have the whole model each, and exchange gradients only (HSDP; DDP with "
+        "shard 1). Default: what shard leaves of the processes, or 1.",
+    )
+    shard: Size | None = Field(
+        None,
+        description="Processes that share weights, gradients and optimizer state (FSDP2): each has a part of them. With "
+        "the processes of a node, weights are gathered within the node. Default: all that replicate and tensor leave.",
+    )
+    tensor: Size = Field(
+        1,
+        description="Processes that share each matrix (attention heads, feed-forward, output) and work on the same rows: "
+        "neighbours, best on one node with NVLink. It must divide the attention heads and the widths, and the experts.",
+    )
+    expert: Size = Field(
+        1,
+        description="Processes of the shard axis that share the routed experts: tokens travel to the experts' owner and back. "
+        "It must divide shard and the number of experts.",
+    )
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing was chosen: FSDP2 over all processes."""
+        return self == ParallelismSpec()
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> ParallelismSpec:
+        if self.auto and not self.model_copy(update={"auto": False}).is_default:
+            raise ValueError("auto chooses the sizes itself; remove them, or set auto to false")
+        if self.shard is not None and self.shard % self.expert:
+            raise ValueError("expert doesn't divide shard, of which it is a part; change one of them")
+        return self
+
+    def mesh(self, ranks: int) -> Mesh:
+        """The mesh of a world of so many ranks.
+
+        Raises:
+            ConfigError: they can't be laid out so; says which size to change.
+        """
+        if ranks % self.tensor:
+            raise _misfit("tensor", self.tensor, f"the {ranks} processes", _divisors(ranks))
+        data = ranks // self.tensor
+        whole = f"the {ranks} processes" + (f" / tensor {self.tensor}" if self.tensor > 1 else "")
+        if self.shard is None:
+            replicate = self.replicate or 1
+            if data % replicate:
+                raise _misfit("replicate", replicate, whole, _divisors(data))
+            shard = data // replicate
+        else:
+            shard, replicate = self.shard, self.replicate or data // self.shard
+            if data % shard:
+                raise _misfit("shard", shard, whole, _divisors(data))
+            if replicate * shard != data:
+                raise ConfigError(
+                    f"{FIELD}: replicate {replicate} x shard {shard} x tensor {self.tensor} is "
+                    f"{replicate * shard * self.tensor}, and there are {ranks} processes (workers.replicas x procPerNode); "
+                    "leave replicate or shard out, and it takes what is left"
+                )
+        if shard % self.expert:
+            raise _misfit("expert", self.expert, f"shard {shard}", _divisors(shard))
+        return Mesh(replicate, shard, self.tensor, self.expert)
+
+
+@dataclass(frozen=True)
+class Divisible:
+    """What of a model can be shared out.
+
+    Attributes:
+        parts: sizes that the tensor axis must divide, by how they are called.
+        experts: routed experts in a layer; None: it has none.
+    """
+
+    parts: Mapping[str, int]
+    experts: int | None
+
+    @classmethod
+    def of(cls, config: Any) -> Divisible:
+        """Of a model's config, by transformers' names."""
+
+        def get(*names: str) -> int | None:
+            return next((value for name in names if (value := getattr(config, name, None))), None)
+
+        experts = get("n_routed_experts", "num_local_experts", "num_experts")
+        shared, width = get("n_shared_experts"), get("moe_intermediate_size")
+        parts = {
+            "attention heads": get("num_attention_heads"),
+            "key-value heads": get("num_key_value_heads"),
+            "width of the feed-forward": get("intermediate_size"),
+            "width of the shared experts": shared * width if experts and shared and width else None,
+        }
+        return cls({name: size for name, size in parts.items() if size}, experts)
+
+    def require(self, mesh: Mesh) -> None:
+        """Raises ConfigError, with the sizes that are possible, if the model can't be shared out over the mesh."""
+        if mesh.expert > 1 and self.experts is None:
+            raise ConfigError(f"{FIELD}.expert: {mesh.expert}, but the model has no routed experts; remove it")
+        spread = mesh.expert * mesh.tensor
+        if self.experts is not None and self.experts % spread:
+            name = "expert" if mesh.tensor == 1 else "expert x tensor" if mesh.expert > 1 else "tensor"
+            raise _misfit(name, spread, f"the {self.experts} routed experts of a layer", _divisors(self.experts))
+        for what, size in self.parts.items():
+            if size % mesh.tensor:
+                raise _misfit("tensor", mesh.tensor, f"the model's {what} ({size})", _divisors(size))
+
+
+def _misfit(name: str, size: int, what: str, possible: list[int]) -> ConfigError:
+    shown = ", ".join(map(str, possible[:12]))
+    return ConfigError(f"{FIELD}.{name}: {size} does not divide {what}; take one of {shown}")
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]

@@ -1,0 +1,53 @@
+"""Activation checkpointing: what a layer's backward pass needs is kept, or computed again from the layer's input.
+
+    none         all is kept
+    selective    the outputs of matrix products and of attention are kept; what is cheap to compute is computed again
+    full         the layer's input alone is kept, and the whole layer is computed again: a third more computation
+
+Rule: it is inside of FSDP's hooks, so that a layer's weights are gathered once for both, and no parameter's name changes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+Mode = Literal["none", "selective", "full"]
+
+_aten = torch.ops.aten
+_KEPT = frozenset(
+    {
+        _aten.mm.default,
+        _aten.bmm.default,
+        _aten.addmm.default,
+        _aten._grouped_mm.default,
+        _aten._scaled_dot_product_flash_attention.default,
+        _aten._scaled_dot_product_efficient_attention.default,
+        _aten._scaled_dot_product_cudnn_attention.default,
+        _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    }
+)
+
+
+def apply(layer: Any, mode: Mode) -> None:
+    """Has a layer keep so much, in place; before it is sharded."""
+    if mode == "none":
+        return
+    contexts: dict[str, Any] = {}
+    if mode == "selective":
+        contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    forward = layer.forward
+
+    def checkpointed(*arguments: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*arguments, **named)
+        return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **contexts, **named)
+
+    layer.forward = checkpointed
+
+
+def _policy(context: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE

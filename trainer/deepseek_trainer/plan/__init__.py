@@ -1,0 +1,1 @@
+"""What a mesh costs before anything runs: memory, traffic and time by formulas. Importable without torch."""

@@ -1,0 +1,203 @@
+"""What training under a mesh costs each rank: memory, traffic of a step, and a range for its time. By formulas.
+
+Memory follows the trainer: fp32 weights, gradients and two moments of AdamW lie in shards; a layer's weights are gathered
+to be computed with, and of two layers at once; embedding and output layer stay gathered. Between the micro-batches of a
+step gradients stay whole, and so do the weights: one sum over the ranks a step.
+
+A time is a range: at best computation runs as fast as the best published runs and hides the traffic of weights; at worst
+as slow as usual ones, and hides nothing. Traffic of the tensor and expert axes is hidden by neither.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from deepseek_trainer.config.parallelism import Mesh
+from deepseek_trainer.plan.architecture import Architecture, Block
+from deepseek_trainer.plan.hardware import GIB, Gpu
+
+RESERVED = 1.5 * GIB
+"""CUDA's context, NCCL's buffers and the library's workspaces."""
+FRAGMENTS = 1.05
+"""What the allocator loses."""
+STATE_BYTES = 16
+"""A parameter's weight, gradient and two moments, in fp32."""
+LINK_SHARE = 0.8
+"""Of a link's bytes a second that a collective gets."""
+DENSE_SPEED = (0.35, 0.55)
+"""Share of the peak at which dense models compute in published runs: Llama-3.1 8B on H100s makes 33 to 42 % of it."""
+MIXTURE_SPEED = (0.13, 0.35)
+"""The same for mixtures of experts: 13 to 21 % out of the box for a 16B on B200s, up to 35 % in tuned runs."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What each step computes.
+
+    Attributes:
+        micro_batch: the most sequences in a forward pass of a rank.
+    """
+
+    architecture: Architecture
+    length: int
+    global_batch: int
+    micro_batch: int
+    bf16: bool = True
+    checkpointing: Literal["none", "selective", "full"] = "none"
+    cpu_offload: bool = False
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number in the forward pass."""
+        return 2 if self.bf16 else 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a mesh for a workload.
+
+    Attributes:
+        memory: bytes on each rank, by what they are.
+        traffic: bytes that each rank sends in a step, by axis.
+        seconds: of a step, at best and at worst.
+        mfu: share of the peak that the model's own operations are, at worst and at best.
+    """
+
+    mesh: Mesh
+    memory: dict[str, float]
+    traffic: dict[str, float]
+    seconds: tuple[float, float]
+    mfu: tuple[float, float]
+
+    @property
+    def bytes(self) -> float:
+        return sum(self.memory.values())
+
+    def fits(self, gpu: Gpu) -> bool:
+        return self.bytes <= gpu.memory
+
+
+def estimate(work: Workload, mesh: Mesh, gpu: Gpu, *, per_node: int) -> Estimate:
+    """The cost on such GPUs.
+
+    Args:
+        per_node: ranks on one node; neighbouring ranks are on the same.
+    """
+    sequences = math.ceil(work.global_batch / (mesh.replicate * mesh.shard))
+    micro_steps = max(1, math.ceil(sequences / work.micro_batch))
+    tokens = min(work.micro_batch, sequences) * work.length
+    memory = _memory(work, mesh, tokens, micro_steps)
+    traffic = _traffic(work, mesh, tokens, micro_steps)
+    operations = work.architecture.operations(work.length) * work.global_batch * work.length / mesh.ranks
+    extra = {"none": 0.0, "selective": 0.05, "full": 1 / 3}[work.checkpointing]
+    low, high = MIXTURE_SPEED if work.architecture.mixture_layers else DENSE_SPEED
+    hidden, exposed = _waits(mesh, traffic, gpu, per_node)
+    best = max(operations * (1 + extra) / (gpu.peak * high), hidden) + exposed
+    worst = operations * (1 + extra) / (gpu.peak * low) + hidden + exposed
+    ideal = operations / gpu.peak
+    return Estimate(mesh, memory, traffic, (best, worst), (ideal / worst, ideal / best))
+
+
+def _memory(work: Workload, mesh: Mesh, tokens: int, micro_steps: int) -> dict[str, float]:
+    model = work.architecture
+    local = _local(model, mesh)
+    state = STATE_BYTES * (local.root + local.dense + local.experts) / mesh.shard
+    largest = 2 * local.largest * work.width + local.root * work.width + local.largest * 4
+    memory = {
+        "weights, gradients, AdamW": 0.0 if work.cpu_offload else state,
+        "gathered weights": 0.0 if mesh.shard == 1 and not work.bf16 else largest,
+        "activations": _activations(work, mesh, tokens),
+        "logits": tokens * model.vocabulary * (2 * work.width + 8.0),
+        "reserved": RESERVED,
+    }
+    if micro_steps > 1:
+        kept = local.root + local.dense + local.experts * mesh.expert_copies / mesh.shard
+        memory["whole gradients between micro-batches"] = kept * (4.0 + work.width)
+    return {what: size * (1 if what == "reserved" else FRAGMENTS) for what, size in memory.items() if size}
+
+
+@dataclass(frozen=True)
+class _Local:
+    """Parameters on a rank before they are sharded: outside of the layers, in them, of experts; and the largest layer."""
+
+    root: float
+    dense: float
+    experts: float
+    largest: float
+
+
+def _local(model: Architecture, mesh: Mesh) -> _Local:
+    """Of what the tensor axis leaves each rank. Experts count as if gathered over the whole shard axis."""
+
+    def of(block: Block) -> float:
+        return block.whole + block.shared / mesh.tensor
+
+    layers = [(count, of(model.attention) + of(block), routed / mesh.tensor) for count, block, routed in model.kinds]
+    head = 0.0 if model.tied else model.embedding / mesh.tensor
+    return _Local(
+        root=model.embedding + head + model.hidden,
+        dense=sum(count * dense for count, dense, _ in layers),
+        experts=sum(count * routed for count, _, routed in layers),
+        largest=max(dense + routed / mesh.expert for _, dense, routed in layers),
+    )
+
+
+def _activations(work: Workload, mesh: Mesh, tokens: int) -> float:
+    """What all layers keep, and what one of them takes while it is computed again."""
+    model = work.architecture
+
+    def kept(block: Block) -> float:
+        return block.narrow + block.wide / mesh.tensor
+
+    layers = [(count, kept(model.attention) + kept(block)) for count, block, _ in model.kinds]
+    if work.checkpointing == "none":
+        return tokens * work.width * sum(count * size for count, size in layers)
+    inputs = model.layers * model.hidden
+    if work.checkpointing == "selective":
+        inputs += sum(count * (model.attention.products + block.products) for count, block, _ in model.kinds)
+    return tokens * work.width * (inputs + max(size for _, size in layers))
+
+
+def _traffic(work: Workload, mesh: Mesh, tokens: int, micro_steps: int) -> dict[str, float]:
+    """Bytes that a rank sends in a step: rings send a share of (n - 1) / n."""
+    model, local = work.architecture, _local(work.architecture, mesh)
+    rows = tokens * model.hidden * work.width * micro_steps
+    again = 2 if work.checkpointing == "full" else 1
+
+    def ring(ranks: int) -> float:
+        return (ranks - 1) / ranks
+
+    dense, experts = local.root + local.dense, local.experts / mesh.expert
+    gathers = (1 + micro_steps) * work.width + 4
+    traffic = {
+        "shard": gathers * (dense * ring(mesh.shard) + experts * ring(mesh.expert_copies)),
+        "replicate": 2 * ring(mesh.replicate) * 4 * (dense + local.experts) / mesh.shard,
+        # Two sums forward, of attention and feed-forward, and two sums of gradients backward.
+        "tensor": 2 * ring(mesh.tensor) * rows * model.layers * (2 * again + 2),
+        # There and back, forward and backward.
+        "expert": ring(mesh.expert)
+        * rows
+        * model.experts_per_token
+        * model.mixture_layers
+        * (2 * again + 2)
+        / mesh.tensor,
+    }
+    return {axis: size for axis, size in traffic.items() if size}
+
+
+def _waits(mesh: Mesh, traffic: dict[str, float], gpu: Gpu, per_node: int) -> tuple[float, float]:
+    """Seconds of traffic that computation can hide, and of traffic that it can't."""
+    span = {
+        "tensor": mesh.tensor,
+        "expert": mesh.tensor * mesh.expert,
+        "shard": mesh.tensor * mesh.shard,
+        "replicate": mesh.ranks,
+    }
+    seconds = {
+        axis: size / (LINK_SHARE * (gpu.link if span[axis] <= per_node else gpu.network))
+        for axis, size in traffic.items()
+    }
+    hidden = seconds.get("shard", 0.0) + seconds.get("replicate", 0.0)
+    return hidden, seconds.get("tensor", 0.0) + seconds.get("expert", 0.0)

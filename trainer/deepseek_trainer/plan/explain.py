@@ -1,0 +1,56 @@
+"""An estimate in lines for people: what each rank holds, what it sends, how fast a step may be, and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deepseek_trainer.config.parallelism import Mesh
+from deepseek_trainer.plan.estimate import Estimate, Workload
+from deepseek_trainer.plan.hardware import GIB, Gpu
+
+WHY = {
+    "shard": "{0} ranks share weights, gradients and optimizer",
+    "replicate": "{0} groups of ranks have all of it each, and average gradients",
+    "tensor": "{0} neighbours share each matrix, and work on the same rows",
+    "expert": "{0} neighbours share the routed experts",
+}
+
+
+def lines(work: Workload, cost: Estimate, gpu: Gpu, name: str, *, per_node: int) -> Iterator[str]:
+    """Args:
+    name: of the GPU.
+    """
+    model, mesh = work.architecture, cost.mesh
+    active = f", {_count(model.active)} of them for each token" if model.mixture_layers else ""
+    yield f"model: {_count(model.parameters)} parameters{active}"
+    yield f"ranks: {mesh.ranks} on {name} ({gpu.memory / GIB:.0f} GiB), {min(per_node, mesh.ranks)} a node"
+    yield from _axes(mesh)
+    state = "fits" if cost.fits(gpu) else "DOESN'T FIT"
+    yield f"memory of a rank: {_size(cost.bytes)} of {_size(gpu.memory)}: {state}"
+    for what, size in sorted(cost.memory.items(), key=lambda entry: -entry[1]):
+        yield f"  {_size(size):>10}  {what}"
+    yield f"sent by a rank in a step: {_size(sum(cost.traffic.values()))}"
+    for axis, size in sorted(cost.traffic.items(), key=lambda entry: -entry[1]):
+        yield f"  {_size(size):>10}  along {axis}"
+    best, worst = cost.seconds
+    low, high = cost.mfu
+    tokens = work.global_batch * work.length
+    yield f"a step of {tokens:,} tokens: {best:.3g} to {worst:.3g} s, {tokens / worst:,.0f} to {tokens / best:,.0f} tokens/s"
+    yield f"model FLOPs utilization: {low:.0%} to {high:.0%} (best: traffic of weights is hidden; worst: nothing is)"
+
+
+def _axes(mesh: Mesh) -> Iterator[str]:
+    for axis, text in WHY.items():
+        if (size := getattr(mesh, axis)) > 1:
+            yield f"  {axis} {size}: {text.format(size)}"
+
+
+def _count(number: float) -> str:
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:,.0f}"
+
+
+def _size(number: float) -> str:
+    return f"{number / GIB:.3g} GiB" if number >= GIB else f"{number / 2**20:.3g} MiB"
