@@ -6,7 +6,6 @@ mean over the ranks that FSDP takes, and a model that is small and knows no shar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,15 +108,6 @@ def shared_out(data: Samples, batch: int, ranks: int, dtype: torch.dtype) -> tup
         loss += mine
         trained += audit.samples
     return total, loss, trained
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """What is computed is so small that torch's threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=BATCHINGS, ids=lambda batching: "-".join(map(str, batching.values())))
