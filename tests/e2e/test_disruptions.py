@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +20,12 @@ from support.kubectl import Kubectl
 from support.running import Running
 from support.site import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-
 SYSTEM, OPERATOR = "deepseek-system", "deepseek-operator"
 AWAY_S = 120
+SIGTERMS = int(os.environ.get("DEEPSEEKJOB_SIGTERMS", "2"))
+"""How often pods are asked to go, one after the other; fifty take ten minutes."""
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900 + 30 * SIGTERMS)]
+
 Launch = Callable[..., Running]
 
 
@@ -35,7 +38,8 @@ def other_node(site: Site, job: Running) -> str:
     return next(iter(nodes - {busy}))
 
 
-def test_a_drained_node_costs_no_step(site: Site, launch: Launch) -> None:
+def test_drains_and_evictions_cost_no_step(site: Site, launch: Launch) -> None:
+    """All ranks save together at the step in which SIGTERM came to one of them, and the next start is there."""
     job = launch("drained")
     node = other_node(site, job)
     mine = "training.deepseekjob.dev/job-name=drained"
@@ -46,6 +50,13 @@ def test_a_drained_node_costs_no_step(site: Site, launch: Launch) -> None:
     finally:
         job.kubectl.run("uncordon", node)
     job.require_no_step_lost()
+    for number in range(1, SIGTERMS):
+        job.wait("both pods", lambda: job.all_ready(2))
+        pod = job.pod_of(number % 2)
+        job.recovers(f"{pod} evicted", partial(job.kubectl.run, "delete", "pod", pod, "--wait=false"))
+        job.require_no_step_lost()
+    assert len(job.log.starts()) == 1 + SIGTERMS
+    print(f"{SIGTERMS} of {SIGTERMS} SIGTERMs saved the last step")
     assert job.status()["restarts"]["application"] == 0
 
 
