@@ -32,7 +32,7 @@ class Wanted:
         target: a folder that isn't there yet: on this machine, or in the root of the volume.
         step: of the checkpoint; None: the newest whole one.
         dtype: float32 or bfloat16; None: as trained.
-        tokenizer: tokenizer.json, on this machine or in the root of the job's volume; None: that of the job's data.
+        tokenizer: tokenizer.json, on this machine or in the root of the job's volume (of the target's, if it has none); None: that of the job's data.
         ema: the moving average of the weights, in place of the weights.
     """
 
@@ -66,10 +66,14 @@ def of_job(
     """
     job = client.get(name)
     own = own_claim(whole_job(job))
+    if own is None and claim is None:
+        raise ClientError(
+            f"job {name}: has no checkpoint volume that a model could be written to; name a claim with --claim"
+        )
     errand = Errand(
         "export",
         MODULE,
-        arguments(wanted, Paths.CHECKPOINTS if claim in (None, own) else TARGET),
+        arguments(wanted, Paths.CHECKPOINTS if claim in (None, own) else TARGET, Paths.CHECKPOINTS if own else TARGET),
         memory=memory,
         needs=NEEDS,
         timeout_s=timeout_s,
@@ -109,11 +113,12 @@ def of_folder(path: Path, wanted: Wanted, *, told: Lines) -> str:
     return sentence(found, target)
 
 
-def arguments(wanted: Wanted, root: str) -> tuple[str, ...]:
+def arguments(wanted: Wanted, root: str, own: str = Paths.CHECKPOINTS) -> tuple[str, ...]:
     """What the module in the pod is told.
 
     Args:
         root: where the pod sees the claim that the target is on.
+        own: where it sees the one that the tokenizer is on.
 
     Raises:
         ClientError: a path leads out of its volume.
@@ -124,7 +129,7 @@ def arguments(wanted: Wanted, root: str) -> tuple[str, ...]:
     if wanted.dtype is not None:
         more += ["--dtype", wanted.dtype]
     if wanted.tokenizer is not None:
-        more += ["--tokenizer", str(_inside(Paths.CHECKPOINTS, wanted.tokenizer, "--tokenizer"))]
+        more += ["--tokenizer", str(_inside(own, wanted.tokenizer, "--tokenizer"))]
     if wanted.ema:
         more += ["--ema"]
     return tuple(more)

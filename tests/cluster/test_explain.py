@@ -77,6 +77,7 @@ def test_explain_shows_every_field_in_its_place(kubectl: Kubectl, section: str) 
         ("dsj.spec.trainer.training.globalBatchSize", "Sequences per optimizer step over all ranks."),
         ("dsj.spec.data", "corpus <string> enum: chitchat, gcide"),
         ("dsj.spec.checkpoint.volume.claimName", "ReadWriteMany"),
+        ("dsj.spec.checkpoint.objectStore", "url <string> -required-"),
         ("dsj.spec.workers.sidecars", "keep a finished pod alive"),
         ("dsj.spec.workers.volumes.image", "Kubernetes 1.33 or later"),
         ("dsj.spec.communication.interface", "NCCL_SOCKET_IFNAME"),

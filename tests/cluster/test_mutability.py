@@ -87,7 +87,7 @@ def test_nothing_slips_through(jobs: Jobs, name: str) -> None:
 
 
 SCRIPT: Change = {
-    **dict.fromkeys(("trainer", "data", "checkpoint/resumeFrom"), GONE),
+    **dict.fromkeys(("trainer", "data", "checkpoint/resumeFrom", "checkpoint/memory"), GONE),
     "entrypoint": {"script": "/train.py", "args": ["--lr", "1"]},
 }
 

@@ -21,6 +21,7 @@ FULL = {
     "trainer": full_job.trainer_job(),
     "finetune": full_job.finetune_job(),
     "streaming": full_job.streaming_job(),
+    "objects": full_job.object_job(),
     "script": full_job.script_job(),
     "module": full_job.module_job(),
 }

@@ -29,12 +29,18 @@ def test_the_profile_example_lets_the_job_that_names_it_start() -> None:
 
 
 @pytest.mark.parametrize("path", JOBS, ids=[path.name for path in JOBS])
-def test_an_example_keeps_its_checkpoints_on_the_volume_of_storage_yaml_or_on_its_own(path: Path) -> None:
+def test_an_example_keeps_its_checkpoints_on_the_volume_of_storage_yaml_or_on_its_own_or_says_where_its_credentials_come_from(
+    path: Path,
+) -> None:
     claim = yaml.safe_load((ROOT / "examples" / "storage.yaml").read_text(encoding="utf-8"))
     checkpoint = read(path).spec.checkpoint
     assert checkpoint is not None
-    if checkpoint.volume.template is None:
-        assert checkpoint.volume.claim_name == claim["metadata"]["name"]
+    if checkpoint.volume is not None:
+        assert checkpoint.volume.template or checkpoint.volume.claim_name == claim["metadata"]["name"]
+        return
+    (source,) = read(path).spec.workers.env_from
+    assert source.secret_ref is not None
+    assert f"kubectl create secret generic {source.secret_ref.name} " in path.read_text(encoding="utf-8")
 
 
 def test_the_user_script_example_mounts_the_script_that_is_there() -> None:

@@ -33,6 +33,7 @@ JOBS = {
     "script": script_job(),
     "every-field": full_job.trainer_job(),
     "every-field-finetune": full_job.finetune_job(),
+    "every-field-objects": full_job.object_job(),
     "every-field-script": full_job.script_job(),
     "every-field-module": full_job.module_job(),
 }
@@ -64,16 +65,22 @@ def test_the_run_config_is_one_that_the_trainer_loads(name: str, tmp_path: Path)
     assert loaded.data == config.DataSpec.model_validate(job.spec.data.trainers())
     assert job.spec.checkpoint is not None
     assert loaded.checkpoint is not None
-    volume = job.spec.checkpoint.volume
-    assert loaded.checkpoint.directory == f"{contract.Paths.CHECKPOINTS}/{volume.sub_path or job.metadata.name}"
+    volume, store = job.spec.checkpoint.volume, job.spec.checkpoint.object_store
+    place = volume or store
+    assert place is not None
+    root = contract.Paths.CHECKPOINTS if store is None else store.url
+    assert loaded.checkpoint.directory == f"{root}/{place.sub_path or job.metadata.name}"
+    assert loaded.checkpoint.endpoint == (store.endpoint_url or "" if store else "")
+    mounted = {mount["name"] for mount in _pod(name)["spec"]["containers"][0]["volumeMounts"]}
+    assert ("deepseekjob-checkpoints" in mounted) is (store is None)
     assert loaded.checkpoint.every_steps == (job.spec.checkpoint.interval.steps or STEPS)
     assert loaded.checkpoint.keep == job.spec.checkpoint.keep
     wanted, told = job.spec.checkpoint.resume_from, loaded.checkpoint.resume_from
     assert (wanted is None) == (told is None)
     if wanted is not None and told is not None:
-        assert told.directory == f"{Paths.RESUME_FROM}/{wanted.sub_path}"
+        assert told.directory == f"{Paths.RESUME_FROM if wanted.claim_name else root}/{wanted.sub_path}"
         volumes = {mount["mountPath"] for mount in _pod(name)["spec"]["containers"][0]["volumeMounts"]}
-        assert Paths.RESUME_FROM in volumes
+        assert (Paths.RESUME_FROM in volumes) is (wanted.claim_name is not None)
         assert (told.step, told.optimizer) == (wanted.step, wanted.optimizer)
 
 

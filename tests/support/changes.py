@@ -12,9 +12,7 @@ from deepseek_operator.api.workers import Workers
 from support import full_job
 from support.bad_manifests import GONE, Manifest, changed
 
-ANEW = (
-    "delete the job and apply it anew: with the same checkpoint volume and subPath it goes on from its last checkpoint"
-)
+ANEW = "delete the job and apply it anew: with the same checkpoint volume (or object store) and subPath it goes on from its last checkpoint"
 SUSPEND_FIRST = "can change only while the job is suspended"
 
 Change = dict[str, Any]
@@ -52,6 +50,13 @@ NEVER: dict[str, Change] = {
     "checkpoint.volume": {"checkpoint/volume/claimName": "other"},
     "checkpoint.volume to a template": {"checkpoint/volume": {"template": {"size": "1Gi"}}},
     "checkpoint.volume.subPath": {"checkpoint/volume/subPath": "runs/other"},
+    "checkpoint to an object store": {
+        "checkpoint/volume": GONE,
+        "checkpoint/objectStore": {"url": "s3://bucket/runs"},
+        "data/audit": False,
+        "workers/initContainers": GONE,
+        "workers/sidecars": GONE,
+    },
     "checkpoint.resumeFrom": {"checkpoint/resumeFrom/step": 401},
     "checkpoint.resumeFrom removed": {"checkpoint/resumeFrom": GONE},
     "checkpoint removed": {"checkpoint": GONE, "workers/initContainers": GONE, "workers/sidecars": GONE},

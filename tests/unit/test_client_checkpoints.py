@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 
 import pytest
+from deepseek_client.beside.pod import Errand, errand_pod
 from deepseek_client.checkpoints import MODULE, Question, of_folder, parse
 from deepseek_client.cli import main
 from deepseek_client.errors import ClientError
+from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_trainer.checkpoint import listing
 from deepseek_trainer.checkpoint.__main__ import main as in_image
 from deepseek_trainer.checkpoint.layout import Manifest, checkpoint_folder
+from support import full_job
 
 
 def commit(folder: Path, step: int, *, loss: float | None = 2.5) -> Path:
@@ -91,6 +94,19 @@ def test_a_pod_s_last_words_have_the_newest_and_say_how_many_are_left_out(tmp_pa
 def test_what_is_no_answer_is_one_line(answer: str, said: str) -> None:
     with pytest.raises(ClientError, match=said):
         parse(answer)
+
+
+def test_the_pod_of_a_job_in_an_object_store_has_the_workers_credentials_and_no_volume() -> None:
+    job = DeepSeekJob.model_validate(full_job.object_job())
+    spec = errand_pod(job, Errand("checkpoints", MODULE, ("--verify",)), "full-1")["spec"]
+    (container,) = spec["containers"]
+    assert (spec["volumes"], container["volumeMounts"]) == ([], [])
+    assert container["command"][3:] == [
+        *("s3://bucket/runs/full", "--brief-to", "/dev/termination-log"),
+        *("--verify", "--endpoint", "https://minio.storage.svc:9000"),
+    ]
+    assert container["envFrom"] == full_job.WORKERS["envFrom"]
+    assert [entry["name"] for entry in container["env"]] == ["OMP_NUM_THREADS", "NCCL_DEBUG", "TOKEN", "MIRROR"]
 
 
 def test_what_is_asked_is_said_to_the_module() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.render.claims import own_claim
+from deepseek_operator.render.runconfig import checkpoint_place
 
 from deepseek_client.errors import ClientError
 
@@ -23,10 +24,15 @@ def local_job(path: Path) -> DeepSeekJob | None:
 
 def checkpoint_folder(work: Path, job: DeepSeekJob) -> Path:
     """Where a job of `dsj run` has its checkpoints."""
-    claim = own_claim(job)
-    if claim is None or job.spec.checkpoint is None:
+    claim, volume = own_claim(job), job.spec.checkpoint.volume if job.spec.checkpoint is not None else None
+    if job.spec.checkpoint is not None and volume is None:
+        raise ClientError(
+            f"{work}: job {job.metadata.name} has its checkpoints in an object store; ask there: "
+            f"python -m deepseek_trainer.checkpoint {checkpoint_place(job)}"
+        )
+    if claim is None or volume is None:
         raise ClientError(f"{work}: job {job.metadata.name} has no checkpoint volume, and so no checkpoints")
-    folder = work / "claims" / claim / (job.spec.checkpoint.volume.sub_path or job.metadata.name)
+    folder = work / "claims" / claim / (volume.sub_path or job.metadata.name)
     if not folder.is_dir():
         raise ClientError(f"{folder} is no folder; if claim {claim} was another one (--volume), give that")
     return folder

@@ -15,8 +15,9 @@ from deepseek_operator.api.v1alpha1 import DeepSeekJob
 from deepseek_operator.decide.effective import UnusableSnapshotError, effective
 from deepseek_operator.render.claims import own_claim
 from deepseek_operator.render.containers import confinement
+from deepseek_operator.render.environment import environment_from
 from deepseek_operator.render.pods import pod_security
-from deepseek_operator.render.runconfig import checkpoint_directory
+from deepseek_operator.render.runconfig import checkpoint_place
 from deepseek_operator.render.volumes import CHECKPOINTS_VOLUME, TMP, TMP_VOLUME, Mounted, claim_mounted
 
 from deepseek_client.errors import ClientError
@@ -73,8 +74,8 @@ def errand_pod(job: DeepSeekJob, errand: Errand, name: str) -> dict[str, Any]:
     """
     job = whole_job(job)
     workers, claim = job.spec.workers, own_claim(job)
-    if claim is None:
-        raise ClientError(f"job {job.metadata.name}: has no checkpoint volume; set spec.checkpoint")
+    if checkpoint_place(job) is None:
+        raise ClientError(f"job {job.metadata.name}: has no place for checkpoints; set spec.checkpoint")
     if workers.image is None:
         raise ClientError(f"job {job.metadata.name}: its image is its profile's, and it has not started yet; try later")
     mounted = _mounted(errand, claim)
@@ -113,10 +114,12 @@ def errand_pod(job: DeepSeekJob, errand: Errand, name: str) -> dict[str, Any]:
     }
 
 
-def _mounted(errand: Errand, claim: str) -> list[Mounted]:
+def _mounted(errand: Errand, claim: str | None) -> list[Mounted]:
     """The job's claim, the other one, and a /tmp, as far as they are needed. One that is the job's own is mounted once."""
     beside = errand.target if errand.target != claim else None
-    found = [claim_mounted(CHECKPOINTS_VOLUME, claim, Paths.CHECKPOINTS, read_only=not errand.writes)]
+    found: list[Mounted] = []
+    if claim is not None:
+        found.append(claim_mounted(CHECKPOINTS_VOLUME, claim, Paths.CHECKPOINTS, read_only=not errand.writes))
     if beside is not None:
         found.append(claim_mounted("target", beside, TARGET))
     if errand.scratch:
@@ -125,15 +128,20 @@ def _mounted(errand: Errand, claim: str) -> list[Mounted]:
 
 
 def _container(job: DeepSeekJob, errand: Errand, mounts: list[dict[str, Any]]) -> dict[str, Any]:
-    optional = {"imagePullPolicy": job.spec.workers.image_pull_policy}
-    folder = str(checkpoint_directory(job))
-    home = [{"name": "HOME", "value": TMP}] if errand.scratch else []
+    optional: dict[str, Any] = {"imagePullPolicy": job.spec.workers.image_pull_policy}
+    store = job.spec.checkpoint.object_store if job.spec.checkpoint is not None else None
+    place, more, theirs = str(checkpoint_place(job)), list(errand.arguments), []
+    if store is not None:  # with the credentials of the workers
+        more += ["--endpoint", store.endpoint_url] if store.endpoint_url else []
+        theirs = [entry.model_dump(by_alias=True, exclude_none=True) for entry in job.spec.workers.env]
+        optional["envFrom"] = environment_from(job.spec.workers.env_from)
+    ours = [{"name": "OMP_NUM_THREADS", "value": "1"}, *([{"name": "HOME", "value": TMP}] if errand.scratch else [])]
     return {
         "name": errand.purpose,
         "image": job.spec.workers.image,
         **{key: value for key, value in optional.items() if value},
-        "command": ["python", "-m", errand.module, folder, "--brief-to", Paths.TERMINATION_LOG, *errand.arguments],
-        "env": [{"name": "OMP_NUM_THREADS", "value": "1"}, *home],
+        "command": ["python", "-m", errand.module, place, "--brief-to", Paths.TERMINATION_LOG, *more],
+        "env": [*ours, *(entry for entry in theirs if entry["name"] not in [own["name"] for own in ours])],
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": errand.memory}},
         "securityContext": confinement(),
         "terminationMessagePath": Paths.TERMINATION_LOG,

@@ -20,6 +20,7 @@ from deepseek_operator.api.fields import (
     parse_quantity,
 )
 from deepseek_operator.api.memory import CheckpointMemory
+from deepseek_operator.api.objectstore import ObjectStore
 
 SMALLEST = "1Mi"
 """Claim that is made."""
@@ -124,7 +125,8 @@ class ResumeFrom(Model):
         "exists. Default: the job's own volume.",
     )
     sub_path: SubPath = Field(
-        description="That job's folder on the volume: its volume.subPath, by default its name. It is only read."
+        description="That job's folder on the volume, or its part of objectStore.url: its subPath, by default its name. It is only "
+        "read."
     )
     step: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Step of the checkpoint. Default: the newest whole one at the start."
@@ -138,7 +140,37 @@ class ResumeFrom(Model):
 class Checkpoint(Model):
     """The checkpoint contract: what a restart goes back to."""
 
-    volume: CheckpointVolume = Field(description="Where checkpoints live.")
+    rules: ClassVar = (
+        Rule(
+            "has(self.volume) != has(self.objectStore)",
+            "set exactly one of volume (a PersistentVolumeClaim) and objectStore (a bucket)",
+            holds=exactly_one("volume", "object_store"),
+        ),
+        Rule(
+            "!has(self.objectStore) || !has(self.resumeFrom) || !has(self.resumeFrom.claimName)",
+            "with objectStore, resumeFrom is another job's part of the same url; remove claimName, or set volume in place of "
+            "objectStore",
+            ".resumeFrom",
+            holds=lambda checkpoint: (
+                checkpoint.object_store is None
+                or checkpoint.resume_from is None
+                or checkpoint.resume_from.claim_name is None
+            ),
+        ),
+        Rule(
+            "!has(self.objectStore) || !has(self.memory)",
+            "memory goes with a volume; remove it, or set volume in place of objectStore",
+            ".memory",
+            holds=lambda checkpoint: checkpoint.object_store is None or checkpoint.memory is None,
+        ),
+    )
+    volume: CheckpointVolume | None = Field(None, description="The volume where checkpoints live.")
+    object_store: ObjectStore | None = Field(
+        None,
+        description="The object store where checkpoints live, in place of a volume. What a volume has beside them is then not kept: "
+        "prepared data is made anew in each pod, stacks of hung processes go with the pod, and data.audit is refused. Only for "
+        "the built-in trainer.",
+    )
     interval: CheckpointInterval = Field(
         default_factory=CheckpointInterval, description="How often the state is saved."
     )
@@ -190,8 +222,8 @@ def _pods(spec: Any) -> int:
 
 
 def _asks_for_one_pod(spec: Any) -> bool:
-    template = spec.checkpoint.volume.template if spec.checkpoint is not None else None
-    return template is not None and ONE_POD in template.access_modes
+    volume = spec.checkpoint.volume if spec.checkpoint is not None else None
+    return volume is not None and volume.template is not None and ONE_POD in volume.template.access_modes
 
 
 ALONE = Rule(

@@ -128,7 +128,7 @@ class Mount(Model):
         ),
     )
     name: DnsLabel = Field(
-        description="One of workers.volumes, or checkpoints for the checkpoint volume, in which the job's folder is "
+        description="One of workers.volumes, or checkpoints for the checkpoint volume, if the job has one, in which the job's folder is "
         "checkpoint.volume.subPath, by default the job's name."
     )
     mount_path: MountPath = Field(description="Absolute path in the container.")

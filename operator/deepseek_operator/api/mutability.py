@@ -24,9 +24,7 @@ WHILE_SUSPENDED = {
     "backend": True,
 }
 """Fields that may change only while the job is suspended, and whether they are always present."""
-ANEW = (
-    "delete the job and apply it anew: with the same checkpoint volume and subPath it goes on from its last checkpoint"
-)
+ANEW = "delete the job and apply it anew: with the same checkpoint volume (or object store) and subPath it goes on from its last checkpoint"
 
 
 def _same(field: str, required: bool) -> str:
@@ -109,6 +107,11 @@ def _workers() -> tuple[Rule, ...]:
 
 TRANSITIONS: tuple[Rule, ...] = (
     *_checkpoint(),
+    Rule(
+        f"!has(oldSelf.checkpoint) || !has(self.checkpoint) || ({_same('checkpoint.objectStore', required=False)})",
+        f"checkpoint.objectStore can't change while the job exists, or its checkpoints would be lost to it; {ANEW}",
+        ".checkpoint.objectStore",
+    ),
     Rule(
         "!has(oldSelf.checkpoint) || !has(self.checkpoint) || (has(self.checkpoint.resumeFrom) ? "
         "has(oldSelf.checkpoint.resumeFrom) && self.checkpoint.resumeFrom == oldSelf.checkpoint.resumeFrom : "

@@ -39,7 +39,9 @@ class CheckpointStatus(StatusModel):
     time: str = Field(
         description="When it was committed; its age is the time since then.", json_schema_extra={"format": "date-time"}
     )
-    path: Annotated[str, Field(max_length=4096)] = Field(description="Where it is on the checkpoint volume.")
+    path: Annotated[str, Field(max_length=4096)] = Field(
+        description="Where it is: a folder on the checkpoint volume, or a URL."
+    )
     bytes: int = Field(description="Its size.")
     seconds: float = Field(description="How long the save took, from its step to the commit.")
     blocked_seconds: float | None = Field(

@@ -46,6 +46,7 @@ from deepseek_operator.api.memory import CheckpointMemory
 from deepseek_operator.api.mesh import RULES as MESH_RULES
 from deepseek_operator.api.mutability import TRANSITIONS
 from deepseek_operator.api.names import MAX_JOB_NAME
+from deepseek_operator.api.objectstore import ObjectStore
 from deepseek_operator.api.policies import (
     Backoff,
     Budgets,
@@ -118,6 +119,7 @@ __all__ = [
     "Nodes",
     "ObjectMeta",
     "ObjectRef",
+    "ObjectStore",
     "Preflight",
     "Projected",
     "Quantity",
@@ -151,7 +153,7 @@ def _mounts_exist(field: str) -> Rule:
     attribute = "init_containers" if field == "initContainers" else "sidecars"
     return Rule(
         f"!has(self.workers.{field}) || self.workers.{field}.all(c, !has(c.mounts) || c.mounts.all(m, "
-        f"m.name == '{CHECKPOINTS}' ? has(self.checkpoint) : "
+        f"m.name == '{CHECKPOINTS}' ? has(self.checkpoint) && has(self.checkpoint.volume) : "
         "(has(self.workers.volumes) && self.workers.volumes.exists(v, v.name == m.name))))",
         f"a mount names no volume; name one of workers.volumes, or {CHECKPOINTS} if the job has a checkpoint volume",
         f".workers.{field}",
@@ -162,7 +164,8 @@ def _mounts_exist(field: str) -> Rule:
 
 
 def _mountable(spec: Spec) -> set[str]:
-    return {volume.name for volume in spec.workers.volumes} | ({CHECKPOINTS} if spec.checkpoint else set())
+    has_volume = spec.checkpoint is not None and spec.checkpoint.volume is not None
+    return {volume.name for volume in spec.workers.volumes} | ({CHECKPOINTS} if has_volume else set())
 
 
 class Entrypoint(Model):
@@ -249,6 +252,28 @@ class Spec(Model):
             ".checkpoint.resumeFrom",
             holds=lambda spec: (
                 spec.checkpoint is None or spec.checkpoint.resume_from is None or spec.trainer is not None
+            ),
+        ),
+        Rule(
+            "!has(self.data) || !has(self.data.audit) || !self.data.audit || !has(self.checkpoint) || "
+            "!has(self.checkpoint.objectStore)",
+            "data.audit is a file that grows with each step, which an object store has none of; set checkpoint.volume in place of "
+            "checkpoint.objectStore, or remove data.audit",
+            ".data.audit",
+            holds=lambda spec: (
+                spec.data is None
+                or not spec.data.trainers().get("audit")
+                or spec.checkpoint is None
+                or spec.checkpoint.object_store is None
+            ),
+        ),
+        Rule(
+            "!has(self.checkpoint) || !has(self.checkpoint.objectStore) || has(self.trainer)",
+            "checkpoint.objectStore is of the built-in trainer; with entrypoint, set checkpoint.volume, or remove checkpoint and "
+            "write to the store yourself",
+            ".checkpoint.objectStore",
+            holds=lambda spec: (
+                spec.checkpoint is None or spec.checkpoint.object_store is None or spec.trainer is not None
             ),
         ),
         Rule(

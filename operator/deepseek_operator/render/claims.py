@@ -16,9 +16,10 @@ CLAIM = "PersistentVolumeClaim"
 
 def own_claim(job: DeepSeekJob) -> str | None:
     """Name of the claim that the job's checkpoints are on; None: it has none."""
-    if job.spec.checkpoint is None:
+    volume = job.spec.checkpoint.volume if job.spec.checkpoint is not None else None
+    if volume is None:
         return None
-    return job.spec.checkpoint.volume.claim_name or claim_name(job.metadata.name)
+    return volume.claim_name or claim_name(job.metadata.name)
 
 
 def other_claim(job: DeepSeekJob) -> str | None:
@@ -31,7 +32,8 @@ def other_claim(job: DeepSeekJob) -> str | None:
 
 def template_of(job: DeepSeekJob) -> VolumeTemplate | None:
     """What the job's claim is made of; None: it is given."""
-    return job.spec.checkpoint.volume.template if job.spec.checkpoint is not None else None
+    volume = job.spec.checkpoint.volume if job.spec.checkpoint is not None else None
+    return volume.template if volume is not None else None
 
 
 def claim(job: DeepSeekJob, template: VolumeTemplate) -> dict[str, Any]:

@@ -20,23 +20,31 @@ STEPS = 100
 
 
 def checkpoint_directory(job: DeepSeekJob) -> str | None:
-    """The job's folder on the checkpoint volume, as its pods see it; None: it doesn't save.
+    """The job's folder on the checkpoint volume, as its pods see it; None: it has no such volume.
 
     The volume is mounted whole and the worker makes the folder. A mount with subPath would be made by the kubelet,
     as root, and on volumes without ownership management no worker could write to it.
     """
-    if job.spec.checkpoint is None:
+    volume = job.spec.checkpoint.volume if job.spec.checkpoint is not None else None
+    if volume is None:
         return None
-    return f"{Paths.CHECKPOINTS}/{job.spec.checkpoint.volume.sub_path or job.metadata.name}"
+    return f"{Paths.CHECKPOINTS}/{volume.sub_path or job.metadata.name}"
+
+
+def checkpoint_place(job: DeepSeekJob) -> str | None:
+    """The job's folder on the checkpoint volume, or the URL of its part of the object store; None: it doesn't save."""
+    store = job.spec.checkpoint.object_store if job.spec.checkpoint is not None else None
+    return checkpoint_directory(job) if store is None else store.place(store.sub_path or job.metadata.name)
 
 
 def _checkpoint_section(job: DeepSeekJob) -> dict[str, object] | None:
     checkpoint = job.spec.checkpoint
     if checkpoint is None:
         return None
-    directory = checkpoint_directory(job)
+    store = checkpoint.object_store
     return {
-        "directory": directory,
+        "directory": checkpoint_place(job),
+        **({"endpoint": store.endpoint_url} if store is not None and store.endpoint_url else {}),
         "mode": checkpoint.mode,
         **_interval(checkpoint.interval),
         "keep": checkpoint.keep,
@@ -60,8 +68,9 @@ def _memory(wanted: CheckpointMemory) -> dict[str, object]:
 
 
 def _resume_from(job: DeepSeekJob, wanted: ResumeFrom) -> dict[str, object]:
+    store = job.spec.checkpoint.object_store if job.spec.checkpoint is not None else None
     volume = Paths.RESUME_FROM if other_claim(job) is not None else Paths.CHECKPOINTS
-    directory = f"{volume}/{wanted.sub_path}"
+    directory = f"{volume}/{wanted.sub_path}" if store is None else store.place(wanted.sub_path)
     return {"directory": directory, "step": wanted.step, "optimizer": wanted.optimizer}
 
 

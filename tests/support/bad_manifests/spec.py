@@ -16,7 +16,74 @@ BAD = [
     at("workers", "no-workers", GONE, "Required value"),
     at("trainer/training", "no-training", GONE, "Required value"),
     trainer("no-steps", {"trainer/training": {}}, "spec.trainer.training.steps", "Required value"),
-    at("checkpoint/volume", "checkpoint-without-volume", GONE, "Required value"),
+    trainer(
+        "checkpoint-without-volume",
+        {"checkpoint/volume": GONE},
+        "spec.checkpoint",
+        "set exactly one of volume (a Persist",
+    ),
+    trainer(
+        "volume-and-object-store",
+        {"checkpoint/objectStore": {"url": "s3://bucket/runs"}},
+        "spec.checkpoint",
+        "set exactly one of volume (a PersistentVolumeClaim) and objectStore",
+    ),
+    *(
+        trainer(
+            id_,
+            {"checkpoint": {"objectStore": {"url": "s3://bucket/runs", **wrong}}},
+            f"spec.checkpoint.objectStore.{field}",
+            says,
+        )
+        for id_, wrong, field, says in (
+            ("object-store-without-scheme", {"url": "bucket/runs"}, "url", "as s3://bucket/runs"),
+            (
+                "object-store-with-credentials",
+                {"url": "s3://key:secret@bucket/runs"},
+                "url",
+                "name it in workers.envFrom",
+            ),
+            ("object-store-with-options", {"url": "s3://bucket/runs?key=secret"}, "url", "name it in workers.envFrom"),
+            (
+                "object-store-in-the-pod",
+                {"url": "file:///tmp/runs"},
+                "url",
+                "take s3:// or gs://, or checkpoint.volume",
+            ),
+            ("endpoint-with-credentials", {"endpointUrl": "https://u:p@minio:9000"}, "endpointUrl", "no part of it"),
+            ("endpoint-without-scheme", {"endpointUrl": "minio.storage:9000"}, "endpointUrl", "as https://minio"),
+            ("object-store-outside", {"subPath": "../other"}, "subPath", "must not contain .."),
+        )
+    ),
+    trainer(
+        "resume-from-claim-with-object-store",
+        {
+            "checkpoint": {
+                "objectStore": {"url": "s3://bucket/runs"},
+                "resumeFrom": {"subPath": "other", "claimName": "earlier"},
+            }
+        },
+        "spec.checkpoint.resumeFrom",
+        "remove claimName, or set volume in place of",
+    ),
+    trainer(
+        "memory-with-object-store",
+        {"checkpoint": {"objectStore": {"url": "s3://bucket/runs"}, "memory": {"size": "1Gi"}}},
+        "spec.checkpoint.memory",
+        "remove it, or set volume in place of objectStore",
+    ),
+    trainer(
+        "audit-in-an-object-store",
+        {"data/audit": True, "checkpoint": {"objectStore": {"url": "s3://bucket/runs"}}},
+        "spec.data.audit",
+        "set checkpoint.volume in place of",
+    ),
+    script(
+        "object-store-with-entrypoint",
+        {"checkpoint": {"objectStore": {"url": "s3://bucket/runs"}}},
+        "spec.checkpoint.objectStore",
+        "with entrypoint, set checkpoint.volume, or remove checkpoint",
+    ),
     trainer("steps-and-seconds", {"checkpoint/interval/seconds": 60}, "spec.checkpoint.interval", "exclude each other"),
     trainer("steps-and-auto", {"checkpoint/interval/auto": True}, "spec.checkpoint.interval", "exclude each other"),
     at("checkpoint/keepSeconds", "keep-no-second", 0, "greater than or equal to 1"),

@@ -157,9 +157,7 @@ class Bucket:
         found, start, number = objects.begin(writer, fits)
         return Begun(found, start, replace(writer, start=start.start, number=number))
 
-    def another(self, wanted: ResumeFrom) -> Found[Any]:
-        if "://" not in wanted.directory:
-            return load.of_another(wanted)
+    def another(self, wanted: ResumeFrom) -> Found[keys.Save]:
         store, field = connect(wanted.directory, self.store.endpoint), "checkpoint.resumeFrom"
         view, manifests = objects.look(store), Manifests(store)
         if wanted.step is None:
@@ -175,9 +173,7 @@ class Bucket:
             )
         return found
 
-    def read_into(self, state: dict[str, Any], found: Found[Any], world: World) -> frozenset[str]:
-        if isinstance(found.path, Path):
-            return load.read_into(state, found, world)
+    def read_into(self, state: dict[str, Any], found: Found[keys.Save], world: World) -> frozenset[str]:
         save, files = found.path, found.manifest.files
         store = self.store if save.url == self.store.url else connect(save.url, save.endpoint)
         return load.read_parts(
