@@ -10,6 +10,7 @@ import generate
 import pytest
 from deepseek_operator.api.crd import INJECTED_RULES
 from deepseek_trainer.config import ModelSpec, OptimizerSpec
+from deepseek_trainer.config.model import HOW
 from support.yamls import document, documents
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,4 +84,4 @@ def test_the_rule_about_a_finetuned_model_knows_every_field_of_a_model() -> None
     (rule,) = [rule for rule in INJECTED_RULES["trainer"] if rule.field_path == ".model"]
     assert f"self.model.preset == '{ModelSpec().preset}'" in rule.cel
     for name, field in ModelSpec.model_fields.items():
-        assert name == "preset" or f"!has(self.model.{field.alias})" in rule.cel, name
+        assert name in ("preset", *HOW) or f"!has(self.model.{field.alias})" in rule.cel, name

@@ -62,6 +62,7 @@ FULL = contract.Progress(
     unigram_entropy=6.5,
     goodput=contract.Goodput(productive=10, startup=1, checkpoint=2, recovery=3, stalled=4, waiting=5),
     hangs=(HANG,),
+    experts=contract.Experts(max_violation=0.5, shares=(1.5, 0.5), dropped=0.0),
     data=contract.Data(tokens=10, documents=2, quarantined=1, examples=("a.jsonl, line 2: not JSON",)),
     failure=contract.Failure(
         kind="preflight", nodes=("gpu-1", "gpu-2"), rank=1, exit_code=1, signal="SIGKILL", message="RuntimeError: no"

@@ -59,7 +59,7 @@ def main() -> int:
 def _measured(home: Path, world: World) -> Figures:
     spec = TrainerSpec.model_validate({"model": {"preset": "small"}, "training": {"steps": 1}})
     source = origin.of(spec, vocab_size=8192)
-    model, writer = source.bare(), Writer(home / "ours", "bench", "", 1, 1, 1, source.identity(), world)
+    model, writer = source.model(), Writer(home / "ours", "bench", "", 1, 1, 1, source.identity(), world)
     optimizer = optimizers.make(model, OptimizerSpec())
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)

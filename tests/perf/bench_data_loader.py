@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from datasets import load_dataset
 from datasets.utils.logging import disable_progress_bar
-from deepseek_trainer.config import ModelSpec, OptimizerSpec, RunConfig
+from deepseek_trainer.config import OptimizerSpec, RunConfig, TrainerSpec
 from deepseek_trainer.data import samples
 from deepseek_trainer.data.ledger import Ledger
 from deepseek_trainer.data.loader import Loader
 from deepseek_trainer.data.samples import MicroBatch, Samples
 from deepseek_trainer.data.store import StoreInfo, TokenStore
-from deepseek_trainer.model import build, presets
+from deepseek_trainer.model import origin
 from deepseek_trainer.optim import optimizer as optimizers
 from deepseek_trainer.optim.loss import summed_loss
 from pyarrow import ListArray, parquet, table
@@ -177,9 +177,8 @@ def resumed(loader: Any, state: dict[str, Any]) -> Iterator[Any]:
 def wait_share(load: Load) -> float:
     """Share of the tiny model's training steps in which its data is waited for."""
     batches = load()
-    model = build.build(
-        build.configuration(presets.shape(ModelSpec()), vocab_size=VOCABULARY, sequence_length=LENGTH), seed=0
-    )
+    spec = TrainerSpec.model_validate({"training": {"steps": 1, "sequenceLength": LENGTH}})
+    model = origin.of(spec, vocab_size=VOCABULARY).model()
     optimizer = optimizers.make(model, OptimizerSpec())
     waited_s = began = 0.0
     for number in range(STEPS + 2):

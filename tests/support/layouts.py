@@ -26,14 +26,13 @@ from deepseek_trainer.distributed import mesh, sharding
 from deepseek_trainer.distributed.clipping import clip
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, join
-from deepseek_trainer.model import build
+from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim import optimizer
 from deepseek_trainer.pulse import PulseWriter
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
-from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
 VOCABULARY, LENGTH, BATCH, MICRO_BATCH = 96, 12, 7, 2
 SAVED = 2
@@ -43,10 +42,11 @@ LIMIT = 0.5
 OPTIMIZER = OptimizerSpec(learning_rate=3e-3)
 
 
-def deepseek() -> Any:
+def deepseek() -> Origin:
     """Two layers, the second with eight experts of which a row takes three."""
     config = DeepseekV3Config(
-        **build.IMPLEMENTATION,
+        attn_implementation="sdpa",
+        experts_implementation="grouped_mm",
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=48,
@@ -71,10 +71,10 @@ def deepseek() -> Any:
         eos_token_id=None,
         use_cache=False,
     )
-    return build.build(config, seed=3)
+    return Origin("deepseek", config, seed=3)
 
 
-def dense() -> Any:
+def dense() -> Origin:
     """Two layers of grouped-query attention with biases, whose output layer is the embedding."""
     config = Qwen2Config(
         vocab_size=VOCABULARY,
@@ -88,9 +88,7 @@ def dense() -> Any:
         attn_implementation="sdpa",
         use_cache=False,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        return Qwen2ForCausalLM(config)
+    return Origin("dense", config, seed=3)
 
 
 MODELS = {"deepseek": deepseek, "dense": dense}
@@ -157,10 +155,12 @@ class Sharded:
     def __init__(self, layout: dict[str, Any], world: World) -> None:
         sizes = ParallelismSpec.model_validate(layout["parallelism"]).mesh(world.size)
         self.world = replace(world, alike=sizes.tensor)
-        self.model: Any = MODELS[layout["model"]]()
+        source = MODELS[layout["model"]]()
+        self.model: Any = source.bare()
         waits = Waits(PulseWriter.from_environment({}), world.device)
         training = TrainingSpec.model_validate({"steps": 3, **layout.get("training", {})})
         sharding.shard(self.model, self.world, mesh.groups(sizes, self.world), training, waits)
+        source.fill(self.model, world.device, offloaded=training.cpu_offload)
         self.optimizer = optimizer.make(self.model, OPTIMIZER)
 
     def course(self, first: int, last: int) -> Course:
@@ -233,7 +233,7 @@ def main() -> None:
     with join("gloo", os.environ) as world:
         for number, layout in enumerate(layouts):
             name, mine = layout["model"], folder / f"{number}"
-            early, late = references.setdefault(name, in_one_process(MODELS[name]()))
+            early, late = references.setdefault(name, in_one_process(MODELS[name]().model()))
             trained = Sharded(layout, world)
             first = trained.course(0, SAVED)
             trained.save(mine)

@@ -22,10 +22,12 @@ def main() -> None:
     with join("gloo", os.environ) as world:
         found = load.newest_whole(Path(os.environ["FROM"]))
         assert found is not None
-        model = origin.of(config.trainer, vocab_size=found.manifest.model["vocab_size"]).bare()
+        source = origin.of(config.trainer, vocab_size=found.manifest.model["vocab_size"])
+        model = source.bare()
         waits = Waits(PulseWriter.from_environment(os.environ), world.device)
         groups = mesh.groups(config.trainer.parallelism.mesh(world.size), world)
         sharding.shard(model, world, groups, config.trainer.training, waits)
+        source.fill(model, world.device, drawn=False)
         update, guard = Update(model, config.trainer, world, waits), Guard(config.trainer.training.guard)
         beside = {**update.state, "guard": guard.state}
         read = state.collect(model, update.optimizer, beside)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from deepseek_trainer.config import ModelSpec, RunConfig
+from deepseek_trainer.config import RunConfig, TrainerSpec
 from deepseek_trainer.data import samples
 from deepseek_trainer.data.samples import IGNORED, MicroBatch, Samples
-from deepseek_trainer.model import build, presets
+from deepseek_trainer.model import origin
 from deepseek_trainer.optim.loss import summed_loss
 from support.eventually import eventually
 from support.procs import start_training
@@ -46,8 +46,11 @@ def cut(folder: Path, batching: dict[str, Any], **store: Any) -> Samples:
 
 
 def tiny() -> Any:
-    shape = presets.shape(ModelSpec.model_validate({"hiddenSize": 32, "numLayers": 2, "numExperts": 4}))
-    return build.build(build.configuration(shape, vocab_size=TOKENS + 1, sequence_length=LENGTH), seed=1)
+    spec = {
+        "model": {"hiddenSize": 32, "numLayers": 2, "numExperts": 4},
+        "training": {"steps": 1, "seed": 1, "sequenceLength": LENGTH},
+    }
+    return origin.of(TrainerSpec.model_validate(spec), vocab_size=TOKENS + 1).model()
 
 
 def gradients(model: Any, parts: list[MicroBatch], targets: int) -> tuple[float, dict[str, torch.Tensor]]:

@@ -40,7 +40,7 @@ def source(store_folder: Path, data_cache: Path, tmp_path_factory: pytest.TempPa
     assert ended.exit_code == 0, ended.output
 
     dcp_to_torch_save(folder / "checkpoints" / "step-00000010", os.fspath(folder / "whole.pt"))
-    model = origin.of(RunConfig.model_validate(config).trainer, vocab_size=1024).bare()
+    model = origin.of(RunConfig.model_validate(config).trainer, vocab_size=1024).model()
     model.load_state_dict(torch.load(folder / "whole.pt", weights_only=False)["model"])
     model.save_pretrained(folder / "hf")
     shutil.copy(store_folder / "tokenizer.json", folder / "hf")
@@ -163,7 +163,7 @@ def _index_of_a_missing_file(folder: Path) -> None:
         pytest.param(shutil.rmtree, 78, "mount the volume with the model, or correct the path", id="no folder"),
         pytest.param(lambda f: (f / "config.json").unlink(), 78, "config.json: No such file", id="no config"),
         pytest.param(lambda f: (f / "config.json").write_text("{"), 78, "config.json is not JSON", id="torn config"),
-        pytest.param(_json("config.json", model_type="llama"), 78, "of type llama", id="another architecture"),
+        pytest.param(_json("config.json", model_type="vit"), 78, "of type vit", id="no language model"),
         pytest.param(_json("config.json", quantization_config={"bits": 8}), 78, "are quantized", id="quantized"),
         pytest.param(_json("config.json", vocab_size=512), 78, "it has 1024 ids, the model", id="vocabulary too large"),
         pytest.param(_json("config.json", max_position_embeddings=16), 78, "lower it", id="sequences too long"),

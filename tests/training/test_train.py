@@ -52,6 +52,9 @@ def test_every_number_of_ranks_computes_the_same(config: MakeConfig, tmp_path: P
     for n in (2, 3):
         assert losses(outputs[n]) == pytest.approx(alone, rel=1e-5)
         assert said[n]["validationLoss"] == pytest.approx(said[1]["validationLoss"], rel=1e-5)
+        assert said[n]["experts"] == said[1]["experts"], "each token is counted once, padding never"
+    assert sum(said[1]["experts"]["shares"]) == pytest.approx(4, abs=0.01)
+    assert f"expert_max_violation={said[1]['experts']['maxViolation']:g}" in outputs[1]
 
 
 def test_bf16_is_close_to_fp32(config: MakeConfig, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from deepseek_trainer.contract import (
     PROGRESS_MAX_BYTES,
     CheckpointFailure,
     CheckpointInfo,
+    Experts,
     Failure,
     Membership,
     Progress,
@@ -437,6 +438,15 @@ def test_metrics_name_the_job_and_leave_out_what_is_unknown() -> None:
     assert "deepseekjob_loss{" not in text
     assert "deepseekjob_checkpoint_step{" not in text
     assert 'deepseekjob_checkpoint_failures{job="j",pod="p"} 0.0' in text
+
+
+def test_metrics_of_the_experts() -> None:
+    spread = Experts(max_violation=0.5, shares=(1.5, 0.5), dropped=0.125)
+    text = exposition(lambda: Progress(job="j", pod="p", experts=spread))().decode()
+    assert 'deepseekjob_expert_max_violation{job="j",pod="p"} 0.5' in text
+    assert 'deepseekjob_expert_dropped{job="j",pod="p"} 0.125' in text
+    assert 'deepseekjob_expert_load{expert="0",job="j",pod="p"} 1.5' in text
+    assert "deepseekjob_expert_load{" not in exposition(lambda: Progress(job="j", pod="p"))().decode()
 
 
 @pytest.mark.parametrize(("time", "known"), [("2026-03-01T12:00:00Z", True), ("yesterday", False)])

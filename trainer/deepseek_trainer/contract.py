@@ -235,6 +235,17 @@ class Data(_Message):
     """The first of them, QUARANTINED_SHOWN at most: file, place and reason, QUARANTINED_LENGTH characters each at most."""
 
 
+class Experts(_Message):
+    """How the tokens of the last step were spread over the experts of a mixture."""
+
+    max_violation: float
+    """Tokens of the fullest expert of the worst layer over the mean of its experts, less 1; 0 is an even spread."""
+    shares: tuple[float, ...] = ()
+    """Of each expert, over all layers, as a multiple of an equal share."""
+    dropped: float = 0.0
+    """Share of the assignments that were beyond the experts' capacity."""
+
+
 Phase = Literal["starting", "preparing", "training", "evaluating", "checkpointing", "finished", "waiting"]
 """What a training process does; steps are made while it is training. waiting: for data that has yet to arrive."""
 
@@ -275,6 +286,7 @@ class Report(_Message):
     """Entropy of the corpus' token distribution, nats per token: the loss of a model that ignores context."""
     goodput: Goodput | None = None
     data: Data | None = None
+    experts: Experts | None = None
 
 
 class Silence(_Message):

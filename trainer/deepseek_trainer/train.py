@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from deepseek_trainer.checkpoint.home import AnyWriter, Begun, Home
 from deepseek_trainer.checkpoint.memory import tier
 from deepseek_trainer.checkpoint.saver import Saver
 from deepseek_trainer.config import DataSpec, RunConfig
-from deepseek_trainer.contract import PASSED_OVER_LENGTH, PASSED_OVER_MAX, Env, RestoredBytes
+from deepseek_trainer.contract import PASSED_OVER_LENGTH, PASSED_OVER_MAX, Env, Experts, RestoredBytes
 from deepseek_trainer.data import modes
 from deepseek_trainer.data.audit.records import Header
 from deepseek_trainer.data.audit.writer import AuditLog
@@ -38,6 +38,7 @@ from deepseek_trainer.errors import PreemptedError, RollbackError
 from deepseek_trainer.evaluate import validation_loss
 from deepseek_trainer.logs import fields
 from deepseek_trainer.model import build, origin
+from deepseek_trainer.model.balance import Load, Routing
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim.guard import Guard
 from deepseek_trainer.optim.loss import summed_objective
@@ -59,6 +60,7 @@ class Run:
     model: Any
     update: Update
     guard: Guard
+    routing: Routing
     waits: Waits
     home: Home | None
     """Where checkpoints are; None: nothing is saved."""
@@ -116,10 +118,12 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
                     run.update.apply(feed.ledger.step)
                 else:
                     run.update.leave()
+                with run.waits.collective():
+                    load = run.routing.balance(moves=refused is None)
                 feed.trained()  # a step that was left out has consumed its samples, too
 
                 pace = progress.stepped(feed.ledger.step, step.tokens)
-                _tell(run, feed.ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace, refused=refused)
+                _tell(run, feed.ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace, refused=refused, load=load)
                 feed.paced(pace.busy_s)
                 last, stopping = feed.ledger.step == training.steps, bool(told_to_stop)
 
@@ -149,7 +153,7 @@ def _set_up(
     world = replace(world, alike=sizes.tensor)
     progress.update(phase="preparing", total_steps=training.steps)
     data = modes.open_data(config, world, progress, environ)
-    source = origin.of(spec, vocab_size=data.vocab_size)
+    source = origin.of(spec, vocab_size=data.vocab_size, device=world.device)
     ledger = data.ledger
     place = home.of(config.checkpoint, tier.opened(config.checkpoint, world, environ)) if config.checkpoint else None
     writer, found, audit = None, None, None
@@ -160,11 +164,13 @@ def _set_up(
         ledger = _continued(ledger, found, config.data)
         audit = _audit(begun.start, world, config, ledger)
     other = None if found is not None or place is None else _other(config, place, world, source.identity())
-    model = _make(source, world) if found is None and other is None else source.bare()
+    model = source.bare()
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
     numerics.convert(model, training)
     sharding.shard(model, world, mesh.groups(sizes, world), training, waits)
+    _fill(model, source, world, drawn=found is None and other is None, offloaded=training.cpu_offload)
+    routing = Routing(model, source.config, spec.model.experts, world.device)
     log.info(
         "set up %s",
         fields(
@@ -181,7 +187,7 @@ def _set_up(
     )
     progress.update(unigram_entropy=data.unigram_entropy)
     update, guard = Update(model, spec, world, waits), Guard(training.guard, _left_out(place, writer, ledger, world))
-    run = Run(config, world, progress, data, model, update, guard, waits, place, writer, audit)
+    run = Run(config, world, progress, data, model, update, guard, routing, waits, place, writer, audit)
     if other is not None:
         _begin_with(run, other)
     return run, ledger, found
@@ -217,12 +223,11 @@ def _begin_with(run: Run, other: load.Found) -> None:
     log.info("begins with %s", fields(path=other.path, step=other.manifest.step))
 
 
-def _make(source: Origin, world: World) -> Any:
-    """The model with the weights that it starts from, whole, on every rank; fails on all if it fails on one."""
-    world.lead(source.require)
-    made: list[Any] = []
-    world.agree(lambda: made.append(source.model()), on=lambda world: True)
-    return made[0]
+def _fill(model: Any, source: Origin, world: World, *, drawn: bool, offloaded: bool) -> None:
+    """Gives the model's shards the weights that it starts from; fails on all ranks if it fails on one."""
+    if drawn:
+        world.lead(source.require)
+    world.agree(lambda: source.fill(model, world.device, drawn=drawn, offloaded=offloaded), on=lambda world: True)
 
 
 def _writer(
@@ -327,11 +332,18 @@ def _accumulate(run: Run, feed: Feed, step: Step) -> float:
     """This rank's part of the gradient of the whole batch, by the loss scale; its part of the mean loss."""
     scale = run.update.scale
     summed = torch.zeros((), dtype=torch.float64, device=run.world.device)
+    spec = run.config.trainer
     for i in range(step.micro_steps):
         sharding.sync_on_last(run.model, last=i == step.micro_steps - 1)
         micro_batch = feed.micro_batch()
         run.progress.pulse.tick()  # before and after what waits for the others
-        loss, minimized = summed_objective(run.model, micro_batch, z_loss=run.config.trainer.training.z_loss)
+        loss, minimized = summed_objective(
+            run.model,
+            micro_batch,
+            z_loss=spec.training.z_loss,
+            routing=run.routing,
+            further_weight=spec.model.multi_token.loss_weight,
+        )
         (minimized * (scale * run.world.data_size / step.targets)).backward()  # FSDP takes the mean over the ranks
         summed += loss.detach()
         run.progress.pulse.tick()
@@ -369,7 +381,15 @@ def _evaluate(run: Run, feed: Feed) -> None:
 
 
 def _tell(
-    run: Run, ledger: Ledger, *, loss: float, lr: float, grad_norm: float, pace: Pace, refused: str | None
+    run: Run,
+    ledger: Ledger,
+    *,
+    loss: float,
+    lr: float,
+    grad_norm: float,
+    pace: Pace,
+    refused: str | None,
+    load: Load | None,
 ) -> None:
     """Logs and reports a step."""
     log.info(
@@ -381,6 +401,7 @@ def _tell(
             tokens_per_second=round(pace.tokens_per_second),
             data_wait=pace.data_wait,
             epoch=ledger.epoch,
+            **({} if load is None else {"expert_max_violation": load.max_violation, "expert_dropped": load.dropped}),
         )
     )
     if refused is not None:
@@ -397,6 +418,7 @@ def _tell(
         epoch=ledger.epoch,
         position=ledger.position,
         chain=ledger.chain,
+        experts=None if load is None else Experts(**asdict(load)),
     )
 
 

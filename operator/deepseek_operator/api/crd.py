@@ -69,7 +69,9 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "self.task != 'finetune' || (self.model.preset == 'tiny' && !has(self.model.hiddenSize) && "
             "!has(self.model.numLayers) && !has(self.model.numAttentionHeads) && !has(self.model.numExperts) && "
-            "!has(self.model.expertsPerToken))",
+            "!has(self.model.expertsPerToken) && !has(self.model.expertIntermediateSize) && "
+            "!has(self.model.intermediateSize) && !has(self.model.numKeyValueHeads) && !has(self.model.architecture) && "
+            "!has(self.model.path))",
             "with task finetune the architecture comes from the config.json of initialWeights: remove model",
             ".model",
         ),
@@ -80,6 +82,40 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             "expertsPerToken is more than numExperts: a token can't be sent to more experts than there are; "
             "lower expertsPerToken or raise numExperts",
             ".expertsPerToken",
+        ),
+        Rule(
+            "!has(self.architecture) || self.preset in ['tiny', 'small']",
+            "the preset is of one architecture: remove architecture, or take preset tiny or small",
+            ".architecture",
+        ),
+        Rule(
+            "!has(self.path) || (self.preset == 'tiny' && !has(self.architecture) && !has(self.hiddenSize) && "
+            "!has(self.numLayers) && !has(self.numAttentionHeads) && !has(self.numKeyValueHeads) && "
+            "!has(self.intermediateSize) && !has(self.numExperts) && !has(self.expertsPerToken) && "
+            "!has(self.expertIntermediateSize))",
+            "path says the whole architecture: remove preset, architecture and sizes, or path",
+            ".path",
+        ),
+        Rule(
+            "!(has(self.numExperts) || has(self.expertsPerToken) || has(self.expertIntermediateSize)) || "
+            "(has(self.architecture) ? self.architecture.startsWith('DeepSeek') : "
+            "self.preset in ['tiny', 'small'] || self.preset.startsWith('deepseek'))",
+            "the architecture has no experts: remove numExperts, expertsPerToken and expertIntermediateSize, or take architecture "
+            "DeepSeekV3",
+            ".architecture",
+        ),
+        Rule(
+            "!has(self.numKeyValueHeads) || (has(self.architecture) ? self.architecture in ['Qwen2', 'Llama'] : "
+            "self.preset.startsWith('r1-distill'))",
+            "the heads of the architecture share nothing: remove numKeyValueHeads",
+            ".numKeyValueHeads",
+        ),
+        Rule(
+            "!has(self.multiToken) || !has(self.multiToken.depth) || self.multiToken.depth == 0 || has(self.path) || "
+            "(has(self.architecture) ? self.architecture == 'DeepSeekV3' : "
+            "self.preset in ['tiny', 'small', 'deepseek-v3'])",
+            "the architecture predicts the next token only: set multiToken.depth to 0",
+            ".multiToken.depth",
         ),
     ),
     "trainer.parallelism": (

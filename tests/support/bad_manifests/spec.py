@@ -228,6 +228,37 @@ BAD = [
         "lower expertsPerToken or raise numExperts",
     ),
     trainer(
+        "dense-with-experts",
+        {"trainer/model/architecture": "Llama"},
+        "spec.trainer.model",
+        "has no experts",
+        "or take architecture DeepSeekV3",
+    ),
+    trainer(
+        "architecture-of-a-published-model",
+        {"trainer/model": {"preset": "deepseek-v3", "architecture": "Llama"}},
+        "spec.trainer.model",
+        "remove architecture, or take preset tiny",
+    ),
+    trainer(
+        "path-and-sizes",
+        {"trainer/model": {"path": "/models/m", "numLayers": 2}},
+        "spec.trainer.model",
+        "remove preset, architecture and sizes, or path",
+    ),
+    trainer(
+        "shared-heads-of-deepseek",
+        {"trainer/model": {"numKeyValueHeads": 2}},
+        "spec.trainer.model",
+        "remove numKeyValueHeads",
+    ),
+    trainer(
+        "further-tokens-of-llama",
+        {"trainer/model": {"architecture": "Llama", "multiToken": {"depth": 1}}},
+        "spec.trainer.model",
+        "set multiToken.depth to 0",
+    ),
+    trainer(
         "by-pace-with-buckets",
         {"data/batching": {"mode": "Bucketed", "dealing": "ByPace"}},
         "spec.data.batching.dealing",

@@ -23,7 +23,7 @@ def write(path: Path, progress: Progress, log: EventLog) -> None:
 
 def encode(progress: Progress, limit: int = TERMINATION_LOG_MAX_BYTES) -> bytes:
     """JSON of the progress in at most `limit` bytes: always whole, with less in it when it does not fit."""
-    candidates = [progress.model_copy(update={"stragglers": None})]
+    candidates = [progress.model_copy(update={"stragglers": None, "experts": None})]
     candidates.append(
         candidates[-1].model_copy(update=dict.fromkeys(TEXTS) | {"hangs": progress.hangs[-1:], "data": None})
     )

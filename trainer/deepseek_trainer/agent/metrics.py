@@ -36,6 +36,10 @@ CHECKPOINT_GAUGES = {
     "seconds": "Seconds from its step to its commit.",
     "blocked_seconds": "Seconds of these in which no step was made.",
 }
+EXPERT_GAUGES = {
+    "max_violation": "Tokens of the fullest expert over the mean of its layer, less 1, in the worst layer.",
+    "dropped": "Share of the assignments of tokens that were beyond the experts' capacity.",
+}
 LABELS = ("job", "pod")
 RANK_GAUGES = {
     "step": "Optimizer steps done by a rank of this pod.",
@@ -61,6 +65,7 @@ class ProgressCollector(Collector):
                 family.add_metric(labels, float(value))
             yield family
         yield from self._checkpoint(progress, labels)
+        yield from self._experts(progress, labels)
         restarts = CounterMetricFamily(
             "deepseekjob_process_restarts", "In-place restarts of training processes in this pod.", labels=LABELS
         )
@@ -94,6 +99,22 @@ class ProgressCollector(Collector):
         for tier, size in progress.restored_bytes.model_dump().items() if progress.restored_bytes else ():
             restored.add_metric((*labels, tier), size)
         yield restored
+
+    def _experts(self, progress: Progress, labels: tuple[str, str]) -> Iterator[Metric]:
+        experts = progress.experts
+        for name, text in EXPERT_GAUGES.items():
+            family = GaugeMetricFamily(f"deepseekjob_expert_{name}", text, labels=LABELS)
+            if experts is not None:
+                family.add_metric(labels, getattr(experts, name))
+            yield family
+        family = GaugeMetricFamily(
+            "deepseekjob_expert_load",
+            "Tokens of an expert, as a multiple of an equal share.",
+            labels=(*LABELS, "expert"),
+        )
+        for number, share in enumerate(experts.shares if experts is not None else ()):
+            family.add_metric((*labels, str(number)), share)
+        yield family
 
     def _ranks(self, labels: tuple[str, str]) -> Iterator[Metric]:
         pulses = self._pulses()

@@ -20,9 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from transformers import PreTrainedConfig
 from transformers.core_model_loading import revert_weight_conversion
-from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import dcp, layout, load
@@ -33,14 +32,17 @@ from deepseek_trainer.checkpoint.verify import verify
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.data.tokenizer import FILE as TOKENIZER
 from deepseek_trainer.errors import DataError, TrainerError
-from deepseek_trainer.model.pretrained import CONFIG, INDEX, WEIGHTS
+from deepseek_trainer.model import build
+from deepseek_trainer.model.mtp import SHARED
+from deepseek_trainer.model.pretrained import CONFIG, parsed
+from deepseek_trainer.model.weights import INDEX, WEIGHTS
 
 FILE_BYTES = 4 * 2**30
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Types that weights are converted to, by name."""
 MODEL, EMA = "model", "ema"
 """Where the weights and their moving average are in a checkpoint's state."""
-_LAYER = re.compile(r"model\.layers\.\d+\.")
+_LAYER = re.compile(r"[^0-9]*?\.\d+\.")
 
 
 def export(
@@ -130,11 +132,10 @@ class _Files:
 
 
 def _write_weights(
-    found: Found, config: DeepseekV3Config, files: _Files, dtype: torch.dtype | None, *, ema: bool
+    found: Found, config: PreTrainedConfig, files: _Files, dtype: torch.dtype | None, *, ema: bool
 ) -> str:
     """Writes all tensors; the name of their type."""
-    with torch.device("meta"):
-        model = DeepseekV3ForCausalLM(config)
+    model = build.bare(config)
     known = FileSystemReader(found.path).read_metadata().state_dict_metadata
     sizes = {
         name.removeprefix(f"{MODEL}."): entry
@@ -147,8 +148,11 @@ def _write_weights(
     if ema and not averaged:
         raise DataError(f"{found.path} has no average of the weights; export without it, or train with optimizer.ema")
     types: set[str] = set()
-    for names in _layers(list(sizes)):
+    tied = set(model.all_tied_weights_keys or ())  # a published model has them once
+    for names in _layers([name for name in sizes if name not in tied]):
         read = {name: torch.empty(sizes[name].size, dtype=sizes[name].properties.dtype) for name in names}
+        repeated = _repeated(config, names[0])
+        read |= {name: torch.empty(sizes[name].size, dtype=sizes[name].properties.dtype) for name in repeated.values()}
         dcp.read(
             {
                 MODEL: {name: tensor for name, tensor in read.items() if name not in averaged},
@@ -156,7 +160,8 @@ def _write_weights(
             },
             found.path,
         )
-        for name, tensor in revert_weight_conversion(model, read).items():
+        shared = {name: read.pop(of) for name, of in repeated.items()}
+        for name, tensor in (revert_weight_conversion(model, read) | shared).items():
             cast = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
             types.add(str(cast.dtype).removeprefix("torch."))
             files.add(name, cast)
@@ -173,6 +178,15 @@ def _layers(names: list[str]) -> Iterator[list[str]]:
     yield from layers.values()
 
 
+def _repeated(config: PreTrainedConfig, name: str) -> dict[str, str]:
+    """What a published layer that predicts further tokens repeats of the model, if the tensor is of such a layer."""
+    found = _LAYER.match(name)
+    first, depth = config.num_hidden_layers, getattr(config, "num_mtp_layers", 0)
+    if not depth or found is None or int(found.group().split(".")[-2]) < first:
+        return {}
+    return {found.group() + own: of for own, of in SHARED.items()}
+
+
 def _found(folder: Path, step: int | None) -> Found:
     if step is None:
         newest = load.newest_whole(folder)
@@ -186,10 +200,10 @@ def _found(folder: Path, step: int | None) -> Found:
     return Found(checkpoint, manifest)
 
 
-def _config(folder: Path) -> DeepseekV3Config:
+def _config(folder: Path) -> PreTrainedConfig:
     file = folder / layout.MODEL / CONFIG
     try:
-        return DeepseekV3Config(**json.loads(file.read_bytes()))
+        return parsed(json.loads(file.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"{file} can't be read: {error}; a start of this trainer writes it: let the job start once more, or put the "

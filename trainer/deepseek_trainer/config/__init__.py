@@ -12,7 +12,7 @@ from deepseek_trainer.config.batching import BatchingSpec, ShuffleSpec
 from deepseek_trainer.config.checkpoint import CheckpointSpec, ResumeFrom
 from deepseek_trainer.config.data import SHARD_BYTES, ChatSpec, DatasetSpec, DataSpec, DynamicSpec
 from deepseek_trainer.config.memory import MemorySpec
-from deepseek_trainer.config.model import ModelSpec
+from deepseek_trainer.config.model import ExpertsSpec, ModelSpec, MultiTokenSpec
 from deepseek_trainer.config.optimizer import MuonSpec, OptimizerSpec, ScheduleSpec
 from deepseek_trainer.config.run import RunConfig, load
 from deepseek_trainer.config.stability import EmaSpec, GuardSpec, LossScaleSpec, SpectralCapSpec
@@ -31,11 +31,13 @@ __all__ = [
     "DynamicSpec",
     "EmaSpec",
     "EvaluationSpec",
+    "ExpertsSpec",
     "GuardSpec",
     "InitialWeights",
     "LossScaleSpec",
     "MemorySpec",
     "ModelSpec",
+    "MultiTokenSpec",
     "MuonSpec",
     "OptimizerSpec",
     "Precision",

@@ -29,13 +29,16 @@ from deepseek_trainer.distributed import experts, recompute, tensor
 from deepseek_trainer.distributed.mesh import Groups
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
+from deepseek_trainer.model.layers import decoder_layers
 
 COMPUTED: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp16": torch.float16}
 """By precision: the type that the forward and backward pass are in, but for what has one of its own; else it is fp32."""
 
 
 def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, waits: Waits) -> FSDPModule:
-    """Shards a CPU model in place over the mesh and moves it to the world's device. Its collectives tell `waits`.
+    """Shards a model in place over the mesh. Its collectives tell `waits`.
+
+    A model on the meta device stays there, to be filled shard by shard; another one is moved to the world's device.
 
     The forward and backward pass are in the precision that is asked for; weights, the gradients' sum and the optimizer stay
     in fp32. The router too: its bias moves in steps that bf16 would round away.
@@ -44,7 +47,8 @@ def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, wait
         ConfigError: the model can't be shared out so.
     """
     Divisible.of(model.config).require(groups.mesh)
-    model.to(world.device)
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        model.to(world.device)
     if groups.tensor is not None:
         tensor.split(model, groups.tensor, waits)
     policy, computed = MixedPrecisionPolicy(), COMPUTED.get(training.precision)
@@ -62,15 +66,16 @@ def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, wait
         )
         return sharded
 
-    for layer in model.model.layers:
+    for layer in decoder_layers(model):
         routed = experts.routed(layer) if groups.experts is not None else None
         if routed is not None and groups.experts is not None:
             experts.spread(routed, groups.experts, waits)
         recompute.apply(layer, training.activation_checkpointing)
         if routed is not None and groups.mesh.expert > 1:
             fully(routed, groups.expert_shard, replace(policy, cast_forward_inputs=False))  # routes' weights stay fp32
-        if computed is not None and hasattr(layer.mlp, "gate"):
-            fully(layer.mlp.gate, policy=MixedPrecisionPolicy(param_dtype=torch.float32))
+        gate = getattr(getattr(layer, "mlp", None), "gate", None)
+        if computed is not None and gate is not None:
+            fully(gate, policy=MixedPrecisionPolicy(param_dtype=torch.float32))
         fully(layer)
     whole = fully(model)
     _measure(model, groups, waits)

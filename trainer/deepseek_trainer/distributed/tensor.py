@@ -30,6 +30,7 @@ from deepseek_trainer.config.base import ConfigError
 from deepseek_trainer.config.parallelism import FIELD
 from deepseek_trainer.distributed.exchange import copied, gathered, summed
 from deepseek_trainer.distributed.waits import Waits
+from deepseek_trainer.model.layers import decoder_layers
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -90,7 +91,7 @@ def split(model: Any, mesh: DeviceMesh, waits: Waits) -> None:
 def _plan(model: Any) -> Mapping[str, str]:
     """How each module is shared out, by its name with * for a layer's number."""
     plan = dict(model.tp_plan or {})
-    if hasattr(getattr(model.model.layers[0], "self_attn", None), "kv_a_proj_with_mqa"):
+    if hasattr(getattr(decoder_layers(model)[0], "self_attn", None), "kv_a_proj_with_mqa"):
         plan |= {f"model.layers.*.{name}": style for name, style in _LATENT_ATTENTION.items()}
     # Experts are spread instead; an embedding costs little to look up, and FSDP shares its memory.
     plan = {name: style for name, style in plan.items() if ".experts" not in name and "embedding" not in style}

@@ -1,49 +1,97 @@
-"""The model: transformers' DeepSeek-V3 (multi-head latent attention, mixture of experts) from random weights."""
+"""The model: a causal language model of transformers, built without memory (on the meta device) from its configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
+from transformers import PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from deepseek_trainer.model.presets import ModelShape
+from deepseek_trainer.config import ConfigError, ModelSpec
+from deepseek_trainer.errors import first_line
+from deepseek_trainer.model import presets
+from deepseek_trainer.model.attention import IMPLEMENTATIONS
+from deepseek_trainer.model.mtp import MultiTokenModel
 
-IMPLEMENTATION: Mapping[str, Any] = {"attn_implementation": "sdpa", "experts_implementation": "grouped_mm"}
-"""How attention and experts are computed, wherever the weights come from."""
-
-
-def configuration(shape: ModelShape, *, vocab_size: int, sequence_length: int) -> DeepseekV3Config:
-    """The architecture of this shape."""
-    return DeepseekV3Config(
-        **shape.to_json(),
-        **IMPLEMENTATION,
-        vocab_size=vocab_size,
-        num_key_value_heads=shape.num_attention_heads,
-        max_position_embeddings=sequence_length,
-        n_group=1,
-        topk_group=1,
-        num_mtp_layers=0,
-        bos_token_id=None,
-        eos_token_id=None,
-        use_cache=False,
-    )
+MODEL_TYPES = {
+    "DeepSeekV3": "deepseek_v3",
+    "DeepSeekV2": "deepseek_v2",
+    "Qwen2": "qwen2",
+    "Llama": "llama",
+    "GPT2": "gpt2",
+}
+"""Transformers' names of the architectures."""
 
 
-def build(config: DeepseekV3Config, *, seed: int) -> Any:
-    """A model on the CPU in fp32, the same on every rank and for every number of ranks.
+def configuration(spec: ModelSpec, *, vocab_size: int, sequence_length: int) -> PreTrainedConfig:
+    """The architecture that a preset and the config's numbers make.
 
-    Each rank draws all weights from the one seed and keeps its shard later, so the start doesn't depend on the
-    layout. That bounds the model by a node's memory, which is right up to some billions of parameters.
+    Raises:
+        ConfigError: the numbers don't fit together.
+    """
+    chosen = presets.preset(spec)
+    numbers = dict(chosen.numbers)
+    if chosen.architecture != "GPT2":
+        numbers["max_position_embeddings"] = sequence_length
+    elif sequence_length > numbers["n_positions"]:
+        raise ConfigError(
+            f"trainer.training.sequenceLength: {sequence_length} is more than the {numbers['n_positions']} positions of "
+            f"trainer.model.preset {spec.preset}, which are learned; lower it, or take another architecture"
+        )
+    if chosen.architecture.startswith("DeepSeek"):
+        numbers["num_key_value_heads"] = numbers["num_attention_heads"]
+    made = CONFIG_MAPPING[MODEL_TYPES[chosen.architecture]](**numbers, vocab_size=vocab_size, **_UNUSED_IDS)
+    return for_training(made, spec)
+
+
+_UNUSED_IDS: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+
+
+def for_training(config: PreTrainedConfig, spec: ModelSpec) -> PreTrainedConfig:
+    """The configuration with what the trainer decides: how things are computed, and nothing that makes a resume another run.
+
+    Raises:
+        ConfigError: modules for further tokens are asked for where there are none.
+    """
+    config._attn_implementation = IMPLEMENTATIONS[spec.attention]
+    if config.model_type.startswith("deepseek"):
+        config._experts_implementation = "grouped_mm"
+    config.dtype = torch.float32
+    config.use_cache = False
+    for name, value in config.to_dict().items():
+        if isinstance(value, (int, float)) and (name.endswith(("dropout", "pdrop"))):
+            setattr(config, name, 0.0)
+    if config.model_type == MODEL_TYPES["DeepSeekV3"]:
+        config.num_mtp_layers = spec.multi_token.depth
+    elif spec.multi_token.depth:
+        raise ConfigError(
+            f"trainer.model.multiToken.depth: a model of type {config.model_type} has no modules for further tokens; "
+            "take architecture DeepSeekV3, or 0"
+        )
+    return config
+
+
+def bare(config: PreTrainedConfig, *, trusted: bool = False) -> Any:
+    """The model on the meta device.
 
     Returns:
-        A DeepseekV3ForCausalLM; called with input_ids (batch, L) it answers with logits (batch, L, vocab_size).
+        A causal language model; called with input_ids (batch, L) it answers with logits (batch, L, vocab_size).
+
+    Raises:
+        ConfigError: transformers has no such causal language model.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return DeepseekV3ForCausalLM(config)
+    with torch.device("meta"):
+        if config.model_type == MODEL_TYPES["DeepSeekV3"] and config.num_mtp_layers:
+            return MultiTokenModel(config)
+        try:
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(
+                f"a model of type {config.model_type} can't be built: {first_line(error)}; take a causal language model that "
+                "transformers has, or, if you trust the code beside it, set trainer.model.trustRemoteCode"
+            ) from error
 
 
 def parameter_count(model: torch.nn.Module) -> int:

@@ -8,6 +8,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from deepseek_trainer.data.samples import IGNORED, MicroBatch
+from deepseek_trainer.model import mtp
+from deepseek_trainer.model.balance import Routing
 
 
 class Objective(NamedTuple):
@@ -20,29 +22,48 @@ class Objective(NamedTuple):
 
 
 def summed_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """Sum of the losses of all tokens that are to be predicted, nats, fp32.
+    """Sum of the losses of all tokens that are to be predicted, nats, fp32."""
+    return _cross_entropy(_flat(_output(model, batch).logits), batch.labels)
 
-    Positions that start again are what tells the model's attention that another piece begins; so there is no mask.
+
+def summed_objective(
+    model: Any, batch: MicroBatch, *, z_loss: float = 0.0, routing: Routing | None = None, further_weight: float = 0.0
+) -> Objective:
+    """The same with what is minimised: beside it are the losses of the routers and of the tokens after the next, and z_loss
+    times the squared logarithm of the softmax' denominator (Chowdhery et al. 2022, PaLM), so that logits stay small.
+
+    Args:
+        further_weight: of the mean of the losses of the tokens after the next, where the model predicts them.
     """
-    return _cross_entropy(_logits(model, batch), batch.labels.flatten())
+    if routing is not None:
+        routing.begin(batch)
+    output = _output(model, batch)
+    logits = _flat(output.logits)
+    loss = minimized = _cross_entropy(logits, batch.labels)
+    if routing is not None:
+        routing.follow(loss)
+    if z_loss:
+        denominators = torch.logsumexp(logits, dim=-1)[batch.labels.flatten() != IGNORED]
+        minimized = minimized + z_loss * denominators.square().sum()
+    further = [_cross_entropy(_flat(more), mtp.labels(batch, k)) for k, more in enumerate(_further(output), start=1)]
+    if further:
+        minimized = minimized + further_weight * torch.stack(further).mean()
+    return Objective(loss, minimized)
 
 
-def summed_objective(model: Any, batch: MicroBatch, *, z_loss: float) -> Objective:
-    """The same with what is minimised: z_loss times the squared logarithm of the softmax' denominator is added (Chowdhery
-    et al. 2022, PaLM), so that logits stay small."""
-    logits, labels = _logits(model, batch), batch.labels.flatten()
-    loss = _cross_entropy(logits, labels)
-    if not z_loss:
-        return Objective(loss, loss)
-    denominators = torch.logsumexp(logits, dim=-1)[labels != IGNORED]
-    return Objective(loss, loss + z_loss * denominators.square().sum())
+def _output(model: Any, batch: MicroBatch) -> Any:
+    # Positions that start again are what tells the model's attention that another piece begins; so there is no mask.
+    return model(input_ids=batch.inputs, position_ids=batch.positions, use_cache=False)
 
 
-def _logits(model: Any, batch: MicroBatch) -> torch.Tensor:
+def _further(output: Any) -> tuple[torch.Tensor, ...]:
+    return output.further if isinstance(output, mtp.Predicted) else ()
+
+
+def _flat(logits: torch.Tensor) -> torch.Tensor:
     """Shape (tokens, vocabulary), fp32."""
-    logits: torch.Tensor = model(input_ids=batch.inputs, position_ids=batch.positions, use_cache=False).logits
     return logits.flatten(0, 1).float()
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")

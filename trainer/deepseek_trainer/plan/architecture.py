@@ -62,7 +62,7 @@ class Architecture:
 
     @classmethod
     def of(cls, config: Any, vocabulary: int | None = None) -> Architecture:
-        """Of any object with the attributes of a transformers config, or of a `ModelShape`."""
+        """Of any object with the attributes of a transformers config, or of `presets.shape`."""
 
         def get(*names: str, default: int = 0) -> int:
             return next((int(value) for name in names if (value := getattr(config, name, None))), default)

@@ -41,6 +41,8 @@ def workload(spec: TrainerSpec, model_config: Path | None) -> tuple[Workload, Di
 
 def _model(spec: TrainerSpec, model_config: Path | None) -> tuple[Any, int | None]:
     """What is trained, by transformers' names, and its vocabulary where those don't say it."""
+    if model_config is None and spec.model.path is not None:
+        model_config = Path(spec.model.path) / "config.json"
     if model_config is not None:
         try:
             return SimpleNamespace(**json.loads(model_config.read_bytes())), None

@@ -1,0 +1,31 @@
+"""Where things are in a model, whatever its architecture and however it was wrapped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.", "_fsdp_wrapped_module.")
+
+
+def decoder_layers(model: Any) -> list[torch.nn.Module]:
+    """The layers of the stack, in their order, with those that predict further tokens; not sharded or wrapped yet."""
+    whole = set(getattr(model, "_no_split_modules", None) or ())
+    if found := [module for module in model.modules() if type(module).__name__ in whole]:
+        return found
+    stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return list(max(stacks, key=len, default=()))
+
+
+def plain_name(name: str) -> str:
+    """The name of a tensor as it is in a checkpoint, without what activation checkpointing and compilation add."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers by their plain names; what is tied once."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {plain_name(name): tensor for name, tensor in named}
