@@ -39,22 +39,24 @@ TRAINING = {
 }
 
 
-def test_everything_at_once_resumes_bit_for_bit_and_on_other_ranks(config: MakeConfig, tmp_path: Path) -> None:
-    """Muon, fp16, an overflow on one rank, an average, a cap: two ranks, the same from a checkpoint on, and one rank."""
+def test_everything_at_once_resumes_bit_for_bit_and_on_another_mesh(config: MakeConfig, tmp_path: Path) -> None:
+    """Muon, fp16, an overflow on one rank, an average, a cap: two ranks, the same from a checkpoint on, and two that share
+    each matrix."""
     chosen = config(**TRAINING)
     chosen["trainer"]["optimizer"] = OPTIMIZER
 
-    def run(name: str, ranks: int) -> str:
+    def run(name: str, mesh: dict[str, int]) -> str:
         folder = tmp_path / name
         mine = chosen | {"checkpoint": chosen["checkpoint"] | {"directory": str(folder / "checkpoints")}}
+        mine["trainer"] = chosen["trainer"] | {"parallelism": mesh}
         started = start_training(
-            mine, world_size=ranks, folder=folder, environ={BAD_STEPS: "3,6"}, module="support.poisoned"
+            mine, world_size=2, folder=folder, environ={BAD_STEPS: "3,6"}, module="support.poisoned"
         )
         ended = started.wait()
         assert all(rank.exit_code == 0 for rank in ended), ended[0].output
         return ended[0].output
 
-    whole = run("whole", 2)
+    whole = run("whole", {})
     assert whole.count("left out") == 2
     assert "left out step=3 left_out=1: fp16 could not hold the gradient with a loss scale of 2048" in whole
     assert "left out step=6 left_out=2: fp16 could not hold the gradient with a loss scale of 1024" in whole
@@ -67,15 +69,14 @@ def test_everything_at_once_resumes_bit_for_bit_and_on_other_ranks(config: MakeC
     assert torch.equal(averaged["lm_head.weight"], saved["/ema/lm_head.weight"])
     assert not torch.equal(averaged["lm_head.weight"], saved["/model/lm_head.weight"])
 
-    for name, ranks in (("same", 2), ("other", 1)):
+    for name, mesh in (("same", {}), ("other", {"tensor": 2})):
         shutil.copytree(tmp_path / "whole/checkpoints/step-00000004", tmp_path / name / "checkpoints/step-00000004")
-        output = run(name, ranks)
+        output = run(name, mesh)
         again, curve = report(tmp_path / name), losses(whole)
         assert again["resumedStep"] == 4
         assert again["skippedSteps"] == 2
         assert again["chain"] == said["chain"]
-        # fp16 rounds what each rank sums, so another number of ranks is near, and not nearer
-        exact = ranks == 2
+        exact = not mesh  # fp16 rounds what each rank sums, so another mesh is near, and not nearer
         later = {step: loss for step, loss in curve.items() if step > 4}
         assert losses(output) == (later if exact else pytest.approx(later, rel=2e-2))
         if exact:

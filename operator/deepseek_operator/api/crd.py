@@ -41,16 +41,6 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             ".training.precision",
         ),
         Rule(
-            "self.parallelism.tensor == 1 || self.optimizer.kind != 'Muon'",
-            "Muon needs whole matrices, and parallelism.tensor shares them out: take AdamW, or tensor 1",
-            ".optimizer.kind",
-        ),
-        Rule(
-            "(self.parallelism.tensor == 1 && self.parallelism.expert == 1) || !has(self.optimizer.spectralCap)",
-            "optimizer.spectralCap is for matrices that only FSDP2 shards: remove it, or parallelism.tensor and expert",
-            ".optimizer.spectralCap",
-        ),
-        Rule(
             "self.task != 'finetune' || has(self.initialWeights)",
             "task finetune needs initialWeights: set initialWeights.path to the folder of a model",
             ".initialWeights",

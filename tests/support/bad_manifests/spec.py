@@ -203,18 +203,6 @@ BAD = [
         "take bf16, or tensor 1",
     ),
     trainer(
-        "muon-of-parts",
-        {"trainer/parallelism": {"tensor": 2}, "trainer/optimizer/kind": "Muon"},
-        "spec.trainer.optimizer.kind",
-        "take AdamW, or tensor 1",
-    ),
-    trainer(
-        "spectral-cap-of-spread-experts",
-        {"trainer/parallelism": {"expert": 2}, "trainer/optimizer/spectralCap": {"weights": ["*"], "limit": 2.0}},
-        "spec.trainer.optimizer.spectralCap",
-        "only FSDP2 shards",
-    ),
-    trainer(
         "leases-to-a-tensor-group",
         {"trainer/parallelism": {"tensor": 2}, "data/mode": "Dynamic"},
         "spec.data.mode",

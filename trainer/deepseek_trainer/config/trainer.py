@@ -65,18 +65,9 @@ class TrainerSpec(Section):
 
     @model_validator(mode="after")
     def _fits_its_mesh(self) -> TrainerSpec:
-        mesh, optimizer = self.parallelism, self.optimizer
-        if mesh.tensor > 1 and self.training.precision == "fp8":
+        if self.parallelism.tensor > 1 and self.training.precision == "fp8":
             raise ValueError(
                 "parallelism.tensor computes matrices in parts, and fp8 whole ones; take bf16, or tensor 1"
-            )
-        if mesh.tensor > 1 and optimizer.kind == "Muon":
-            raise ValueError(
-                "Muon needs whole matrices, and parallelism.tensor shares them out; take AdamW, or tensor 1"
-            )
-        if optimizer.spectral_cap is not None and max(mesh.tensor, mesh.expert) > 1:
-            raise ValueError(
-                "optimizer.spectralCap is for matrices that only FSDP2 shards; remove it, or parallelism.tensor and expert"
             )
         return self
 
