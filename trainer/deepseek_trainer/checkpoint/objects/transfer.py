@@ -40,7 +40,7 @@ Described = dict[str, dict[str, Any]]
 def write(state: dict[str, Any], store: Store, save: Save, group: ProcessGroup) -> Described:
     """Uploads this rank's shards, the coordinator `.metadata` too; what this rank has written. A collective."""
     objects = _Objects(store, save)
-    writer = _Writer(objects, streams=min(STREAMS, 1 + _bytes(state) // (4 * BLOCK)))
+    writer = _Writer(objects, streams=min(STREAMS, 1 + _bytes(state) // (2 * BLOCK)))
     with dcp.told(f"checkpoint {save}: can't be written"):
         state_dict_saver.save(state, storage_writer=writer, process_group=group)
     return objects.written
