@@ -56,6 +56,7 @@ DEFAULTS: dict[str, Any] = {
             "precision": "fp32",
             "activationCheckpointing": "none",
             "cpuOffload": False,
+            "reduceGradients": "step",
             "seed": 0,
         },
         "parallelism": {"auto": False, "tensor": 1, "expert": 1},

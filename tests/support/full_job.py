@@ -154,6 +154,7 @@ TRAINER: Manifest = {
         "precision": "bf16",
         "seed": 7,
         "activationCheckpointing": "selective",
+        "reduceGradients": "microBatch",
         "cpuOffload": True,
     },
     "parallelism": {"auto": False, "replicate": 3, "shard": 4, "tensor": 1, "expert": 1},

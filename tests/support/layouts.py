@@ -158,9 +158,9 @@ class Sharded:
         source = MODELS[layout["model"]]()
         self.model: Any = source.bare()
         waits = Waits(PulseWriter.from_environment({}), world.device)
-        training = TrainingSpec.model_validate({"steps": 3, **layout.get("training", {})})
-        sharding.shard(self.model, self.world, mesh.groups(sizes, self.world), training, waits)
-        source.fill(self.model, world.device, offloaded=training.cpu_offload)
+        self.training = TrainingSpec.model_validate({"steps": 3, **layout.get("training", {})})
+        sharding.shard(self.model, self.world, mesh.groups(sizes, self.world), self.training, waits)
+        source.fill(self.model, world.device, offloaded=self.training.cpu_offload)
         self.optimizer = optimizer.make(self.model, OPTIMIZER)
 
     def course(self, first: int, last: int) -> Course:
@@ -174,7 +174,7 @@ class Sharded:
                 micro_batch_size=MICRO_BATCH,
             )
             for i, places in enumerate(parts):
-                sharding.sync_on_last(self.model, last=i == len(parts) - 1)
+                sharding.sync_on_last(self.model, self.training, last=i == len(parts) - 1)
                 # A rank that has run out takes part with a row that counts for nothing.
                 loss = loss_of(self.model, rows[places]) if len(places) else 0 * loss_of(self.model, rows[:1])
                 (loss * (world.data_size / (BATCH * LENGTH))).backward()  # type: ignore[no-untyped-call]

@@ -21,7 +21,7 @@ ON_TWO: list[Layout] = [
     {"model": "deepseek", "parallelism": {"shard": 1}},
     {"model": "deepseek", "parallelism": {"tensor": 2}},
     {"model": "deepseek", "parallelism": {"expert": 2}},
-    {"model": "dense", "parallelism": {}},
+    {"model": "dense", "parallelism": {}, "training": {"reduceGradients": "microBatch"}},
     {"model": "dense", "parallelism": {"tensor": 2}},
 ]
 EXACT, CLOSE = 2e-6, 2e-4

@@ -83,6 +83,11 @@ def test_each_axis_does_what_it_is_for() -> None:
     )
     offloaded = estimate(replace(work, cpu_offload=True), Mesh(1, 8), CARD, per_node=8)
     assert state not in offloaded.memory
+    whole = "whole gradients between micro-batches"
+    each_time = estimate(replace(work, reduced_each_time=True), Mesh(1, 8), CARD, per_node=8)
+    assert whole in sharded.memory
+    assert whole not in each_time.memory
+    assert each_time.traffic["shard"] > sharded.traffic["shard"]
     low, high = sharded.mfu
     assert 0 < low < high < 0.6
 

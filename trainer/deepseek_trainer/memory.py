@@ -26,6 +26,8 @@ def recipe(error: BaseException, spec: TrainerSpec) -> ExhaustedError:
     if training.activation_checkpointing != "full":
         kept = "full" if training.activation_checkpointing == "selective" else "selective, or full"
         changes.append(f"training.activationCheckpointing: {kept}")
+    if training.reduce_gradients == "step":
+        changes.append("training.reduceGradients: microBatch, if a step has several micro-batches")
     if mesh.shard is not None or mesh.replicate is not None:
         changes.append("more ranks along parallelism.shard")
     changes.append("parallelism.tensor with the GPUs of a node")

@@ -334,7 +334,7 @@ def _accumulate(run: Run, feed: Feed, step: Step) -> float:
     summed = torch.zeros((), dtype=torch.float64, device=run.world.device)
     spec = run.config.trainer
     for i in range(step.micro_steps):
-        sharding.sync_on_last(run.model, last=i == step.micro_steps - 1)
+        sharding.sync_on_last(run.model, run.config.trainer.training, last=i == step.micro_steps - 1)
         micro_batch = feed.micro_batch()
         run.progress.pulse.tick()  # before and after what waits for the others
         loss, minimized = summed_objective(

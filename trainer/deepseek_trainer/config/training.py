@@ -52,6 +52,11 @@ class TrainingSpec(Section):
         description="What a layer's backward pass finds kept. none: all. selective: the outputs of matrix products and of "
         "attention; the rest is computed again. full: the layer's input alone, for a third more computation.",
     )
+    reduce_gradients: Literal["step", "microBatch"] = Field(
+        "step",
+        description="How often gradients are summed over the processes. step: once a step; until then each process holds whole "
+        "gradients and gathered weights. microBatch: after each micro-batch, for less memory and more traffic.",
+    )
     cpu_offload: bool = Field(
         False,
         description="true: weights, gradients and the optimizer's state lie in host memory, where the optimizer runs; a GPU "

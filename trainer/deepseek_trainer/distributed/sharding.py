@@ -157,7 +157,8 @@ class _Mean:
             dist.all_reduce(gradients, op=dist.ReduceOp.AVG, group=self._group)
 
 
-def sync_on_last(model: FSDPModule, *, last: bool) -> None:
-    """Sums gradients over the ranks in the last micro-step only; weights stay gathered until then."""
+def sync_on_last(model: FSDPModule, training: TrainingSpec, *, last: bool) -> None:
+    """Sums gradients over the ranks in the last micro-step only, and weights stay gathered until then; or in each."""
+    last = last or training.reduce_gradients == "microBatch"
     model.set_requires_gradient_sync(last)
     model.set_reshard_after_backward(last)

@@ -80,6 +80,8 @@ def _remedy(work: Workload) -> str:
     remedies = []
     if work.checkpointing != "full":
         remedies.append("set training.activationCheckpointing to full")
+    if not work.reduced_each_time:
+        remedies.append("set training.reduceGradients to microBatch")
     if work.micro_batch > 1:
         remedies.append("lower training.microBatchSize")
     if not work.bf16:

@@ -2,7 +2,7 @@
 
 Memory follows the trainer: fp32 weights, gradients and two moments of AdamW lie in shards; a layer's weights are gathered
 to be computed with, and of two layers at once; embedding and output layer stay gathered. Between the micro-batches of a
-step gradients stay whole, and so do the weights: one sum over the ranks a step.
+step gradients stay whole, and so do the weights, for one sum over the ranks a step; unless they are summed each time.
 
 A time is a range: at best computation runs as fast as the best published runs and hides the traffic of weights; at worst
 as slow as usual ones, and hides nothing. Traffic of the tensor and expert axes is hidden by neither.
@@ -47,6 +47,8 @@ class Workload:
     bf16: bool = True
     checkpointing: Literal["none", "selective", "full"] = "none"
     cpu_offload: bool = False
+    reduced_each_time: bool = False
+    """Gradients are summed over the ranks after each micro-batch."""
 
     @property
     def width(self) -> int:
@@ -112,7 +114,7 @@ def _memory(work: Workload, mesh: Mesh, tokens: int, micro_steps: int) -> dict[s
         "logits": tokens * model.vocabulary * (2 * work.width + 8.0),
         "reserved": RESERVED,
     }
-    if micro_steps > 1:
+    if micro_steps > 1 and not work.reduced_each_time:
         kept = local.root + local.dense + local.experts * mesh.expert_copies / mesh.shard
         memory["whole gradients between micro-batches"] = kept * (4.0 + work.width)
     return {what: size * (1 if what == "reserved" else FRAGMENTS) for what, size in memory.items() if size}
@@ -171,6 +173,8 @@ def _traffic(work: Workload, mesh: Mesh, tokens: int, micro_steps: int) -> dict[
 
     dense, experts = local.root + local.dense, local.experts / mesh.expert
     gathers = (1 + micro_steps) * work.width + 4
+    if work.reduced_each_time:
+        gathers = micro_steps * (2 * work.width + 4)
     traffic = {
         "shard": gathers * (dense * ring(mesh.shard) + experts * ring(mesh.expert_copies)),
         "replicate": 2 * ring(mesh.replicate) * 4 * (dense + local.experts) / mesh.shard,

@@ -35,6 +35,7 @@ def workload(spec: TrainerSpec, model_config: Path | None) -> tuple[Workload, Di
         bf16=training.precision != "fp32",
         checkpointing=training.activation_checkpointing,
         cpu_offload=training.cpu_offload,
+        reduced_each_time=training.reduce_gradients == "microBatch",
     )
     return work, Divisible.of(shape)
 
