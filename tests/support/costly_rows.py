@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Any
 
 from deepseek_trainer import __main__, train
 from deepseek_trainer.data.samples import IGNORED, MicroBatch
@@ -16,10 +17,10 @@ from deepseek_trainer.optim.loss import Objective, summed_objective
 ROW_S = "ROW_S"
 
 
-def _costly(model: object, batch: MicroBatch, *, z_loss: float) -> Objective:
+def _costly(model: object, batch: MicroBatch, **chosen: Any) -> Objective:
     rows = int((batch.labels != IGNORED).any(dim=1).sum())
     time.sleep(rows * float(os.environ[ROW_S].split(",")[int(os.environ["RANK"])]))
-    return summed_objective(model, batch, z_loss=z_loss)
+    return summed_objective(model, batch, **chosen)
 
 
 if __name__ == "__main__":

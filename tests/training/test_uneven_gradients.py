@@ -95,6 +95,7 @@ def shared_out(data: Samples, batch: int, ranks: int, dtype: torch.dtype) -> tup
             waits=Waits(pulse, CPU),
             config=config,
             update=SimpleNamespace(scale=1.0),
+            routing=None,
             model=model,
         )
         audit = Noted()
