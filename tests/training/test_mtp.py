@@ -131,7 +131,7 @@ def test_outside_of_training_it_is_the_model_without_modules(model: Any) -> None
 def test_it_trains_is_exported_under_the_published_names_and_read_again(
     config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    chosen = config(steps=4)
+    chosen = config(steps=2)
     chosen["trainer"]["model"] |= {"multiToken": {"depth": 1}}
     ended = start_training(chosen, world_size=2, folder=tmp_path / "run").wait()[0]
     assert ended.exit_code == 0, ended.output
