@@ -11,6 +11,8 @@ from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2ForCausalLM
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
@@ -25,6 +27,7 @@ MODELS = {
     "without compressed queries": (DeepseekV3ForCausalLM, DeepseekV3Config(num_hidden_layers=4, q_lora_rank=None)),
     "Llama": (LlamaForCausalLM, LlamaConfig(**DENSE, num_key_value_heads=2)),
     "Qwen2": (Qwen2ForCausalLM, Qwen2Config(**DENSE, num_key_value_heads=4)),
+    "GPT-2": (GPT2LMHeadModel, GPT2Config(vocab_size=1000, n_embd=64, n_head=8, n_layer=3, n_positions=128)),
     "Qwen2, tied": (Qwen2ForCausalLM, Qwen2Config(**DENSE, num_key_value_heads=4, tie_word_embeddings=True)),
 }
 

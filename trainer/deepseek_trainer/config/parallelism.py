@@ -151,6 +151,8 @@ class Divisible:
             "width of the feed-forward": get("intermediate_size"),
             "width of the shared experts": shared * width if experts and shared and width else None,
         }
+        if getattr(config, "model_type", None) == "gpt2":
+            parts = {"matrices, which say nowhere how they are shared out": 1}
         return cls({name: size for name, size in parts.items() if size}, experts)
 
     def require(self, mesh: Mesh) -> None:

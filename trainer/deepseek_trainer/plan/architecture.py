@@ -1,7 +1,7 @@
 """A decoder's parameters and computation, counted by formulas from the numbers of its config.
 
 Known are multi-head latent attention and grouped-query attention, dense feed-forwards and routed experts with shared
-ones: DeepSeek-V2 and V3, Llama, Qwen2 and what is built like them. Names are those of transformers' configs.
+ones: DeepSeek-V2 and V3, Llama, Qwen2 and what is built like them; and GPT-2. Names are those of transformers' configs.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Architecture:
         query_rank, latent_rank, rotary: of latent attention: widths of the compressed queries, of the compressed keys and
             values, and of the rotary part of a key; latent_rank 0: grouped-query attention; query_rank 0: not compressed.
         dense_layers: layers without experts; all, where there are none.
+        positions: learned ones, as GPT-2 has them, with biases everywhere and a feed-forward without a gate; else 0.
     """
 
     vocabulary: int
@@ -59,6 +60,7 @@ class Architecture:
     shared_experts: int
     tied: bool
     biases: bool
+    positions: int
 
     @classmethod
     def of(cls, config: Any, vocabulary: int | None = None) -> Architecture:
@@ -67,7 +69,8 @@ class Architecture:
         def get(*names: str, default: int = 0) -> int:
             return next((int(value) for name in names if (value := getattr(config, name, None))), default)
 
-        heads, hidden, layers = get("num_attention_heads"), get("hidden_size"), get("num_hidden_layers")
+        heads, hidden = get("num_attention_heads", "n_head"), get("hidden_size", "n_embd")
+        layers, kind = get("num_hidden_layers", "n_layer"), getattr(config, "model_type", "")
         experts = get("n_routed_experts", "num_local_experts", "num_experts")
         latent = get("kv_lora_rank")
         size = get("head_dim", default=hidden // heads)
@@ -82,14 +85,15 @@ class Architecture:
             query_rank=get("q_lora_rank"),
             latent_rank=latent,
             rotary=get("qk_rope_head_dim") if latent else 0,
-            feed_forward=get("intermediate_size"),
+            feed_forward=get("intermediate_size", "n_inner", default=4 * hidden),
             dense_layers=min(layers, get("first_k_dense_replace")) if experts else layers,
             experts=experts,
             experts_per_token=get("num_experts_per_tok"),
             expert_width=get("moe_intermediate_size"),
             shared_experts=get("n_shared_experts"),
-            tied=bool(getattr(config, "tie_word_embeddings", False)),
-            biases=getattr(config, "model_type", "") == "qwen2" or bool(getattr(config, "attention_bias", False)),
+            tied=bool(getattr(config, "tie_word_embeddings", kind == "gpt2")),
+            positions=get("n_positions") if kind == "gpt2" else 0,
+            biases=kind in ("qwen2", "gpt2") or bool(getattr(config, "attention_bias", False)),
         )
 
     @cached_property
@@ -102,7 +106,8 @@ class Architecture:
             biases = (queries + 2 * keys) if self.biases else 0
             shared = self.hidden * (2 * queries + 2 * keys) + biases
             wide = 3 * queries + 4 * keys
-            return Block(2 * self.hidden, shared, wide, narrow, 2 * queries + 2 * keys + self.hidden)
+            norms = 5 * self.hidden if self.positions else 2 * self.hidden  # with their biases, and the output's
+            return Block(norms, shared, wide, narrow, 2 * queries + 2 * keys + self.hidden)
         up = self.latent_rank * self.heads * (self.head_size - self.rotary + self.value_size)
         whole = self.hidden * (self.latent_rank + self.rotary) + self.latent_rank + 2 * self.hidden
         shared = up + values * self.hidden
@@ -120,6 +125,8 @@ class Architecture:
     def dense(self) -> Block:
         """A dense feed-forward."""
         width = self.feed_forward
+        if self.positions:
+            return Block(self.hidden, (2 * self.hidden + 1) * width, 2 * width, 2 * self.hidden, width + self.hidden)
         return Block(0, 3 * self.hidden * width, 4 * width, 2 * self.hidden, 2 * width + self.hidden)
 
     @cached_property
@@ -154,7 +161,7 @@ class Architecture:
         """Of the whole model."""
         return (
             self.embedding * (1 if self.tied else 2)
-            + self.hidden
+            + self.hidden * (2 + self.positions if self.positions else 1)
             + sum(
                 count * (self.attention.whole + self.attention.shared + block.whole + block.shared + routed)
                 for count, block, routed in self.kinds
