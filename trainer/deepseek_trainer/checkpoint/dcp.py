@@ -3,7 +3,7 @@
 Its exception is no `Exception`, and so would pass by all that handles errors; and it syncs `.metadata` before it has
 written it (torch 2.11), so that a power cut after the commit would tear a checkpoint that counts.
 
-It is read by slices, each in one piece (`Source`): of a file, or of what another node keeps of it.
+It is read by parts (`Source`): of a file, or of what another node keeps of it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.utils import _create_file_view
 
 from deepseek_trainer.checkpoint.hashing import Copy, HashedFiles
 from deepseek_trainer.errors import UnavailableError, first_line
@@ -31,6 +32,9 @@ METADATA = ".metadata"
 
 class Opened(Protocol):
     """A file of a checkpoint, open for reading."""
+
+    def part(self, offset: int, length: int) -> IO[bytes]:
+        """So many bytes from there, as a file of their own."""
 
     def read(self, offset: int, length: int | None) -> bytes:
         """So many bytes from there; None: all to the end."""
@@ -79,25 +83,21 @@ def in_folder(folder: Path) -> Source:
 class OpenFile:
     """A plain file."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
 
     @staticmethod
     @contextmanager
     def open(path: Path) -> Iterator[OpenFile]:
-        with path.open("rb", buffering=0) as file:
-            yield OpenFile(file.fileno())
+        with path.open("rb") as file:
+            yield OpenFile(file)
+
+    def part(self, offset: int, length: int) -> IO[bytes]:
+        return cast(IO[bytes], _create_file_view(self._file, offset, length))
 
     def read(self, offset: int, length: int | None) -> bytes:
-        end = os.fstat(self._descriptor).st_size if length is None else offset + length
-        parts = []
-        while offset < end:
-            part = os.pread(self._descriptor, end - offset, offset)
-            if not part:
-                raise EOFError(f"a file ends after {offset} bytes, and more than {end} are expected")
-            parts.append(part)
-            offset += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        self._file.seek(offset)
+        return self._file.read(-1 if length is None else length)
 
 
 class _Reader(FileSystemReader):
@@ -111,7 +111,7 @@ class _Reader(FileSystemReader):
         return metadata
 
     def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
-        return io.BytesIO(cast(Opened, file).read(sinfo.offset, sinfo.length))
+        return cast(Opened, file).part(sinfo.offset, sinfo.length)
 
 
 class _Files(FileSystem):

@@ -13,13 +13,14 @@ Rules
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from deepseek_trainer import durable
 from deepseek_trainer.agent.network import own_address
@@ -220,6 +221,9 @@ class _Fetched:
     def __init__(self, peer: Peer, checkpoint: Path, name: str, entry: Mapping[str, Any]) -> None:
         self._peer, self._checkpoint, self._name, self._entry = peer, checkpoint, name, entry
         self._on_volume = False
+
+    def part(self, offset: int, length: int) -> IO[bytes]:
+        return io.BytesIO(self.read(offset, length))
 
     def read(self, offset: int, length: int | None) -> bytes:
         size = self._entry["bytes"] - offset if length is None else length
