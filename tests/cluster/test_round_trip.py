@@ -28,6 +28,8 @@ FULL = {
 ELSEWHERE = {
     "workers.volumes.hostPath": "is there to be refused with a remedy",
     "checkpoint.interval.seconds": "excludes checkpoint.interval.steps",
+    "trainer.model.path": "excludes the preset and the sizes",
+    "trainer.model.numKeyValueHeads": "is of other architectures than DeepSeekV3",
     **{f"data.dataset.{field}": "excludes data.corpus" for field in ("name", "config", "revision", "split")},
 }
 MINIMAL: Manifest = {
@@ -46,7 +48,13 @@ DEFAULTS: dict[str, Any] = {
     "suspend": False,
     "trainer": {
         "task": "pretrain",
-        "model": {"preset": "tiny"},
+        "model": {
+            "preset": "tiny",
+            "trustRemoteCode": False,
+            "attention": "SDPA",
+            "experts": {"biasUpdateRate": 0.001, "sequenceLoss": 0.0001},
+            "multiToken": {"depth": 0, "lossWeight": 0.3},
+        },
         "tokenizer": {"kind": "bpe", "vocabSize": 4096},
         "training": {
             "steps": 100,
@@ -54,6 +62,17 @@ DEFAULTS: dict[str, Any] = {
             "microBatchSize": 8,
             "sequenceLength": 128,
             "precision": "fp32",
+            "lossScale": {"initial": 65536, "growthSteps": 2000},
+            "zLoss": 0,
+            "guard": {
+                "onNonFinite": "Fail",
+                "onSpike": "Ignore",
+                "spikeDeviations": 6,
+                "windowSteps": 64,
+                "maxSkippedSteps": 10,
+                "rollbackSteps": 1,
+            },
+            "deterministic": False,
             "activationCheckpointing": "none",
             "cpuOffload": False,
             "reduceGradients": "step",
@@ -61,6 +80,7 @@ DEFAULTS: dict[str, Any] = {
         },
         "parallelism": {"auto": False, "tensor": 1, "expert": 1},
         "optimizer": {
+            "kind": "AdamW",
             "learningRate": 0.003,
             "minLearningRateRatio": 0.1,
             "warmupSteps": 20,
@@ -68,6 +88,8 @@ DEFAULTS: dict[str, Any] = {
             "beta1": 0.9,
             "beta2": 0.95,
             "gradientClip": 1,
+            "schedule": {"kind": "Cosine", "decayShare": 0.2},
+            "muon": {"momentum": 0.95, "newtonSchulzSteps": 5},
         },
         "evaluation": {"everySteps": 50, "batches": 8},
     },

@@ -142,8 +142,15 @@ TRAINER: Manifest = {
         "hiddenSize": 512,
         "numLayers": 6,
         "numAttentionHeads": 8,
+        "architecture": "DeepSeekV3",
+        "intermediateSize": 1024,
         "numExperts": 16,
         "expertsPerToken": 4,
+        "expertIntermediateSize": 256,
+        "trustRemoteCode": False,
+        "attention": "Flash",
+        "experts": {"biasUpdateRate": 0.01, "sequenceLoss": 0.001, "capacityFactor": 1.5},
+        "multiToken": {"depth": 1, "lossWeight": 0.1},
     },
     "tokenizer": {"kind": "deepseek", "vocabSize": 8192},
     "training": {
@@ -152,6 +159,17 @@ TRAINER: Manifest = {
         "microBatchSize": 4,
         "sequenceLength": 256,
         "precision": "bf16",
+        "lossScale": {"initial": 1024, "growthSteps": 500},
+        "zLoss": 0.0001,
+        "guard": {
+            "onNonFinite": "SkipStep",
+            "onSpike": "SkipStep",
+            "spikeDeviations": 8,
+            "windowSteps": 32,
+            "maxSkippedSteps": 3,
+            "rollbackSteps": 2,
+        },
+        "deterministic": True,
         "seed": 7,
         "activationCheckpointing": "selective",
         "reduceGradients": "microBatch",
@@ -159,13 +177,18 @@ TRAINER: Manifest = {
     },
     "parallelism": {"auto": False, "replicate": 3, "shard": 4, "tensor": 1, "expert": 1},
     "optimizer": {
+        "kind": "Muon",
         "learningRate": 0.001,
         "minLearningRateRatio": 0.2,
         "warmupSteps": 50,
+        "schedule": {"kind": "WSD", "decayShare": 0.3},
         "weightDecay": 0.2,
         "beta1": 0.8,
         "beta2": 0.9,
         "gradientClip": 0.5,
+        "muon": {"momentum": 0.9, "newtonSchulzSteps": 6},
+        "ema": {"decay": 0.99, "evaluate": False},
+        "spectralCap": {"weights": ["*.self_attn.o_proj.weight"], "limit": 4},
     },
     "evaluation": {"everySteps": 100, "batches": 4},
 }
@@ -263,13 +286,17 @@ def trainer_job() -> Manifest:
     }
 
 
+HOW_IT_IS_TRAINED = ("trustRemoteCode", "attention", "experts", "multiToken")
+"""Fields of the model that are no part of its architecture."""
+
+
 def finetune_job() -> Manifest:
     """The same with the built-in trainer's other task, which takes its architecture from the weights, and a claim of its own."""
     job = trainer_job()
     trainer = TRAINER | {
         "task": "finetune",
         "initialWeights": {"path": "/data/model"},
-        "model": {"preset": "tiny"},
+        "model": {"preset": "tiny", **{name: TRAINER["model"][name] for name in HOW_IT_IS_TRAINED}},
         "tokenizer": {"kind": "initialWeights", "vocabSize": 4096},
     }
     checkpoint = job["spec"]["checkpoint"] | {"volume": {"template": CLAIM, "subPath": "runs/full"}}
