@@ -24,7 +24,7 @@ MESSAGES = [
         {"spec/workers/replicas": -1},
         "spec.workers.replicas: input should be greater than or equal to 1, not -1",
     ),
-    ({"spec/trainer/model/preset": "huge"}, "spec.trainer.model.preset: input should be 'tiny' or 'small', not 'huge'"),
+    ({"spec/trainer/model/preset": "huge"}, "spec.trainer.model.preset: input should be 'tiny', 'small', 'reference'"),
     ({"kind": "Job"}, "kind: must be DeepSeekJob, not 'Job'"),
     (
         {"apiVersion": "v1"},
