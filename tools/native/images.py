@@ -34,6 +34,8 @@ _BASE_PACKAGES = "python3.11,python3-venv,ca-certificates"
 _BASE_IMAGE = f"localhost/deepseekjob-base:{_SUITE}"
 _BUILD_TIMEOUT_S = 3600.0
 _SCRATCH = "scratch-"
+_LAYERS_MAX = 250
+"""Buildah keeps each layer that it ever made, and nothing says which are still of use: with more, it begins anew."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def _buildah(recipe: Recipe, context: Path, base: str, target: Path) -> None:
     """In a storage of its own, with layers kept, so that only what changed is built again."""
     packages.require_root("building images without docker")
     packages.ensure(packages.IMAGES)
+    _bound_storage()
     chosen = base or _base_image()
     arguments = [f"--build-arg=BASE={chosen}", "--build-arg=PIP_NO_INDEX=1", *_torch_argument(recipe)]
     file = context / recipe.project / "Containerfile"
@@ -172,6 +175,12 @@ def _delete_files(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_symlink() or path.is_file():
             path.unlink()
+
+
+def _bound_storage() -> None:
+    storage = _folder() / "storage"
+    if len(list(storage.glob("overlay-images/*/"))) > _LAYERS_MAX:
+        shutil.rmtree(storage)
 
 
 def _storage() -> list[str]:
