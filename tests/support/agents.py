@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_trainer.agent import exec
-from deepseek_trainer.agent.zygote import NAME as ZYGOTE
 from support.eventually import eventually
 from support.zygote import Forked, Zygote, fork_of
 
@@ -168,11 +167,8 @@ def family(agent: int) -> list[int]:
 
 
 def _is_zygote(pid: int) -> bool:
-    """Whether it is one, or stands for one that was started after the first was lost."""
-    process = Path(f"/proc/{pid}")
     try:
-        named = process.joinpath("comm").read_text().strip() == ZYGOTE
-        return named or b"deepseek_trainer.agent.zygote" in process.joinpath("cmdline").read_bytes()
+        return b"deepseek_trainer.agent.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except FileNotFoundError:
         return False
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from deepseek_trainer.agent import zygote
 
 _RAY = b"deepseek_trainer.raycluster"
 """The raylet beside a worker has the same environment."""
-_STANDS_FOR_A_FORK = b"agent/exec.py"
+_ZYGOTE, _STANDS_FOR_A_FORK = b"deepseek_trainer.agent.zygote", b"agent/exec.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +125,10 @@ def _first_rank(pod: str, namespace: str) -> int:
 
 
 def _is_rank(pid: int, agent: int) -> bool:
+    command = _read(pid, "cmdline")
     if _parent(pid) != agent:
-        return _is_zygote(_parent(pid))
-    return not _is_zygote(pid) and _STANDS_FOR_A_FORK not in _read(pid, "cmdline")
-
-
-def _is_zygote(pid: int) -> bool:
-    return _read(pid, "comm").strip() == zygote.NAME.encode()
+        return _ZYGOTE in _read(_parent(pid), "cmdline")
+    return _ZYGOTE not in command and _STANDS_FOR_A_FORK not in command
 
 
 def _pids() -> list[int]:

@@ -28,17 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the agent and ends the process."""
     log.configure()
     code = run(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(code, Prewarm):  # the agent's fork
-        code.serve()
-        return
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: a thread may be blocked for ever in a store whose host is frozen, and nothing is left to do.
     os._exit(code)
 
 
-def run(arguments: Sequence[str]) -> int | Prewarm:
-    """The agent from its settings to its last words; answers the exit status, and in its fork what is to be served."""
+def run(arguments: Sequence[str]) -> int:
+    """The agent from its settings to its last words; answers the exit status."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _setter(stop))
@@ -57,27 +54,22 @@ def run(arguments: Sequence[str]) -> int | Prewarm:
         return ExitCode.UNAVAILABLE
     events.info("agent started", port=agent_settings.agent_port, command=" ".join(agent_settings.command))
     code = _supervise(agent_settings, status, events, stop)
-    if isinstance(code, Prewarm):
-        return code
     lastwords.write(agent_settings.termination_log, status.progress(), events)
     events.info("agent ends", exit_code=int(code))
     return code
 
 
-def _supervise(agent_settings: Settings, status: Status, events: EventLog, stop: threading.Event) -> int | Prewarm:
+def _supervise(agent_settings: Settings, status: Status, events: EventLog, stop: threading.Event) -> int:
     # torch prints a page of C++ frames for every connection that breaks; the agent logs a line instead.
     level = os.environ.get("TORCH_CPP_LOG_LEVEL")
     os.environ["TORCH_CPP_LOG_LEVEL"] = level or "ERROR"
     environment = {"TORCH_CPP_LOG_LEVEL": level or "WARNING"}
     prewarm = Prewarm(agent_settings, {**os.environ, **environment}, events)
     status.ready_when(prewarm.is_warm)
-    with imports.lasting():  # seconds, with the server already up
-        import torch.distributed  # noqa: F401
-    if prewarm.fork():
-        return prewarm
+    prewarm.start()  # before torch is imported here: the two imports overlap
     try:
         with imports.lasting():
-            from deepseek_trainer.agent.running import supervise
+            from deepseek_trainer.agent.running import supervise  # torch: seconds, with the server already up
 
         return supervise(agent_settings, status, events, stop, environment, prewarm)
     finally:

@@ -32,9 +32,6 @@ class EventLog:
         self._logger.log(level, "%s", " ".join(f"{name}={_quoted(value)}" for name, value in pairs.items()))
 
 
-ELASTIC = "torch.distributed.elastic"
-
-
 def configure() -> None:
     """Sends the agent's events to stderr, and nothing else of this process below an error."""
     formatter = logging.Formatter("time=%(asctime)s.%(msecs)03dZ level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
@@ -46,15 +43,7 @@ def configure() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     # torch's own agent narrates each signal that it sends; the agent's events say the same in its own terms.
-    logging.getLogger(ELASTIC).setLevel(logging.ERROR)
-
-
-def reset() -> None:
-    """Undoes that, in a process that is not the agent any more."""
-    logger = logging.getLogger(LOGGER)
-    logger.handlers, logger.propagate = [], True
-    for name in (LOGGER, ELASTIC):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
 
 
 def _quoted(value: object) -> str:

@@ -1,7 +1,7 @@
 """A process that has imported torch once and forks a training process each time one is asked for.
 
 Most of what a restart costs is imports: seconds of CPU time for torch and transformers. `recovery.prewarm` pays them
-once a pod, while nobody waits; torch's once for the agent and it, as it is a fork of the agent where it can be. Each fork is a process of its own that runs the very command it would have run anyway:
+once a pod, while nobody waits. Each fork is a process of its own that runs the very command it would have run anyway:
 same arguments, environment, standard streams and working directory; `exec.py` stands for it towards torch's agent.
 
 Rules
@@ -24,7 +24,6 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +31,6 @@ from deepseek_trainer import imports
 from deepseek_trainer.agent import stacks
 from deepseek_trainer.agent.exec import PR_SET_PDEATHSIG
 
-NAME = "deepseek-zygote"
-"""As `ps` shows it; the kernel keeps 15 characters."""
-PR_SET_NAME = 15
 F_SETSIG = 10
 """fcntl: which signal tells of input on a descriptor (Linux)."""
 FDS = 4
@@ -52,13 +48,8 @@ class Request(NamedTuple):
 
 
 def main() -> None:
-    """`python -m deepseek_trainer.agent.zygote SOCKET MODULE…`."""
-    serve(sys.argv[1], sys.argv[2:])
-
-
-def serve(address: str, modules: Sequence[str]) -> None:
-    """Imports the modules, then serves for ever; returns in forks, once their command has run."""
-    _rename(NAME)
+    """`python -m deepseek_trainer.agent.zygote SOCKET MODULE…`: imports the modules, then serves for ever."""
+    address, modules = sys.argv[1], sys.argv[2:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C the agent takes care
     # Listening before the imports are done: who asks meanwhile waits, and never longer than its own imports would take.
     listener = socket.socket(socket.AF_UNIX)
@@ -162,7 +153,6 @@ def become(request: Request, fds: list[int]) -> None:
         os.close(fd)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     die_with(lifeline)
-    _rename(Path(request.argv[0]).name)
     os.setsid()
     os.environ.clear()
     os.environ.update(request.env)
@@ -181,11 +171,6 @@ def die_with(lifeline: int) -> None:
     with contextlib.suppress(BlockingIOError):
         if os.read(lifeline, 1) == b"":  # it was closed before the kernel was asked
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _rename(name: str) -> None:
-    """Changes what `ps` and /proc/<pid>/comm show of this process."""
-    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def _own_randomness() -> None:
