@@ -93,6 +93,7 @@ WHILE_SUSPENDED: dict[str, Change] = {
         # The helpers mount volumes, which must be there.
         if field != "volumes"
     },
+    "workers.procPerNode": {"workers/procPerNode": 2, "trainer/parallelism": {"shard": 2}},
     "workers.env one more": {"workers/env": [*full_job.WORKERS["env"], {"name": "MORE", "value": "1"}]},
     "backend": {"backend": "gloo"},
     "backend by default": {"backend": GONE},

@@ -10,6 +10,7 @@ processors are scarce, and steps would wait for it.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from deepseek_trainer.checkpoint import layout
 from deepseek_trainer.checkpoint.flight import THREAD
 from deepseek_trainer.checkpoint.verify import verify
 from deepseek_trainer.errors import UnavailableError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,11 @@ class Verifier:
                     self._thread = None
                     return
             step, checkpoint = wanted
-            problem = self._reread(checkpoint)
+            try:
+                problem = self._reread(checkpoint)
+            except RuntimeError as error:  # the interpreter ends, and starts no thread to hash in any more
+                log.debug("not verified step=%d: %s", step, error)
+                return
             if problem is not None:
                 with self._lock:
                     self._verdicts.append(Verdict(step, problem))
