@@ -20,8 +20,9 @@ Change = dict[str, Any]
 
 
 def running() -> Manifest:
-    """A job with every field, which is not suspended."""
-    return changed(full_job.trainer_job(), {"metadata/name": "existing", "spec/suspend": False})
+    """A job with every field, which is not suspended; its mesh is one for any number of processes."""
+    here = {"metadata/name": "existing", "spec/suspend": False, "spec/trainer/parallelism/replicate": GONE}
+    return changed(full_job.trainer_job(), here | {"spec/trainer/parallelism/shard": GONE})
 
 
 NEVER: dict[str, Change] = {
@@ -93,7 +94,6 @@ WHILE_SUSPENDED: dict[str, Change] = {
         # The helpers mount volumes, which must be there.
         if field != "volumes"
     },
-    "workers.procPerNode": {"workers/procPerNode": 2, "trainer/parallelism": {"shard": 2}},
     "workers.env one more": {"workers/env": [*full_job.WORKERS["env"], {"name": "MORE", "value": "1"}]},
     "backend": {"backend": "gloo"},
     "backend by default": {"backend": GONE},
