@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from deepseek_trainer import __main__, train
+from deepseek_trainer import __main__, gradient
 from deepseek_trainer.data.samples import IGNORED, MicroBatch
 from deepseek_trainer.optim.loss import Objective, summed_objective
 
@@ -24,5 +24,5 @@ def _costly(model: object, batch: MicroBatch, **chosen: Any) -> Objective:
 
 
 if __name__ == "__main__":
-    vars(train)[summed_objective.__name__] = _costly
+    vars(gradient)[summed_objective.__name__] = _costly
     sys.exit(__main__.main())

@@ -6,13 +6,13 @@ import math
 import os
 import sys
 
-from deepseek_trainer import __main__, train
+from deepseek_trainer import __main__, gradient
 from deepseek_trainer.data.feed import Feed, Step
 from deepseek_trainer.distributed.shards import local
-from deepseek_trainer.train import Run
+from deepseek_trainer.start import Run
 
 BAD_STEPS = "BAD_STEPS"
-_ACCUMULATE = train._accumulate
+_ACCUMULATE = gradient.accumulate
 
 
 def _poisoned(run: Run, feed: Feed, step: Step) -> float:
@@ -25,5 +25,5 @@ def _poisoned(run: Run, feed: Feed, step: Step) -> float:
 
 
 if __name__ == "__main__":
-    vars(train)[_ACCUMULATE.__name__] = _poisoned
+    vars(gradient)[_ACCUMULATE.__name__] = _poisoned
     sys.exit(__main__.main())

@@ -1,6 +1,6 @@
 """I8: the gradient of a step is that of its batch in one process, however unevenly the ranks share it.
 
-The loop's own step (`train._accumulate`), fed by its own feed, for each rank of a world in turn; what is played is the
+The loop's own step (`gradient.accumulate`), fed by its own feed, for each rank of a world in turn; what is played is the
 mean over the ranks that FSDP takes, and a model that is small and knows no shards.
 """
 
@@ -21,10 +21,11 @@ from deepseek_trainer.data.ledger import Ledger
 from deepseek_trainer.data.positions import PositionFeed
 from deepseek_trainer.data.samples import Samples
 from deepseek_trainer.distributed.waits import Waits
+from deepseek_trainer.gradient import accumulate
 from deepseek_trainer.progress import Progress
 from deepseek_trainer.pulse import PulseWriter
 from deepseek_trainer.report import Reporter
-from deepseek_trainer.train import Run, _accumulate
+from deepseek_trainer.start import Run
 from numpy.typing import NDArray
 from support.datajob import PlayedWorld
 from support.stores import store_of
@@ -102,7 +103,7 @@ def shared_out(data: Samples, batch: int, ranks: int, dtype: torch.dtype) -> tup
         feed = PositionFeed(config, run.world, data, ledger, run.waits, cast(AuditLog, audit))
         with closing(feed):
             step = feed.next(lambda: False)
-            mine = _accumulate(cast(Run, run), feed, step)
+            mine = accumulate(cast(Run, run), feed, step)
             feed.trained()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         total = total + torch.cat([gradient.flatten() for gradient in gradients]) / ranks
