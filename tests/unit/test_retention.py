@@ -116,3 +116,22 @@ def test_of_those_that_wait_the_newest_is_read(tmp_path: Path) -> None:
     verifier.wait()
     assert verifier.verdicts() == [Verdict(1, "")]
     assert verifier.verdicts() == []
+
+
+def test_a_reading_that_fails_is_told_and_the_next_is_made(caplog: pytest.LogCaptureFixture) -> None:
+    def reading(path: str) -> str:
+        if path == "step-1":
+            raise RuntimeError("can't start new thread")
+        return ""
+
+    verifier = Verifier(reading)
+    for step in (1, 2):
+        verifier.read(step, f"step-{step}")
+        verifier.wait()
+    assert verifier.verdicts() == [Verdict(2, "")]
+    assert caplog.messages == ["not verified step=1: RuntimeError: can't start new thread"]
+
+    verifier.leave()
+    verifier.read(1, "step-1")
+    verifier.wait()
+    assert len(caplog.messages) == 1, "the process ends"

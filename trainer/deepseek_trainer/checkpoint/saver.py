@@ -137,6 +137,8 @@ class Saver:
         if error is None:
             self._verifier.wait()
             self._hear_verdicts()
+        else:
+            self._verifier.leave()
         wait_s = BROKEN_LANDING_S if error is not None and lost_peer(error) else LANDING_S
         if self._flight is not None and not self._flight.wait(wait_s):
             log.warning("left the save of step %d, which is still under way", self._flight.step)

@@ -21,7 +21,7 @@ from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import layout
 from deepseek_trainer.checkpoint.flight import THREAD
 from deepseek_trainer.checkpoint.verify import verify
-from deepseek_trainer.errors import UnavailableError
+from deepseek_trainer.errors import UnavailableError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Verifier:
         self._next: tuple[int, str] | None = None
         self._verdicts: list[Verdict] = []
         self._thread: threading.Thread | None = None
+        self._leaving = False
 
     def read(self, step: int, checkpoint: str) -> None:
         """Has a checkpoint read, now or after the one that is being read."""
@@ -71,6 +72,10 @@ class Verifier:
         if thread is not None:
             thread.join()
 
+    def leave(self) -> None:
+        """The process ends by an error, and doesn't wait: how a reading fails from now on says nothing."""
+        self._leaving = True
+
     def _work(self) -> None:
         while True:
             with self._lock:
@@ -81,9 +86,11 @@ class Verifier:
             step, checkpoint = wanted
             try:
                 problem = self._reread(checkpoint)
-            except RuntimeError as error:  # the interpreter ends, and starts no thread to hash in any more
-                log.debug("not verified step=%d: %s", step, error)
-                return
+            except Exception as error:
+                if self._leaving:  # an interpreter that ends starts no thread to hash in any more
+                    return
+                log.error("not verified step=%d: %s: %s", step, type(error).__name__, first_line(error))
+                continue
             if problem is not None:
                 with self._lock:
                     self._verdicts.append(Verdict(step, problem))
