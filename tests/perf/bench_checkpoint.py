@@ -30,7 +30,6 @@ from typing import Any
 import torch
 from deepseek_trainer.checkpoint import load, state
 from deepseek_trainer.checkpoint.flight import Flight
-from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.checkpoint.staging import Staging
 from deepseek_trainer.config import OptimizerSpec, TrainerSpec
 from deepseek_trainer.distributed.world import World, join
@@ -38,6 +37,7 @@ from deepseek_trainer.model import origin
 from deepseek_trainer.optim import optimizer as optimizers
 from support.bench_table import Row, table, verdict
 from support.restarts import Restarts
+from support.saver import writer
 
 ROUNDS, STARTS = 3, 2
 PIECE = 16 * 2**20
@@ -59,7 +59,7 @@ def main() -> int:
 def _measured(home: Path, world: World) -> Figures:
     spec = TrainerSpec.model_validate({"model": {"preset": "small"}, "training": {"steps": 1}})
     source = origin.of(spec, vocab_size=8192)
-    model, writer = source.model(), Writer(home / "ours", "bench", "", 1, 1, 1, source.identity(), world)
+    model, writing = source.model(), writer(home / "ours", world, keep=1, model=source.identity())
     optimizer = optimizers.make(model, OptimizerSpec())
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -70,10 +70,10 @@ def _measured(home: Path, world: World) -> Figures:
     seconds: dict[str, list[float]] = defaultdict(list)
     for step in range(1, 2 * ROUNDS + 1, 2):
         seconds["torch.save"].append(_timed(lambda: _torch_save(home / "theirs.pt", collected)))
-        seconds["Sync"].append(_timed(partial(writer.save, collected, {"step": step})))
+        seconds["Sync"].append(_timed(partial(writing.save, collected, {"step": step})))
         began = time.perf_counter()
         copied = staging.copy(collected)
-        flight = Flight(step + 1, partial(replace(writer, world=apart).save, copied, {"step": step + 1}))
+        flight = Flight(step + 1, partial(replace(writing, world=apart).save, copied, {"step": step + 1}))
         seconds["Async"].append(time.perf_counter() - began)
         flight.wait()
         assert flight.error is None, flight.error

@@ -92,7 +92,17 @@ class Training:
             folder, job=uid, generation=generation, attempt=generation, found=found, world_size=ranks, audited=False
         )
         self.start = start.start
-        self.writer = ListWriter(folder, "job", uid, generation, generation, config.keep, {}, world, start.start)
+        self.writer = ListWriter(
+            folder,
+            job="job",
+            uid=uid,
+            generation=generation,
+            attempt=generation,
+            keep=config.keep,
+            model={},
+            world=world,
+            start=start.start,
+        )
         self.resumed_step = found.manifest.step if found else 0
         changed = len(self.weights) and int(self.weights[-1, CONFIG]) != config.number
         self.segment = (int(self.weights[-1, SEGMENT]) if len(self.weights) else 0) + int(changed)

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from deepseek_trainer.checkpoint import load, state
-from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.config import OptimizerSpec, TrainingSpec
 from deepseek_trainer.config.parallelism import ParallelismSpec
 from deepseek_trainer.data import deal
@@ -29,6 +28,7 @@ from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim import optimizer
 from deepseek_trainer.pulse import PulseWriter
+from support.saver import writer
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
@@ -189,8 +189,7 @@ class Sharded:
         return course
 
     def save(self, folder: Path) -> None:
-        writer = Writer(folder, "test", "", 1, 1, 3, {}, self.world)
-        writer.save(state.collect(self.model, self.optimizer, {}), {"step": SAVED})
+        writer(folder, self.world).save(state.collect(self.model, self.optimizer, {}), {"step": SAVED})
 
     def resume(self, folder: Path) -> None:
         found = load.newest_whole(folder)

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from deepseek_trainer.checkpoint import load, state
-from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.config import load as load_config
 from deepseek_trainer.distributed import mesh, sharding
 from deepseek_trainer.distributed.waits import Waits
@@ -15,6 +14,7 @@ from deepseek_trainer.model import origin
 from deepseek_trainer.optim.guard import Guard
 from deepseek_trainer.optim.update import Update
 from deepseek_trainer.pulse import PulseWriter
+from support.saver import writer
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         read = state.collect(model, update.optimizer, beside)
         assert not load.read_into(read, found, world)
         state.restore(model, update.optimizer, read)
-        Writer(Path(os.environ["TO"]), "test", "", 1, 1, 3, found.manifest.model, world).save(
+        writer(Path(os.environ["TO"]), world, model=found.manifest.model).save(
             state.collect(model, update.optimizer, beside), found.manifest.ledger
         )
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Never
+from types import MappingProxyType
+from typing import Any, Never
 
 import torch
 from deepseek_trainer.checkpoint.save import Writer
@@ -18,10 +20,26 @@ from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.errors import UnavailableError
 
 
-def writer(folder: Path, world: World, *, generation: int, keep: int = 2) -> Writer:
-    return Writer(
-        folder, job="test", uid="uid-1", generation=generation, attempt=1, keep=keep, model={"layers": 1}, world=world
-    )
+def author(
+    world: World, *, generation: int = 1, keep: int = 2, model: Mapping[str, Any] = MappingProxyType({"layers": 1})
+) -> dict[str, Any]:
+    """The fields of `save.Author` that have no default."""
+    return {
+        "job": "test",
+        "uid": "uid-1",
+        "generation": generation,
+        "attempt": 1,
+        "keep": keep,
+        "model": dict(model),
+        "world": world,
+    }
+
+
+def writer(folder: Path, world: World, **fields: Any) -> Writer:
+    """Args:
+    fields: of `author`.
+    """
+    return Writer(folder, **author(world, **fields))
 
 
 def state(step: int) -> dict[str, dict[str, torch.Tensor]]:

@@ -15,6 +15,7 @@ from deepseek_trainer.checkpoint import layout, load, retention
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.errors import DataError, FencedError
+from support import saver
 
 pytestmark = pytest.mark.training
 
@@ -27,7 +28,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def writer(world: World, tmp_path: Path) -> Writer:
-    return Writer(tmp_path / "ck", job="test", uid="uid-1", generation=2, attempt=1, keep=3, model={}, world=world)
+    return saver.writer(tmp_path / "ck", world, generation=2, keep=3)
 
 
 def _save(writer: Writer, *steps: int) -> None:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from safetensors.torch import load_file
 from support.procs import Processes, free_port, start_training
 from support.runs import losses, report, run_config
 from support.s3 import ALONE, BUCKET, CREDENTIALS, Server
-from support.saver import state
+from support.saver import author, state
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(400)]
 CHANGES = ("PUT", "POST", "DELETE")
@@ -63,18 +64,11 @@ def store(server: Server, request: pytest.FixtureRequest) -> Store:
     return connect(f"s3://{BUCKET}/{abs(hash(request.node.name))}", server.endpoint)
 
 
-def writer(store: Store, world: World, *, generation: int = 1, keep: int = 2) -> ObjectWriter:
-    return ObjectWriter(
-        store,
-        Manifests(store),
-        job="test",
-        uid="uid-1",
-        generation=generation,
-        attempt=1,
-        keep=keep,
-        model={"layers": 1},
-        world=world,
-    )
+def writer(store: Store, world: World, **fields: Any) -> ObjectWriter:
+    """Args:
+    fields: of `author`.
+    """
+    return ObjectWriter(store, Manifests(store), **author(world, **fields))
 
 
 def begun(made: ObjectWriter) -> tuple[Found[Save] | None, ObjectWriter]:

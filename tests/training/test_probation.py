@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_failure_after_many_steps_or_after_a_checkpoint_of_its_own_says_nothin
         assert _train(saves.folder, NAN, steps=probation.STEPS + 1) == 4
     found, start = load.begin(saves.folder, job="uid-1", generation=1, attempt=1, world_size=1)
     assert found is not None
-    own = Writer(**{**vars(saves), "start": start.start})
+    own = replace(saves, start=start.start)
     own.save(state(6), {"step": 6})
     with pytest.raises(TrainerError), _watched(found, start, 3):
         raise NAN

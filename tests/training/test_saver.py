@@ -28,6 +28,7 @@ from deepseek_trainer.report import Reporter
 from support.eventually import eventually
 from support.procs import start_training
 from support.runs import losses, report
+from support.saver import author
 
 pytestmark = pytest.mark.training
 
@@ -76,7 +77,7 @@ class Run:
         self.weight = torch.zeros(64)
         self.step = 0
         self.progress = Progress(Reporter(None), PulseWriter(None))
-        self.disk = Disk(folder, "test", "uid-1", 1, 1, 10, {}, world)
+        self.disk = Disk(folder, **author(world, keep=10))
         self.spec = CheckpointSpec.model_validate({"directory": str(folder), "everySteps": 2} | spec)
         self.saver = Saver(self.spec, self.disk, self.progress, lambda: {"model": {"weight": self.weight}})
 

@@ -40,8 +40,9 @@ class Shown:
     loss: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Author:
-    """What the writers of both places are, a folder on a volume and a part of an object store.
+    """Who saves: what the writers of both places are, a folder on a volume and a part of an object store.
 
     Attributes:
         uid: of the job; tells it from one of the same name that was deleted before.
@@ -58,9 +59,9 @@ class Author:
     keep: int
     model: dict[str, Any]
     world: World
-    start: str
-    keep_seconds: int | None
-    keep_every_steps: int | None
+    start: str = ""
+    keep_seconds: int | None = None
+    keep_every_steps: int | None = None
     memory: Memory | None = None
 
     def rules(self) -> dict[str, Any]:
@@ -105,17 +106,6 @@ class Writer(Author):
     """
 
     folder: Path
-    job: str
-    uid: str
-    generation: int
-    attempt: int
-    keep: int
-    model: dict[str, Any]
-    world: World
-    start: str = ""
-    keep_seconds: int | None = None
-    keep_every_steps: int | None = None
-    memory: Memory | None = None
 
     def save(
         self,

@@ -23,7 +23,6 @@ from deepseek_trainer.checkpoint.objects.manifests import Manifests, encode
 from deepseek_trainer.checkpoint.objects.store import Store, UndecidedError
 from deepseek_trainer.checkpoint.save import Author, Shown, Stopwatch, info
 from deepseek_trainer.contract import CheckpointInfo
-from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import FencedError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -39,16 +38,6 @@ class ObjectWriter(Author):
 
     store: Store
     manifests: Manifests
-    job: str
-    uid: str
-    generation: int
-    attempt: int
-    keep: int
-    model: dict[str, Any]
-    world: World
-    start: str = ""
-    keep_seconds: int | None = None
-    keep_every_steps: int | None = None
     number: int = 0
 
     def save(
