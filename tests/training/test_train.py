@@ -53,6 +53,13 @@ def test_every_number_of_ranks_computes_the_same(config: MakeConfig, tmp_path: P
         assert losses(outputs[n]) == pytest.approx(alone, rel=1e-5)
         assert said[n]["validationLoss"] == pytest.approx(said[1]["validationLoss"], rel=1e-5)
         assert said[n]["experts"] == said[1]["experts"], "each token is counted once, padding never"
+        assert said[n]["gradNorm"] == pytest.approx(said[1]["gradNorm"], rel=1e-4)
+        assert said[n]["learningRate"] == said[1]["learningRate"] > 0
+        parts = said[n]["stepSeconds"]
+        assert parts.keys() == {"data", "forward", "backward", "optimizer", "waiting"}
+        assert parts["backward"] > parts["data"] >= 0
+        assert said[n]["memory"]["resident"] > 50e6
+        assert "mfu" not in said[n], "a CPU has no peak that is known"
     assert sum(said[1]["experts"]["shares"]) == pytest.approx(4, abs=0.01)
     assert f"expert_max_violation={said[1]['experts']['maxViolation']:g}" in outputs[1]
 

@@ -88,7 +88,7 @@ def test_an_evaluation_is_no_part_of_a_step(file: Path) -> None:
     assert seen(file).step_s == 1.0
 
 
-@pytest.mark.parametrize("cut", [1, 8, 40, 60, 75])
+@pytest.mark.parametrize("cut", [1, 8, 40, 60, 75, 130])
 def test_a_record_that_was_torn_leaves_the_one_before(file: Path, cut: int) -> None:
     pulse = writer(file)
     with pulse.waiting(), pulse.loading():
@@ -99,9 +99,37 @@ def test_a_record_that_was_torn_leaves_the_one_before(file: Path, cut: int) -> N
     before, whole = seen(file), file.read_bytes()
     pulse.stepped(2)
     after = file.read_bytes()
-    (slot,) = [start for start in (0, 128) if whole[start : start + 128] != after[start : start + 128]]
+    half = len(whole) // 2
+    (slot,) = [start for start in (0, half) if whole[start : start + half] != after[start : start + half]]
     file.write_bytes(after[: slot + cut] + whole[slot + cut :])
-    assert read(file) == before
+    assert repr(read(file)) == repr(before), "NaN is not itself"
+
+
+def test_parts_of_a_step_are_own_work_alone_and_stay_until_they_are_measured_again(file: Path) -> None:
+    pulse = writer(file)
+    pulse.enter("training")  # at 101
+    with pulse.part("forward"):  # from 102
+        with pulse.waiting():
+            pulse.tick()  # two seconds
+        with pulse.loading():
+            pass  # one
+    with pulse.part("forward"):
+        pass  # one more second
+    with pytest.raises(OSError, match="lost"), pulse.part("backward"):
+        raise OSError("a peer was lost")
+    pulse.memory(resident=7.0, allocated=5.0)
+    pulse.stepped(1)
+    first = seen(file)
+    assert (first.forward_s, first.backward_s, first.waited_s) == (4.0, 1.0, 2.0)
+    assert (first.resident_bytes, first.allocated_bytes) == (7.0, 5.0)
+    assert math.isnan(first.optimizer_s)
+    assert math.isnan(first.reserved_bytes)
+    pulse.stepped(2)
+    assert seen(file)[8:13] == pytest.approx(first[8:13], nan_ok=True), "of the last step that was measured"
+    with pulse.part("forward"):
+        pass
+    pulse.stepped(3)
+    assert (seen(file).forward_s, seen(file).backward_s) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 256, b"x" * 256, b"\0" * 100])

@@ -271,3 +271,17 @@ def test_metrics_have_the_steps_of_each_rank() -> None:
     assert 'deepseekjob_rank_own_work_seconds{job="j",pod="p",rank="5"}' not in text
     assert 'deepseekjob_rank_data_wait_seconds{job="j",pod="p",rank="4"} 0.125' in text
     assert 'deepseekjob_rank_data_wait_seconds{job="j",pod="p",rank="5"}' not in text
+
+
+def test_metrics_have_the_parts_of_a_step_and_the_memory_of_each_rank() -> None:
+    blank = Pulse(7, "training", 9, 1.0, 1.0, 0.5, 0.25, 0.125)
+    pulses = {4: blank._replace(forward_s=0.5, waited_s=2.0, resident_bytes=4096.0), 5: blank}
+    text = exposition(lambda: Progress(job="j", pod="p", grad_norm=1.5, mfu=0.25), lambda: pulses)().decode()
+    assert 'deepseekjob_rank_part_seconds{job="j",part="forward",pod="p",rank="4"} 0.5' in text
+    assert 'deepseekjob_rank_part_seconds{job="j",part="waiting",pod="p",rank="4"} 2.0' in text
+    assert 'deepseekjob_rank_memory_bytes{job="j",kind="resident",pod="p",rank="4"} 4096.0' in text
+    assert text.count("deepseekjob_rank_part_seconds{") == 2, "what was not measured has no sample"
+    assert text.count("deepseekjob_rank_memory_bytes{") == 1
+    assert 'deepseekjob_grad_norm{job="j",pod="p"} 1.5' in text
+    assert 'deepseekjob_mfu{job="j",pod="p"} 0.25' in text
+    assert "deepseekjob_learning_rate{" not in text

@@ -246,6 +246,29 @@ class Experts(_Message):
     """Share of the assignments that were beyond the experts' capacity."""
 
 
+class StepSeconds(_Message):
+    """What the seconds of rank 0's last measured step went to; None: not measured. On a GPU one step in 64 is."""
+
+    data: float | None = None
+    """Waiting for its data."""
+    forward: float | None = None
+    backward: float | None = None
+    optimizer: float | None = None
+    waiting: float | None = None
+    """For other ranks, in collectives; in none of the others."""
+
+
+class Memory(_Message):
+    """Bytes of rank 0; None: there is no such memory."""
+
+    resident: int | None = None
+    """On the host, at this moment."""
+    allocated: int | None = None
+    """On its GPU, the most that tensors had since the process began."""
+    reserved: int | None = None
+    """On its GPU, the most that the allocator held for them."""
+
+
 Phase = Literal["starting", "preparing", "training", "evaluating", "checkpointing", "finished", "waiting"]
 """What a training process does; steps are made while it is training. waiting: for data that has yet to arrive."""
 
@@ -265,13 +288,20 @@ class Report(_Message):
     chain: str | None = None
     """Hash chain over the consumed batches, hex."""
     loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    """Of the last step's gradient over all ranks, before it was clipped; None where it was no number."""
     skipped_steps: int | None = None
     """Of the job, steps that left the weights as they were: their samples count as consumed."""
     validation_loss: float | None = None
     tokens_per_second: float | None = None
+    mfu: float | None = None
+    """Share of the devices' peak that the model's own operations are; None: not known, as on a CPU."""
     eta_seconds: float | None = None
     data_wait: float | None = None
     """Share of the last steps' time in which rank 0 waited for its data."""
+    step_seconds: StepSeconds | None = None
+    memory: Memory | None = None
     checkpoint: CheckpointInfo | None = None
     checkpoint_failure: CheckpointFailure | None = None
     """What is wrong with saving; None: nothing."""

@@ -20,14 +20,16 @@ def accumulate(run: Run, feed: Feed, step: Step) -> float:
         sharding.sync_on_last(run.model, run.config.trainer.training, last=i == step.micro_steps - 1)
         micro_batch = feed.micro_batch()
         run.progress.pulse.tick()  # before and after what waits for the others
-        loss, minimized = summed_objective(
-            run.model,
-            micro_batch,
-            z_loss=spec.training.z_loss,
-            routing=run.routing,
-            further_weight=spec.model.multi_token.loss_weight,
-        )
-        (minimized * (scale * run.world.data_size / step.targets)).backward()  # FSDP takes the mean over the ranks
+        with run.waits.part("forward"):
+            loss, minimized = summed_objective(
+                run.model,
+                micro_batch,
+                z_loss=spec.training.z_loss,
+                routing=run.routing,
+                further_weight=spec.model.multi_token.loss_weight,
+            )
+        with run.waits.part("backward"):
+            (minimized * (scale * run.world.data_size / step.targets)).backward()  # FSDP takes the mean over the ranks
         summed += loss.detach()
         run.progress.pulse.tick()
     return float(summed) / step.targets if run.world.counts else 0.0

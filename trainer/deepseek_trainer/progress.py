@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from deepseek_trainer.contract import Report
-from deepseek_trainer.pulse import PulseWriter
+from deepseek_trainer.contract import Memory, Report, StepSeconds
+from deepseek_trainer.pulse import Pulse, PulseWriter
 from deepseek_trainer.report import Reporter
 
 _WINDOW_STEPS = 20
@@ -27,6 +27,8 @@ class Pace(NamedTuple):
     """Share of that in which this rank waited for its data."""
     busy_s: float
     """Seconds of the last step that were this rank's own work; NaN where that was not measured."""
+    parts: StepSeconds
+    memory: Memory
 
 
 class Progress:
@@ -64,7 +66,35 @@ class Progress:
         (begin, _, _), *counted = self._steps
         elapsed_s = max(self._steps[-1][0] - begin, sys.float_info.min)
         trained, waited_s = sum(tokens for _, tokens, _ in counted), sum(waited_s for *_, waited_s in counted)
-        return Pace(trained / elapsed_s, elapsed_s / len(counted), waited_s / elapsed_s, pulse.busy_s)
+        return Pace(
+            trained / elapsed_s,
+            elapsed_s / len(counted),
+            waited_s / elapsed_s,
+            pulse.busy_s,
+            _parts(pulse),
+            _memory(pulse),
+        )
 
     def close(self) -> None:
         self._reporter.flush()
+
+
+def finite(value: float) -> float | None:
+    """None for what is no number: JSON has no word for it."""
+    return value if math.isfinite(value) else None
+
+
+def _parts(pulse: Pulse) -> StepSeconds:
+    return StepSeconds(
+        data=finite(pulse.data_s),
+        forward=finite(pulse.forward_s),
+        backward=finite(pulse.backward_s),
+        optimizer=finite(pulse.optimizer_s),
+        waiting=finite(pulse.waited_s),
+    )
+
+
+def _memory(pulse: Pulse) -> Memory:
+    sizes = (pulse.resident_bytes, pulse.allocated_bytes, pulse.reserved_bytes)
+    resident, allocated, reserved = (int(size) if math.isfinite(size) else None for size in sizes)
+    return Memory(resident=resident, allocated=allocated, reserved=reserved)

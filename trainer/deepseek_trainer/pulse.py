@@ -30,17 +30,20 @@ import os
 import struct
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from deepseek_trainer.contract import Env, Phase
 
 PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
-_RECORD = struct.Struct("<qqqqddddd")
+Part = Literal["forward", "backward", "optimizer"]
+"""Of a step's own work."""
+_RECORD = struct.Struct("<qqqq12d")
 _CHECKSUM = struct.Struct("<I")
-_SLOT_BYTES = 128
+_SLOT_BYTES = 256
 _FILE_BYTES = 2 * _SLOT_BYTES
 
 
@@ -62,6 +65,18 @@ class Pulse(NamedTuple):
     """Seconds of it that were this rank's own work and not waiting for others; NaN where that is not measured."""
     data_s: float = math.nan
     """Seconds of its own work in which it waited for its data; NaN where that is not measured."""
+    forward_s: float = math.nan
+    """Seconds of its own work that were the forward passes of the last step in which parts were measured; NaN: of none.
+    With `backward_s` and `optimizer_s` likewise, and `waited_s` in which it waited for others."""
+    backward_s: float = math.nan
+    optimizer_s: float = math.nan
+    waited_s: float = math.nan
+    resident_bytes: float = math.nan
+    """Host memory of the process, as it was seen last; NaN where that is not measured."""
+    allocated_bytes: float = math.nan
+    """The most of a GPU's memory that tensors had since the process began; NaN without a GPU."""
+    reserved_bytes: float = math.nan
+    """The most that torch's allocator held for them: what is beyond the former is fragments and a cache."""
 
 
 class PulseWriter:
@@ -79,6 +94,7 @@ class PulseWriter:
         self._began = clock()
         self._waited_s: float | None = None
         self._loading_s: float | None = None
+        self._parts_s: dict[Part, float] = defaultdict(float)
         self._pulse = Pulse(-1, "starting", 0, math.nan, self._began, math.nan, math.nan, math.nan)
         self._write()
 
@@ -91,7 +107,7 @@ class PulseWriter:
     def enter(self, phase: Phase) -> None:
         """This rank is in that phase from now on; the next step begins now. Nothing when it is in it already."""
         if phase != self._pulse.phase:
-            self._began, self._waited_s, self._loading_s = self._clock(), None, None
+            self._begin(self._clock())
             self._touch(self._began, phase=phase)
 
     def tick(self) -> None:
@@ -120,15 +136,41 @@ class PulseWriter:
         finally:
             self._loading_s = (self._loading_s or 0.0) + self._clock() - began
 
+    @contextmanager
+    def part(self, name: Part) -> Iterator[None]:
+        """What is done in here is that part of the step, but for what of it is waiting, for other ranks or for data."""
+        began = self._clock() - self._elsewhere_s
+        try:
+            yield
+        finally:
+            self._parts_s[name] += self._clock() - self._elsewhere_s - began
+
+    @property
+    def _elsewhere_s(self) -> float:
+        """Of the present step, so long was waiting, up to now."""
+        return (self._waited_s or 0.0) + (self._loading_s or 0.0)
+
+    def memory(self, *, resident: float, allocated: float = math.nan, reserved: float = math.nan) -> None:
+        """What this process takes, in bytes; written with the next step."""
+        self._pulse = self._pulse._replace(resident_bytes=resident, allocated_bytes=allocated, reserved_bytes=reserved)
+
     def stepped(self, step: int) -> Pulse:
         """An optimizer step has ended, and the next one begins. Its own work is known if it waited anywhere."""
         now = self._clock()
         step_s = now - self._began
         busy_s = math.nan if self._waited_s is None else step_s - self._waited_s
         data_s = math.nan if self._loading_s is None else self._loading_s
-        self._touch(now, step=step, moment=now, step_s=step_s, busy_s=busy_s, data_s=data_s)
-        self._began, self._waited_s, self._loading_s = now, None, None
+        parts = {f"{name}_s": seconds for name, seconds in self._parts_s.items()}
+        if self._waited_s is not None:
+            parts["waited_s"] = self._waited_s
+        self._touch(now, step=step, moment=now, step_s=step_s, busy_s=busy_s, data_s=data_s, **parts)
+        self._begin(now)
         return self._pulse
+
+    def _begin(self, now: float) -> None:
+        """The next step begins."""
+        self._began, self._waited_s, self._loading_s = now, None, None
+        self._parts_s.clear()
 
     def _touch(self, now: float, **changes: object) -> None:
         self._pulse = self._pulse._replace(ticks=self._pulse.ticks + 1, touched=now, **changes)  # type: ignore[arg-type]
@@ -144,11 +186,7 @@ class PulseWriter:
             pulse.step,
             PHASES.index(pulse.phase),
             pulse.ticks,
-            pulse.moment,
-            pulse.touched,
-            pulse.step_s,
-            pulse.busy_s,
-            pulse.data_s,
+            *pulse[3:],
         )
         start = self._serial % 2 * _SLOT_BYTES
         content = record + _CHECKSUM.pack(zlib.crc32(record))

@@ -33,6 +33,7 @@ from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim.guard import Guard
 from deepseek_trainer.optim.update import Update
 from deepseek_trainer.progress import Progress
+from deepseek_trainer.telling import Telling, speed
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Run:
     writer: AnyWriter | None
     audit: AuditLog | None
     """None: what is trained is not written down."""
+    tell: Telling
 
 
 def set_up(
@@ -101,7 +103,8 @@ def set_up(
     )
     progress.update(unigram_entropy=data.unigram_entropy)
     update, guard = Update(model, spec, world, waits), Guard(training.guard, _left_out(place, writer, ledger, world))
-    run = Run(config, world, progress, data, model, update, guard, routing, waits, place, writer, audit)
+    tell = Telling(config, world, progress, guard, speed(config, world, source.config, parameters))
+    run = Run(config, world, progress, data, model, update, guard, routing, waits, place, writer, audit, tell)
     if other is not None:
         _begin_with(run, other)
     return run, ledger, found

@@ -10,24 +10,21 @@ What it keeps true, for any number of ranks and any history of faults:
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from dataclasses import asdict
 
 from deepseek_trainer import gradient, start
 from deepseek_trainer.checkpoint import probation
 from deepseek_trainer.config import RunConfig
-from deepseek_trainer.contract import Experts
-from deepseek_trainer.data.feed import Feed, Ledger
+from deepseek_trainer.data.feed import Feed
 from deepseek_trainer.distributed.world import World, lost_peer
 from deepseek_trainer.errors import PreemptedError
 from deepseek_trainer.evaluate import validation_loss
 from deepseek_trainer.logs import fields
-from deepseek_trainer.model.balance import Load
-from deepseek_trainer.progress import Pace, Progress
+from deepseek_trainer.progress import Progress
 from deepseek_trainer.signals import StopSignal
 from deepseek_trainer.start import Run
+from deepseek_trainer.telling import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +82,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
                     load = run.routing.balance(moves=refused is None)
                 feed.trained()  # a step that was left out has consumed its samples, too
 
-                pace = progress.stepped(feed.ledger.step, step.tokens)
-                _tell(run, feed.ledger, loss=loss, lr=rate, grad_norm=grad_norm, pace=pace, refused=refused, load=load)
-                feed.paced(pace.busy_s)
+                feed.paced(run.tell.step(feed.ledger, Outcome(step.tokens, loss, rate, grad_norm, refused, load)))
                 last, stopping = feed.ledger.step == training.steps, bool(told_to_stop)
 
             number = feed.ledger.step
@@ -115,48 +110,6 @@ def _evaluate(run: Run, feed: Feed) -> None:
         log.info("evaluated %s", fields(step=feed.ledger.step, validation_loss=loss, unigram_entropy=entropy))
     run.progress.update(phase="training", validation_loss=loss)
     run.progress.started()
-
-
-def _tell(
-    run: Run,
-    ledger: Ledger,
-    *,
-    loss: float,
-    lr: float,
-    grad_norm: float,
-    pace: Pace,
-    refused: str | None,
-    load: Load | None,
-) -> None:
-    """Logs and reports a step."""
-    log.info(
-        fields(
-            step=ledger.step,
-            loss=loss,
-            lr=lr,
-            grad_norm=grad_norm,
-            tokens_per_second=round(pace.tokens_per_second),
-            data_wait=pace.data_wait,
-            epoch=ledger.epoch,
-            **({} if load is None else {"expert_max_violation": load.max_violation, "expert_dropped": load.dropped}),
-        )
-    )
-    if refused is not None:
-        log.warning("left out %s: %s", fields(step=ledger.step, left_out=run.guard.skipped), refused)
-    steps_left = run.config.trainer.training.steps - ledger.step
-    run.progress.update(
-        phase="training",
-        step=ledger.step,
-        loss=loss if math.isfinite(loss) else None,
-        skipped_steps=run.guard.skipped,
-        tokens_per_second=pace.tokens_per_second,
-        eta_seconds=steps_left * pace.step_s,
-        data_wait=pace.data_wait,
-        epoch=ledger.epoch,
-        position=ledger.position,
-        chain=ledger.chain,
-        experts=None if load is None else Experts(**asdict(load)),
-    )
 
 
 def _due(step: int, every: int) -> bool:

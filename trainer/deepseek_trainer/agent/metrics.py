@@ -18,9 +18,12 @@ GAUGES = {
     "total_steps": "Optimizer steps of the whole run.",
     "position": "Samples consumed since the start of the data.",
     "loss": "Training loss, nats per token.",
+    "learning_rate": "Learning rate of the last step.",
+    "grad_norm": "Norm of the last step's gradient over all ranks, before it was clipped.",
     "skipped_steps": "Steps of the job that left the weights as they were.",
     "validation_loss": "Loss on held-out data, nats per token.",
     "tokens_per_second": "Throughput of the whole job.",
+    "mfu": "Share of the devices' peak that the model's own operations are.",
     "eta_seconds": "Estimated seconds to the last step.",
     "data_wait": "Share of the last steps' time in which rank 0 waited for its data.",
     "resumed_step": "Step of the checkpoint that training went on from.",
@@ -47,6 +50,9 @@ RANK_GAUGES = {
     "own_work_seconds": "Seconds of it in which the rank worked and did not wait for others, where that is measured.",
     "data_wait_seconds": "Seconds of its own work in which it waited for its data.",
 }
+PARTS = {"forward": "forward_s", "backward": "backward_s", "optimizer": "optimizer_s", "waiting": "waited_s"}
+MEMORY = {"resident": "resident_bytes", "allocated": "allocated_bytes", "reserved": "reserved_bytes"}
+"""Labels of a rank's figures, and where its pulse has them."""
 
 
 class ProgressCollector(Collector):
@@ -130,6 +136,41 @@ class ProgressCollector(Collector):
                 if math.isfinite(value):
                     family.add_metric((*labels, str(rank)), value)
             yield family
+        yield _labelled(
+            "deepseekjob_rank_part_seconds",
+            "Seconds of the last measured step of a rank, by part; waiting is for other ranks and in no other part.",
+            ("part", PARTS),
+            labels,
+            pulses,
+        )
+        yield _labelled(
+            "deepseekjob_rank_memory_bytes",
+            "Memory of a rank: resident on the host; on its GPU the most that was allocated, and reserved for that.",
+            ("kind", MEMORY),
+            labels,
+            pulses,
+        )
+
+
+def _labelled(
+    name: str,
+    text: str,
+    figures: tuple[str, Mapping[str, str]],
+    labels: tuple[str, str],
+    pulses: Mapping[int, Pulse],
+) -> Metric:
+    """One sample for each rank and figure.
+
+    Args:
+        figures: the label that tells them apart, and for each of its values the field of a pulse.
+    """
+    label, fields = figures
+    family = GaugeMetricFamily(name, text, labels=(*LABELS, "rank", label))
+    for rank, pulse in pulses.items():
+        for kind, field in fields.items():
+            if math.isfinite(value := getattr(pulse, field)):
+                family.add_metric((*labels, str(rank), kind), value)
+    return family
 
 
 def _checkpoint_value(saved: CheckpointInfo, name: str) -> float | None:

@@ -38,6 +38,7 @@ from deepseek_trainer.data.feed import Feed
 from deepseek_trainer.distributed.world import lost_peer
 from deepseek_trainer.errors import FencedError, TrainerError, UnavailableError
 from deepseek_trainer.logs import fields
+from deepseek_trainer.marks import mark
 from deepseek_trainer.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,8 @@ class Saver:
     def _blocking(self) -> Iterator[None]:
         """While no step is made."""
         self._progress.update(phase="checkpointing")
-        yield
+        with mark("checkpoint"):
+            yield
         self._progress.update(phase="training")
         self._progress.started()
 

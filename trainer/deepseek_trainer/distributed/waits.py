@@ -1,4 +1,4 @@
-"""How long this rank waits for the others in a step; what is left of the step is its own work.
+"""How long this rank waits for the others in a step; what is left of the step is its own work, and of what parts that is.
 
 All ranks of a synchronous job take the same wall time for a step, so a slow one can't be told by it: the others wait
 for it in the collectives, and it waits for nobody. On a CPU a collective blocks the host, and the wait is the time of
@@ -15,7 +15,8 @@ from contextlib import contextmanager
 
 import torch
 
-from deepseek_trainer.pulse import PulseWriter
+from deepseek_trainer.marks import mark
+from deepseek_trainer.pulse import Part, PulseWriter
 
 MEASURED_EVERY = 64
 """Steps on an accelerator; one that loses all of its overlap, a quarter of its time, costs 0.4 %."""
@@ -37,8 +38,20 @@ class Waits:
     @contextmanager
     def data(self) -> Iterator[None]:
         """Around each wait of the host for its data. On an accelerator that still computes it may hold up nothing."""
-        with self._pulse.loading():
+        with mark("data"), self._pulse.loading():
             yield
+
+    @contextmanager
+    def part(self, name: Part) -> Iterator[None]:
+        """Around each part of a step. What of it waits for others, or for data, doesn't count as its time."""
+        with mark(name):
+            if not self._measures:
+                yield
+                return
+            self._synchronize()
+            with self._pulse.part(name):
+                yield
+                self._synchronize()
 
     @contextmanager
     def collective(self) -> Iterator[None]:

@@ -83,13 +83,14 @@ class Update:
 
     def apply(self, step: int) -> None:
         """Changes the weights by the gradient; the step is the one with this number, from 0. A collective."""
-        self.optimizer.step()
-        if self._cap is not None:
-            with self._waits.collective():
-                self._cap.apply()
-        if self._ema is not None:
-            self._ema.update(step)
-        self.optimizer.zero_grad()
+        with self._waits.part("optimizer"):
+            self.optimizer.step()
+            if self._cap is not None:
+                with self._waits.collective():
+                    self._cap.apply()
+            if self._ema is not None:
+                self._ema.update(step)
+            self.optimizer.zero_grad()
 
     def leave(self) -> None:
         """Changes nothing; the gradient is gone."""
