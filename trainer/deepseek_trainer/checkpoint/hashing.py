@@ -48,7 +48,7 @@ class HashedFiles(FileSystem):
         copy = self._copies() if self._copies else None
         try:
             with Path(path).open(mode) as file, ThreadPoolExecutor(1, "hash") as apart:
-                stream = HashedStream(cast(io.BufferedWriter, file), apart, copy)
+                stream = HashedFile(cast(io.BufferedWriter, file), apart, copy)
                 yield stream
                 file.flush()
                 os.fsync(file.fileno())
@@ -66,12 +66,11 @@ class HashedFiles(FileSystem):
         self.described[Path(new_path).name] = self.described.pop(Path(path).name)
 
 
-class HashedStream(io.RawIOBase):
-    """Passes on what is written, and hashes it. It can't be sought in, so that what is hashed is what the file has."""
+class Hashing(io.RawIOBase):
+    """Passes on what is written, and hashes it. It can't be sought in, so that what is hashed is what is written."""
 
-    def __init__(self, file: io.BufferedWriter, apart: ThreadPoolExecutor, copy: Copy | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._file, self._apart, self._copy = file, apart, copy
         self._digest, self._bytes = hashlib.sha256(), 0
 
     def writable(self) -> bool:
@@ -79,6 +78,30 @@ class HashedStream(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         piece = memoryview(data).cast("B")
+        self._pass_on(piece)
+        self._bytes += len(piece)
+        return len(piece)
+
+    def tell(self) -> int:
+        return self._bytes
+
+    def describe(self) -> dict[str, Any]:
+        """As `durable.describe`."""
+        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+
+    def _pass_on(self, piece: memoryview) -> None:
+        """Writes and hashes a piece; its memory is the caller's, and free when this returns."""
+        raise NotImplementedError
+
+
+class HashedFile(Hashing):
+    """A file on a volume: a large piece is hashed beside its writing."""
+
+    def __init__(self, file: io.BufferedWriter, apart: ThreadPoolExecutor, copy: Copy | None = None) -> None:
+        super().__init__()
+        self._file, self._apart, self._copy = file, apart, copy
+
+    def _pass_on(self, piece: memoryview) -> None:
         hashed = self._apart.submit(self._digest.update, piece) if len(piece) >= APART else None
         if hashed is None:
             self._digest.update(piece)
@@ -88,12 +111,4 @@ class HashedStream(io.RawIOBase):
                 self._copy.write(piece)
         finally:
             if hashed is not None:
-                hashed.result()  # the memory is the caller's
-        self._bytes += len(piece)
-        return len(piece)
-
-    def tell(self) -> int:
-        return self._bytes
-
-    def describe(self) -> dict[str, Any]:
-        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+                hashed.result()

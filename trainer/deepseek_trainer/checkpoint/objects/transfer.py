@@ -9,7 +9,6 @@ Reading asks for the bytes of one tensor at a time, so any number of ranks reads
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import pickle
@@ -28,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from deepseek_trainer.checkpoint import dcp
+from deepseek_trainer.checkpoint.hashing import Hashing
 from deepseek_trainer.checkpoint.objects.layout import Save
 from deepseek_trainer.checkpoint.objects.store import BLOCK, Store
 
@@ -78,9 +78,9 @@ class _Objects(FileSystem):
             return
         try:
             with self._store.writing(self._save.key(name)) as stream:
-                hashing = _Hashing(stream)
-                yield hashing
-            self.written[name] = hashing.described()
+                hashed = _HashedObject(stream)
+                yield hashed
+            self.written[name] = hashed.describe()
         except Exception as error:
             self.errors.append(error)  # and not raised: a thread has nobody who would hear it
 
@@ -148,29 +148,18 @@ class _Reader(FileSystemReader):
         return io.BytesIO(file.read(sinfo.length))
 
 
-class _Hashing(io.RawIOBase):
-    """What passes through is counted and hashed; large pieces are handed on block by block."""
+class _HashedObject(Hashing):
+    """An object that is uploaded: a large piece is handed on block by block."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._digest, self._bytes = stream, hashlib.sha256(), 0
+        super().__init__()
+        self._stream = stream
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: Any) -> int:
-        view = memoryview(content).cast("B")
-        for first in range(0, len(view), BLOCK):
-            block = view[first : first + BLOCK]
+    def _pass_on(self, piece: memoryview) -> None:
+        for first in range(0, len(piece), BLOCK):
+            block = piece[first : first + BLOCK]
             self._digest.update(block)
             self._stream.write(block)
-        self._bytes += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        return self._bytes
-
-    def described(self) -> dict[str, Any]:
-        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
 
 
 def _bytes(state: Any) -> int:
