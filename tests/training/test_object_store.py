@@ -22,7 +22,7 @@ from deepseek_trainer.checkpoint.objects import load, transfer
 from deepseek_trainer.checkpoint.objects.layout import MANIFEST, Save
 from deepseek_trainer.checkpoint.objects.manifests import Manifests
 from deepseek_trainer.checkpoint.objects.save import ObjectWriter
-from deepseek_trainer.checkpoint.objects.store import Store, connect
+from deepseek_trainer.checkpoint.objects.store import Store, connect, look
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.errors import DataError, FencedError, UnavailableError
@@ -101,7 +101,7 @@ def copied(store: Store, name: str) -> Store:
 
 def states(store: Store) -> list[tuple[int, bool]]:
     """Step of each save, and whether it is committed."""
-    view, manifests = load.look(store), Manifests(store)
+    view, manifests = look(store), Manifests(store)
     found = [(save, view.has(save, MANIFEST) and not isinstance(manifests.of(save), str)) for save in view.saves()]
     return [(save.step, committed and ".metadata" in view.of(save)) for save, committed in found]
 
@@ -136,7 +136,7 @@ def test_whatever_request_a_save_ends_at_the_newest_whole_checkpoint_is_found(
         came_from.append(found.manifest.step)
         save(second, found.manifest.step + 2)
         assert [step for step, committed in states(here) if committed] == [came_from[-1] + 2, came_from[-1]]
-        assert value(here, load.newest_whole(here, second.manifests, load.look(here))) == came_from[-1] + 2
+        assert value(here, load.newest_whole(here, second.manifests, look(here))) == came_from[-1] + 2
     assert all(store.url in text for text in refusals)
     assert came_from[0] == 4
     assert came_from[-1] == 6
@@ -180,7 +180,7 @@ def test_a_save_that_a_newer_generation_overtakes_at_any_request_commits_nothing
         server.hook = lambda method, path: None
         if reached:
             assert went_on_from == [6 if committed else 4], f"overtaken before request {number}"
-            newest = load.newest_whole(here, Manifests(here), load.look(here))
+            newest = load.newest_whole(here, Manifests(here), look(here))
             assert newest is not None
             assert newest.manifest.generation == 2
             assert value(here, newest) == newest.manifest.step == (8 if committed else 6)
@@ -217,7 +217,7 @@ def test_what_is_damaged_is_passed_over_with_the_reason(
 ) -> None:
     _, made = begun(writer(store, world, keep=9))
     save(made, 2, 4, 6, 8, 10, 12)
-    saves = load.look(store).saves()
+    saves = look(store).saves()
     assert made.reread(str(saves[5])) == ""
     for place, name, change in (
         (0, "__0_0.distcp", lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:]),
@@ -359,7 +359,7 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit_and_can_be_exported(
     where = [store.url, "--endpoint", store.endpoint]
     assert export_command([*where, str(tmp_path / "hf"), "--tokenizer", str(store_folder / "tokenizer.json")]) == 0
     exported = load_file(tmp_path / "hf" / "model.safetensors")["model.embed_tokens.weight"]
-    found = load.newest_whole(store, Manifests(store), load.look(store))
+    found = load.newest_whole(store, Manifests(store), look(store))
     assert found is not None
     read = {"model": {"model.embed_tokens.weight": torch.zeros_like(exported)}}
     transfer.read(read, store, found.path, found.manifest.files)

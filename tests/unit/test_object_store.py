@@ -9,7 +9,7 @@ from deepseek_trainer.checkpoint.layout import Manifest, Start
 from deepseek_trainer.checkpoint.objects import starts
 from deepseek_trainer.checkpoint.objects.layout import Save, View, save_named, start_key
 from deepseek_trainer.checkpoint.objects.manifests import Manifests, Void, decode, encode
-from deepseek_trainer.checkpoint.objects.store import Store, connect
+from deepseek_trainer.checkpoint.objects.store import Store, connect, look
 from deepseek_trainer.checkpoint.retention import Known, doomed
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.errors import DataError, FencedError
@@ -18,10 +18,6 @@ from deepseek_trainer.errors import DataError, FencedError
 @pytest.fixture
 def store(request: pytest.FixtureRequest) -> Store:
     return connect(f"memory://{request.node.name}")
-
-
-def view(store: Store) -> View:
-    return View(store.url, store.endpoint, store.sizes())
 
 
 MANIFEST = Manifest(1, "j", 4, 1, 1, 2, {"step": 4}, {"layers": 1}, {}, {}, 0.1 + 0.2, "2026-01-01T00:00:00Z")
@@ -82,7 +78,7 @@ def test_a_manifest_of_another_step_than_its_name_is_refused(store: Store) -> No
 
 
 def started(store: Store, job: str, generation: int) -> int | None:
-    last = starts.newest(store, view(store))
+    last = starts.newest(store, look(store))
     starts.require_current(last, job, generation, store.url)
     return starts.record(store, last, Start("2026-01-01T00:00:00Z", job, generation, 1, 0, None, f"{job}-{generation}"))
 
@@ -91,16 +87,16 @@ def test_starts_are_numbered_and_whoever_is_behind_is_refused(store: Store) -> N
     assert [started(store, "one", generation) for generation in (1, 1, 3)] == [1, 2, 3]
     with pytest.raises(FencedError, match=r"generation 2 must not train on memory://.*: generation 3 trains there"):
         started(store, "one", 2)
-    last = starts.newest(store, view(store))
+    last = starts.newest(store, look(store))
     assert starts.past(last, "one").failures == 2
     assert started(store, "two", 1) == 4  # the job was deleted, and applied anew
     with pytest.raises(FencedError, match=r"another one \(UID two\) has taken its place"):
         started(store, "one", 9)
-    assert starts.past(starts.newest(store, view(store)), "two").failures == 0
+    assert starts.past(starts.newest(store, look(store)), "two").failures == 0
 
 
 def test_of_two_starts_at_once_one_gets_the_number(store: Store) -> None:
-    last = starts.newest(store, view(store))
+    last = starts.newest(store, look(store))
     one, other = (Start("2026-01-01T00:00:00Z", "j", 1, 1, 0, None, name) for name in ("one", "other"))
     assert starts.record(store, last, one) == 1
     assert starts.record(store, last, other) is None

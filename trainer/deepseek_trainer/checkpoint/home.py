@@ -23,7 +23,7 @@ from deepseek_trainer.checkpoint.objects import probation as failures
 from deepseek_trainer.checkpoint.objects import starts, transfer
 from deepseek_trainer.checkpoint.objects.manifests import Manifests
 from deepseek_trainer.checkpoint.objects.save import ObjectWriter
-from deepseek_trainer.checkpoint.objects.store import Store, connect
+from deepseek_trainer.checkpoint.objects.store import Store, connect, look
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.config import CheckpointSpec, ConfigError, ResumeFrom
 from deepseek_trainer.distributed.world import World
@@ -159,7 +159,7 @@ class Bucket:
 
     def another(self, wanted: ResumeFrom) -> Found[keys.Save]:
         store, field = connect(wanted.directory, self.store.endpoint), "checkpoint.resumeFrom"
-        view, manifests = objects.look(store), Manifests(store)
+        view, manifests = look(store), Manifests(store)
         if wanted.step is None:
             newest = objects.newest_whole(store, manifests, view)
             if newest is None:
@@ -193,7 +193,7 @@ class Bucket:
         self.store.put(key, leftout.line(job=uid, ledger=ledger, steps=steps, why=why).encode())
 
     def past(self, uid: str) -> Past:
-        return starts.past(starts.newest(self.store, objects.look(self.store)), uid)
+        return starts.past(starts.newest(self.store, look(self.store)), uid)
 
     def keep_configuration(self, config: Any) -> None:
         content = pretrained.described(config)

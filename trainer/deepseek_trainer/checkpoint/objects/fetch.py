@@ -12,9 +12,9 @@ from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import layout
 from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.checkpoint.objects.layout import MODEL, Save
-from deepseek_trainer.checkpoint.objects.load import judge, look
+from deepseek_trainer.checkpoint.objects.load import judge
 from deepseek_trainer.checkpoint.objects.manifests import Manifests
-from deepseek_trainer.checkpoint.objects.store import BLOCK, Store
+from deepseek_trainer.checkpoint.objects.store import BLOCK, Store, look
 from deepseek_trainer.errors import DataError
 
 log = logging.getLogger(__name__)

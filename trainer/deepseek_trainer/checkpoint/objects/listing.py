@@ -8,7 +8,7 @@ from deepseek_trainer.checkpoint import listing
 from deepseek_trainer.checkpoint.objects import probation, verify
 from deepseek_trainer.checkpoint.objects.layout import DAMAGED, MANIFEST, VERIFIED, Save, View
 from deepseek_trainer.checkpoint.objects.manifests import Manifests, Void
-from deepseek_trainer.checkpoint.objects.store import Store
+from deepseek_trainer.checkpoint.objects.store import Store, look
 from deepseek_trainer.checkpoint.verify import UNCOMMITTED
 from deepseek_trainer.errors import DataError, UnavailableError
 
@@ -20,7 +20,7 @@ def checkpoints(store: Store, *, content: bool = False) -> list[dict[str, Any]]:
         DataError: nothing is there.
         UnavailableError: the store refuses, or can't be reached.
     """
-    view, manifests = View(store.url, store.endpoint, store.sizes()), Manifests(store)
+    view, manifests = look(store), Manifests(store)
     if not view.keys:
         raise DataError(f"{store.url} has no object; give the job's part of the store")
     rows = (_row(store, view, manifests, save, content) for save in view.saves())
@@ -34,7 +34,7 @@ def trust(store: Store, step: int) -> None:
         DataError: there is no such checkpoint.
         UnavailableError: the store doesn't let it.
     """
-    view = View(store.url, store.endpoint, store.sizes())
+    view = look(store)
     saves = [save for save in view.saves() if save.step == step]
     if not saves:
         raise DataError(f"{store.url} has no checkpoint of step {step}")

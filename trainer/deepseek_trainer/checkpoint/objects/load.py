@@ -20,7 +20,7 @@ from deepseek_trainer.checkpoint.objects import probation, retention, starts, ve
 from deepseek_trainer.checkpoint.objects.layout import MANIFEST, Save, View
 from deepseek_trainer.checkpoint.objects.manifests import Manifests, Void
 from deepseek_trainer.checkpoint.objects.save import ObjectWriter
-from deepseek_trainer.checkpoint.objects.store import Store
+from deepseek_trainer.checkpoint.objects.store import Store, look
 from deepseek_trainer.checkpoint.verify import UNCOMMITTED
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import DataError
@@ -54,10 +54,6 @@ def begin(
             continue
         if not world.lead(lambda: retention.clean(store, writer.manifests, view, look(store), number)):  # noqa: B023
             return found, start, number
-
-
-def look(store: Store) -> View:
-    return View(store.url, store.endpoint, store.sizes())
 
 
 def newest_whole(store: Store, manifests: Manifests, view: View, world: World | None = None) -> Found[Save] | None:

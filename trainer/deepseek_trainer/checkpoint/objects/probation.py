@@ -11,7 +11,7 @@ from deepseek_trainer.checkpoint import probation
 from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.checkpoint.objects.layout import FAILED, MANIFEST, Save, View
 from deepseek_trainer.checkpoint.objects.manifests import Manifests
-from deepseek_trainer.checkpoint.objects.store import Store
+from deepseek_trainer.checkpoint.objects.store import Store, look
 from deepseek_trainer.errors import UnavailableError
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def trust(store: Store, view: View, save: Save) -> None:
 def record(store: Store, manifests: Manifests, save: Save, start: str, step: int, error: Exception) -> None:
     """Records that a start failed at this step, if that is soon after the checkpoint, and none of its own is newer."""
     try:
-        view = View(store.url, store.endpoint, store.sizes())
+        view = look(store)
         own = (manifests.of(later) for later in view.saves() if later.step > save.step and view.has(later, MANIFEST))
         if step - save.step > probation.STEPS or any(isinstance(m, Manifest) and m.start == start for m in own):
             return

@@ -15,7 +15,7 @@ from deepseek_trainer.checkpoint.objects import verify
 from deepseek_trainer.checkpoint.objects.layout import DAMAGED, MANIFEST, VERIFIED, Save, View
 from deepseek_trainer.checkpoint.objects.manifests import Manifests, Void, encode
 from deepseek_trainer.checkpoint.objects.probation import is_bad
-from deepseek_trainer.checkpoint.objects.store import Store
+from deepseek_trainer.checkpoint.objects.store import Store, look
 from deepseek_trainer.checkpoint.retention import Known
 from deepseek_trainer.checkpoint.save import Author
 from deepseek_trainer.errors import UnavailableError
@@ -29,7 +29,7 @@ VOID_KEPT = timedelta(days=7)
 def apply(store: Store, manifests: Manifests, author: Author, saved: Save) -> None:
     """Deletes what nothing keeps, after a commit; a store that fails meanwhile leaves some for the next time."""
     try:
-        view = View(store.url, store.endpoint, store.sizes())
+        view = look(store)
         if view.last_start() != saved.start:
             return  # a newer start looks after them
         saves = [save for save in view.saves() if save.step <= saved.step and view.has(save, MANIFEST)]

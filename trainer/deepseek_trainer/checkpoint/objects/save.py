@@ -18,9 +18,9 @@ from typing import Any
 
 from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.checkpoint.objects import retention, starts, transfer, verify
-from deepseek_trainer.checkpoint.objects.layout import DAMAGED, MANIFEST, VERIFIED, Save, View, save_named
+from deepseek_trainer.checkpoint.objects.layout import DAMAGED, MANIFEST, VERIFIED, Save, save_named
 from deepseek_trainer.checkpoint.objects.manifests import Manifests, encode
-from deepseek_trainer.checkpoint.objects.store import Store, UndecidedError
+from deepseek_trainer.checkpoint.objects.store import Store, UndecidedError, look
 from deepseek_trainer.checkpoint.save import Author, Shown, Stopwatch, info
 from deepseek_trainer.contract import CheckpointInfo
 from deepseek_trainer.errors import FencedError, UnavailableError
@@ -68,7 +68,7 @@ class ObjectWriter(Author):
         except UnavailableError as error:  # on all ranks
             if self.world.leader and not isinstance(error, UndecidedError):
                 with suppress(UnavailableError):
-                    self.store.delete(map(save.key, _view(self.store).of(save)))
+                    self.store.delete(map(save.key, look(self.store).of(save)))
             raise
 
     def reread(self, path: str) -> str | None:
@@ -79,7 +79,7 @@ class ObjectWriter(Author):
             if save is None or not isinstance(manifest, Manifest):
                 return None
             problem = verify.content(self.store, save, manifest)
-            if problem and not _view(self.store).has(save, MANIFEST):
+            if problem and not look(self.store).has(save, MANIFEST):
                 return None  # deleted meanwhile
             self.store.put(save.key(DAMAGED if problem else VERIFIED), f"{problem}\n".encode())
         except UnavailableError:
@@ -89,7 +89,7 @@ class ObjectWriter(Author):
     def _commit(
         self, save: Save, ledger: dict[str, Any], shown: Shown, files: transfer.Described, took: Stopwatch
     ) -> CheckpointInfo:
-        view = _view(self.store)
+        view = look(self.store)
         if view.last_start() != self.number:
             last = starts.newest(self.store, view)
             raise FencedError(
@@ -101,7 +101,3 @@ class ObjectWriter(Author):
             raise FencedError(f"{save}: a newer start has made it void")
         retention.apply(self.store, self.manifests, self, save)
         return info(str(save), manifest)
-
-
-def _view(store: Store) -> View:
-    return View(store.url, store.endpoint, store.sizes())

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from deepseek_trainer.checkpoint.objects.layout import View
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.errors import TrainerError, UnavailableError, first_line
 
@@ -158,6 +159,15 @@ class Store:
             raise
         except Exception as error:
             raise UnavailableError(f"{self.url}: can't be {what}: {_cause(error)}; {_remedy(error)}") from error
+
+
+def look(store: Store) -> View:
+    """One listing of it.
+
+    Raises:
+        UnavailableError: the store refuses, or can't be reached.
+    """
+    return View(store.url, store.endpoint, store.sizes())
 
 
 def connect(url: str, endpoint: str = "") -> Store:
