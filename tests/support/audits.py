@@ -81,15 +81,10 @@ def begin(
     audited: bool = True,
 ) -> tuple[Start, list[AuditLog]]:
     """A start of training from that checkpoint, on record, and the ranks' files of it."""
-    start = load.record_start(
-        folder,
-        job="uid-1",
-        generation=generation,
-        attempt=generation,
-        found=found,
-        world_size=ranks,
-        audited=audited,
+    start = load.new_start(
+        job="uid-1", generation=generation, attempt=generation, found=found, world_size=ranks, audited=audited
     )
+    load.record_start(folder, start)
     return start, [AuditLog(folder / layout.AUDIT, Header.of(start, rank, ledger)) for rank in range(ranks)]
 
 

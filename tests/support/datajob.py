@@ -88,9 +88,8 @@ class Training:
             self.ledger = config.ledger.continued_from(found.manifest.ledger, allow_change=config.allow_change)
             self.weights = read(found)
         retention.clean(folder, generation=generation)
-        start = load.record_start(
-            folder, job=uid, generation=generation, attempt=generation, found=found, world_size=ranks, audited=False
-        )
+        start = load.new_start(job=uid, generation=generation, attempt=generation, found=found, world_size=ranks)
+        load.record_start(folder, start)
         self.start = start.start
         self.writer = ListWriter(
             folder,

@@ -121,14 +121,10 @@ def test_what_was_saved_is_read_back(writer: Writer, world: World) -> None:
 
 
 def _start(writer: Writer) -> None:
-    load.record_start(
-        writer.folder,
-        job=writer.uid,
-        generation=writer.generation,
-        attempt=writer.attempt,
-        found=None,
-        world_size=1,
+    start = load.new_start(
+        job=writer.uid, generation=writer.generation, attempt=writer.attempt, found=None, world_size=1
     )
+    load.record_start(writer.folder, start)
 
 
 def test_an_older_generation_can_not_commit(writer: Writer) -> None:

@@ -97,15 +97,10 @@ def begin(
         found = newest_whole(folder, check)
         if found is not None:
             fits(found)
-        start = record_start(
-            folder,
-            job=job,
-            generation=generation,
-            attempt=attempt,
-            found=found,
-            world_size=world_size,
-            audited=audited,
+        start = new_start(
+            job=job, generation=generation, attempt=attempt, found=found, world_size=world_size, audited=audited
         )
+        record_start(folder, start)
         retention.clean(folder, generation=generation)
         if _committed(folder) <= before:
             return found, start
@@ -248,17 +243,16 @@ def _lacking(part: Any, prefix: str, known: Mapping[str, torch.Size | None]) -> 
     return [name for key, inner in part.items() for name in _lacking(inner, f"{prefix}{key}.", known)]
 
 
-def record_start(
-    folder: Path,
-    *,
-    job: str,
-    generation: int,
-    attempt: int,
-    found: Found[Path] | None,
-    world_size: int,
-    audited: bool = False,
+def record_start(folder: Path, start: Start) -> None:
+    """Appends to resumes.jsonl that training starts; from then on older generations can't commit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    durable.append_line(folder / layout.RESUMES, json.dumps(asdict(start)))
+
+
+def new_start(
+    *, job: str, generation: int, attempt: int, found: Found[Any] | None, world_size: int, audited: bool = False
 ) -> Start:
-    """Appends to resumes.jsonl that training starts; from then on older generations can't commit.
+    """A start of training at this moment, under a name of its own.
 
     Args:
         found: the checkpoint that it goes on from; None: from scratch.
@@ -267,10 +261,7 @@ def record_start(
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     step, path, parent = (found.manifest.step, str(found.path), found.manifest.start) if found else (0, None, "")
     name = f"g{generation}-a{attempt}-{secrets.token_hex(4)}"
-    start = Start(now, job, generation, attempt, step, path, name, parent, world_size, audited)
-    folder.mkdir(parents=True, exist_ok=True)
-    durable.append_line(folder / layout.RESUMES, json.dumps(asdict(start)))
-    return start
+    return Start(now, job, generation, attempt, step, path, name, parent, world_size, audited)
 
 
 def _committed(folder: Path) -> set[Path]:

@@ -9,13 +9,11 @@ saved counts, and one that comes later is void. Every rank hashes its share of a
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from deepseek_trainer.checkpoint.layout import Manifest, Start
-from deepseek_trainer.checkpoint.load import Found, none_whole
+from deepseek_trainer.checkpoint.load import Found, new_start, none_whole
 from deepseek_trainer.checkpoint.objects import probation, retention, starts, verify
 from deepseek_trainer.checkpoint.objects.layout import MANIFEST, Save, View
 from deepseek_trainer.checkpoint.objects.manifests import Manifests, Void
@@ -133,10 +131,13 @@ def _look(writer: ObjectWriter) -> tuple[View, starts.Record]:
 
 
 def _start(writer: ObjectWriter, found: Found[Save] | None) -> Start:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    step, path, parent = (found.manifest.step, str(found.path), found.manifest.start) if found else (0, None, "")
-    name = f"g{writer.generation}-a{writer.attempt}-{secrets.token_hex(4)}"
-    return Start(now, writer.uid, writer.generation, writer.attempt, step, path, name, parent, writer.world.size)
+    return new_start(
+        job=writer.uid,
+        generation=writer.generation,
+        attempt=writer.attempt,
+        found=found,
+        world_size=writer.world.size,
+    )
 
 
 def _lead(world: World | None, work: Callable[[], T]) -> T:
