@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,29 +71,27 @@ def verdict(checkpoint: Path) -> str | None:
 
 
 def judged(failed: list[dict[str, Any]]) -> str:
-    """These failures, oldest first, in words."""
+    """These failures in words."""
     if not failed:
         return "training failed soon, and nobody can read how"
-    return f"training failed soon in {len(failed)} starts from it, last after step {failed[-1]['step']}: {failed[-1]['error']}"
+    last = max(failed, key=lambda failure: str(failure["time"]))
+    return f"training failed soon in {len(failed)} starts from it, last after step {last['step']}: {last['error']}"
 
 
 def failures(checkpoint: Path) -> list[dict[str, Any]]:
-    """The starts that failed soon after they went on from this very checkpoint, oldest first."""
+    """The starts that failed soon after they went on from this very checkpoint."""
     try:
         committed = _committed(checkpoint)
-        files = sorted(layout.failed_folder(checkpoint).glob("*.json"))
+        files = list(layout.failed_folder(checkpoint).glob("*.json"))
     except OSError:
         return []
     found = []
     for file in files:
-        try:
-            said = json.loads(file.read_bytes())
-            if said["committed"] == committed:  # or it is about one that had the same step
-                found.append({"start": str(said["start"]), "time": str(said["time"]), "step": int(said["step"])})
-                found[-1]["error"] = str(said["error"])[:_TEXT_MAX]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return sorted(found, key=lambda failure: str(failure["time"]))
+        with suppress(OSError):
+            failure = parsed(file.read_bytes())
+            if failure is not None and failure["committed"] == committed:  # or it is about one that had the same step
+                found.append(failure)
+    return found
 
 
 def trust(checkpoint: Path) -> int:
@@ -105,9 +103,26 @@ def trust(checkpoint: Path) -> int:
     return forgotten
 
 
-def described(start: str, step: int, error: Exception) -> dict[str, Any]:
-    """A failure as it is written down."""
-    return {"start": start, "step": step, "error": f"{type(error).__name__}: {first_line(error)}"[:_TEXT_MAX]}
+def described(start: str, step: int, error: Exception, **beside: str) -> dict[str, Any]:
+    """A failure of this moment as it is written down, with what is to stand beside it."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    text = f"{type(error).__name__}: {first_line(error)}"[:_TEXT_MAX]
+    return {"start": start, "time": now, "step": step, "error": text, **beside}
+
+
+def parsed(content: bytes | None) -> dict[str, Any] | None:
+    """What was written down; None: nobody can read it."""
+    try:
+        said = json.loads(content or b"")
+        return {
+            "start": str(said["start"]),
+            "time": str(said["time"]),
+            "step": int(said["step"]),
+            "error": str(said["error"])[:_TEXT_MAX],
+            "committed": said.get("committed"),
+        }
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def record_in_folder(checkpoint: Path, start: str, step: int, error: Exception) -> None:
@@ -118,10 +133,7 @@ def record_in_folder(checkpoint: Path, start: str, step: int, error: Exception) 
             return
         folder = layout.failed_folder(checkpoint)
         folder.mkdir(exist_ok=True)
-        said = described(start, step, error) | {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "committed": _committed(checkpoint),
-        }
+        said = described(start, step, error, committed=_committed(checkpoint))
         durable.replace_json(folder / f"{start}.json", said)  # all ranks say the same
         log.error("failed soon after checkpoint=%s starts=%d of %d", checkpoint.name, len(failures(checkpoint)), STARTS)
     except (OSError, ValueError, TypeError) as problem:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from datetime import UTC, datetime
-from typing import Any
 
 from deepseek_trainer.checkpoint import probation
 from deepseek_trainer.checkpoint.layout import Manifest
@@ -26,8 +24,8 @@ def verdict(store: Store, view: View, save: Save) -> str | None:
     """Why a checkpoint is marked bad; None: it isn't."""
     if not is_bad(view, save):
         return None
-    said = [found for key in _keys(view, save) if (found := _read(store.read(key))) is not None]
-    return probation.judged(sorted(said, key=lambda failure: str(failure["time"])))
+    said = (probation.parsed(store.read(key)) for key in _keys(view, save))
+    return probation.judged([failure for failure in said if failure is not None])
 
 
 def trust(store: Store, view: View, save: Save) -> None:
@@ -42,8 +40,8 @@ def record(store: Store, manifests: Manifests, save: Save, start: str, step: int
         own = (manifests.of(later) for later in view.saves() if later.step > save.step and view.has(later, MANIFEST))
         if step - save.step > probation.STEPS or any(isinstance(m, Manifest) and m.start == start for m in own):
             return
-        said = probation.described(start, step, error) | {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        store.put(save.key(f"{FAILED}{start}.json"), json.dumps(said).encode())  # all ranks say the same
+        said = json.dumps(probation.described(start, step, error))
+        store.put(save.key(f"{FAILED}{start}.json"), said.encode())  # all ranks say the same
         log.error("failed soon after checkpoint=%s", save.name)
     except UnavailableError as problem:
         log.warning("checkpoint=%s: this failure can't be recorded: %s", save.name, problem)
@@ -51,16 +49,3 @@ def record(store: Store, manifests: Manifests, save: Save, start: str, step: int
 
 def _keys(view: View, save: Save) -> list[str]:
     return [save.key(name) for name in view.of(save) if name.startswith(FAILED)]
-
-
-def _read(content: bytes | None) -> dict[str, Any] | None:
-    try:
-        said = json.loads(content or b"")
-        return {
-            "start": str(said["start"]),
-            "time": str(said["time"]),
-            "step": int(said["step"]),
-            "error": str(said["error"]),
-        }
-    except (ValueError, KeyError, TypeError):
-        return None
