@@ -34,7 +34,10 @@ def saves(world: World, tmp_path: Path) -> Writer:
 
 
 def _watched(found: load.Found, start: layout.Start, steps: int) -> AbstractContextManager[None]:
-    return probation.watched(found.path, start.start, lambda: found.manifest.step + steps, lost_peer)
+    def step() -> int:
+        return found.manifest.step + steps
+
+    return probation.watched(found.path, start.start, step, lost_peer, probation.record_in_folder)
 
 
 def _train(folder: Path, error: BaseException, *, steps: int = 1, attempt: int = 1) -> int:

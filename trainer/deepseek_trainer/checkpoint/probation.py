@@ -38,7 +38,7 @@ def watched(
     start: str,
     step: Callable[[], int],
     lost_peer: Callable[[BaseException], bool],
-    record: Callable[[Any, str, int, Exception], None] | None = None,
+    record: Callable[[Any, str, int, Exception], None] | None,
 ) -> Iterator[None]:
     """Records it if training fails in here, soon, by itself.
 
@@ -47,13 +47,13 @@ def watched(
         start: name of this start.
         step: optimizer steps that are done.
         lost_peer: whether an error means that a peer went away.
-        record: writes it down; None: in a folder beside the checkpoint's own.
+        record: writes it down; None: there is no place where checkpoints are.
     """
     try:
         yield
     except Exception as error:
-        if checkpoint is not None and is_own(error) and not lost_peer(error):
-            (record or record_in_folder)(checkpoint, start, step(), error)
+        if checkpoint is not None and record is not None and is_own(error) and not lost_peer(error):
+            record(checkpoint, start, step(), error)
         raise
 
 
