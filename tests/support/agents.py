@@ -63,7 +63,7 @@ class AgentProcess:
 
     def children(self) -> list[int]:
         """PIDs of the training processes; of a prewarmed one, of the process that stands for it."""
-        return [pid for pid in _children(self.process.pid) if not _is_zygote(pid)]
+        return [pid for pid in _children(self.process.pid) if not _is_zygote(pid, self.process.pid)]
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -125,7 +125,7 @@ class Pod(AgentProcess):
 
     def zygotes(self) -> list[int]:
         """PIDs of the processes from which training processes are forked."""
-        return [pid for pid in _children(self.process.pid) if _is_zygote(pid)]
+        return [pid for pid in _children(self.process.pid) if _is_zygote(pid, self.process.pid)]
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(f"http://{self.ip}:{self.port}{path}", timeout=5) as answer:
@@ -157,8 +157,8 @@ def _children(pid: int) -> list[int]:
 def training_processes(agent: int) -> list[int]:
     """PIDs of the processes that train under an agent: forks of its own or another zygote, or its children."""
     children = _children(agent)
-    forks = [fork for pid in children if _is_zygote(pid) for fork in _children(pid)]
-    return forks or [fork_of(pid) or pid for pid in children if not _is_zygote(pid)]
+    forks = [fork for pid in children if _is_zygote(pid, agent) for fork in _children(pid)]
+    return forks or [fork_of(pid) or pid for pid in children if not _is_zygote(pid, agent)]
 
 
 def family(agent: int) -> list[int]:
@@ -166,11 +166,16 @@ def family(agent: int) -> list[int]:
     return list(dict.fromkeys([agent, *_children(agent), *training_processes(agent)]))
 
 
-def _is_zygote(pid: int) -> bool:
-    try:
-        return b"deepseek_trainer.agent.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return False
+def _is_zygote(pid: int, agent: int) -> bool:
+    """Whether a child of an agent is its fork, or stands for a zygote that was started after the first was lost."""
+    command = _command(pid)
+    return command == _command(agent) or b"deepseek_trainer.agent.zygote" in command
+
+
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def thaw(pids: list[int]) -> None:

@@ -125,10 +125,16 @@ def _first_rank(pod: str, namespace: str) -> int:
 
 
 def _is_rank(pid: int, agent: int) -> bool:
-    command = _read(pid, "cmdline")
+    """Whether it is a child of the agent that is neither its zygote nor stands for a fork of that, or such a fork."""
     if _parent(pid) != agent:
-        return _ZYGOTE in _read(_parent(pid), "cmdline")
-    return _ZYGOTE not in command and _STANDS_FOR_A_FORK not in command
+        return _parent(_parent(pid)) == agent and _is_zygote(_parent(pid), agent)
+    return not _is_zygote(pid, agent) and _STANDS_FOR_A_FORK not in _read(pid, "cmdline")
+
+
+def _is_zygote(pid: int, agent: int) -> bool:
+    """Whether a child of an agent is its fork, or a zygote that was started after the first was lost."""
+    command = _read(pid, "cmdline")
+    return command == _read(agent, "cmdline") or _ZYGOTE in command
 
 
 def _pids() -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -42,3 +43,33 @@ def test_a_lost_process_is_forked_anew(world: World) -> None:
     remains = [*b.zygotes(), *b.children()]
     b.kill()
     eventually(lambda: not [pid for pid in remains if Path(f"/proc/{pid}").exists()], deadline_s=30, what="no remains")
+
+
+LOOK = """
+import ctypes, json, logging, os, pathlib, signal, sys, threading, torch
+from deepseek_trainer.agent.log import LOGGER
+c10 = ctypes.CDLL(str(pathlib.Path(torch.__file__).parent / "lib" / "libc10.so"))
+files = [pathlib.Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+pathlib.Path(sys.argv[1]).write_text(json.dumps({
+    "sockets": [str(file) for file in files if file.is_socket()],
+    "threads": threading.active_count(),
+    "handled": [number for number in (signal.SIGTERM, signal.SIGQUIT) if signal.getsignal(number) is not signal.SIG_DFL],
+    "log handlers": len(logging.getLogger(LOGGER).handlers),
+    "c10 warns": ctypes.c_int.in_dll(c10, "FLAGS_caffe2_log_level").value <= 1,
+}))
+"""
+
+
+def test_a_process_has_nothing_of_the_agent_that_its_zygote_was_forked_from(world: World, tmp_path: Path) -> None:
+    script, seen = tmp_path / "look.py", tmp_path / "seen.json"
+    script.write_text(LOOK)
+    pod = world.start("a", str(script), str(seen), DEEPSEEKJOB_PREWARM="1", **PLAIN)
+    world.announce(1, pod)
+    assert pod.wait() == 0, pod.log()
+    assert json.loads(seen.read_text()) == {
+        "sockets": [],
+        "threads": 1,
+        "handled": [],
+        "log handlers": 0,
+        "c10 warns": True,
+    }

@@ -22,14 +22,19 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signa
 
 def main() -> None:
     agent, command = int(sys.argv[1]), sys.argv[2:]
-    if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        sys.stderr.write("deepseek agent: no death signal here; processes may outlive a killed agent\n")
-    if os.getppid() != agent:  # the agent died before the signal was set
-        os.kill(os.getpid(), signal.SIGKILL)
+    die_with(agent)
     address = os.environ.pop(ZYGOTE, "")
     if address and (status := run_forked(address, command)) is not None:
         end_as(status)
     os.execv(command[0], command)  # noqa: S606 - no shell: the command is the interpreter and its arguments
+
+
+def die_with(agent: int) -> None:
+    """Has the kernel kill this process when the agent, its parent, dies."""
+    if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        sys.stderr.write("deepseek agent: no death signal here; processes may outlive a killed agent\n")
+    if os.getppid() != agent:  # it died before the signal was set
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_forked(address: str, command: list[str]) -> int | None:

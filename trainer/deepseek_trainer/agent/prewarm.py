@@ -1,22 +1,24 @@
-"""The pod's zygote, as the agent sees it: started before anything is needed, offered as long as it lives.
+"""The pod's zygote, as the agent sees it: a fork of it with torch imported, offered as long as it lives.
 
-Losing it costs nothing but time: commands then import for themselves, and the next start has a new zygote.
+Losing it costs nothing but time: commands then import for themselves, and the next start has a new zygote, which
+imports all for itself.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepseek_trainer.agent import exec
+from deepseek_trainer.agent import exec, zygote
 from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.settings import Settings
-from deepseek_trainer.agent.zygote import warm_mark
 
 BUILT_IN = ("deepseek_trainer.distributed.world", "deepseek_trainer.progress", "deepseek_trainer.tasks")
 """What the built-in trainer imports sooner or later."""
@@ -35,16 +37,34 @@ class Prewarm:
         self._environ = {**environ, **NO_CUDA_CONTEXT}
         self._log = log
         self._folder: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
+
+    def fork(self) -> bool:
+        """Starts the zygote, if one is wanted, as a fork of this process; True in the zygote, which has to `serve`.
+
+        This process has one thread, and torch and all that the agent imports are imported.
+        """
+        if not self._wanted:
+            return False
+        self._folder = Path(tempfile.mkdtemp(prefix="zygote-"))  # not below the run directory: a socket's path is short
+        agent, pid = os.getpid(), os.fork()
+        if pid:
+            self._process = Forked(pid)
+            return False
+        exec.die_with(agent)
+        os.environ.update(NO_CUDA_CONTEXT)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what libraries say of being imported
+        return True
+
+    def serve(self) -> None:
+        """What the fork does; returns in its own forks, once their command has run."""
+        zygote.serve(str(self._address), self._modules)
 
     def start(self) -> None:
-        """Starts a zygote where one is wanted and none lives."""
-        if not self._wanted or (self._process is not None and self._process.poll() is None):
+        """Starts a zygote anew where the last one is gone."""
+        if self._process is None or self._process.poll() is None:
             return
-        if self._process is not None:
-            self._log.warning("prewarmed process is gone", exit_code=self._process.returncode)
-        # Not below the run directory: a socket's path may have 107 bytes.
-        self._folder = self._folder or Path(tempfile.mkdtemp(prefix="zygote-"))
+        self._log.warning("prewarmed process is gone", exit_code=self._process.returncode)
         self._address.unlink(missing_ok=True)
         self._mark.unlink(missing_ok=True)
         bound = [sys.executable, "-S", exec.__file__, str(os.getpid())]
@@ -57,9 +77,7 @@ class Prewarm:
 
     def is_warm(self) -> bool:
         """Whether a start would find everything imported, or nothing more is to be expected."""
-        if self._process is None or self._process.poll() is not None:
-            return True
-        return self._mark.exists()
+        return self._process is None or self._process.poll() is not None or self._mark.exists()
 
     def stop(self) -> None:
         """Ends the zygote, and with it every process that it forked."""
@@ -71,9 +89,35 @@ class Prewarm:
 
     @property
     def _address(self) -> Path:
-        assert self._folder is not None  # noqa: S101 - made by start
+        assert self._folder is not None  # noqa: S101 - made by fork
         return self._folder / "socket"
 
     @property
     def _mark(self) -> Path:
-        return warm_mark(str(self._address))
+        return zygote.warm_mark(str(self._address))
+
+
+class Forked:
+    """A fork of this process, to be used as a `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._lock = threading.Lock()  # a probe asks, too
+
+    def poll(self) -> int | None:
+        return self._status(os.WNOHANG)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int | None:
+        return self._status(0)
+
+    def _status(self, options: int) -> int | None:
+        with self._lock:
+            if self.returncode is None:
+                pid, status = os.waitpid(self.pid, options)
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+            return self.returncode

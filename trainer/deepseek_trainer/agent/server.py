@@ -1,7 +1,4 @@
-"""The agent's HTTP server: GET /healthz, /readyz, /progress, /metrics.
-
-It is up before torch is imported and needs none of it.
-"""
+"""The agent's HTTP server: GET /healthz, /readyz, /progress, /metrics."""
 
 from __future__ import annotations
 

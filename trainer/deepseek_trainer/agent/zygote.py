@@ -1,7 +1,7 @@
 """A process that has imported torch once and forks a training process each time one is asked for.
 
 Most of what a restart costs is imports: seconds of CPU time for torch and transformers. `recovery.prewarm` pays them
-once a pod, while nobody waits. Each fork is a process of its own that runs the very command it would have run anyway:
+once a pod, while nobody waits; torch's once for the agent and it, as it is a fork of the agent. Each fork is a process of its own that runs the very command it would have run anyway:
 same arguments, environment, standard streams and working directory; `exec.py` stands for it towards torch's agent.
 
 Rules
@@ -24,6 +24,7 @@ import selectors
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,8 +49,12 @@ class Request(NamedTuple):
 
 
 def main() -> None:
-    """`python -m deepseek_trainer.agent.zygote SOCKET MODULE…`: imports the modules, then serves for ever."""
-    address, modules = sys.argv[1], sys.argv[2:]
+    """`python -m deepseek_trainer.agent.zygote SOCKET MODULE…`."""
+    serve(sys.argv[1], sys.argv[2:])
+
+
+def serve(address: str, modules: Sequence[str]) -> None:
+    """Imports the modules, then serves for ever; returns in forks, once their command has run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C the agent takes care
     # Listening before the imports are done: who asks meanwhile waits, and never longer than its own imports would take.
     listener = socket.socket(socket.AF_UNIX)
