@@ -10,7 +10,6 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,16 +20,16 @@ from deepseek_trainer.checkpoint.load import Found
 from deepseek_trainer.checkpoint.objects import load, transfer
 from deepseek_trainer.checkpoint.objects.layout import MANIFEST, Save
 from deepseek_trainer.checkpoint.objects.manifests import Manifests
-from deepseek_trainer.checkpoint.objects.save import ObjectWriter
 from deepseek_trainer.checkpoint.objects.store import Store, connect, look
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.errors import DataError, FencedError, UnavailableError
 from safetensors.torch import load_file
+from support.buckets import begun, save, serving, store_of, writer
 from support.procs import Processes, free_port, start_training
 from support.runs import losses, report, run_config
-from support.s3 import ALONE, BUCKET, CREDENTIALS, Server
-from support.saver import author, state
+from support.s3 import ALONE, CREDENTIALS, Server
+from support.saver import state
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(400)]
 CHANGES = ("PUT", "POST", "DELETE")
@@ -44,13 +43,8 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (CREDENTIALS | ALONE).items():
-            patch.setenv(name, value)
-        server = Server()
-        connect(f"s3://{BUCKET}", server.endpoint)._files.mkdir(BUCKET)
+    with serving() as server:
         yield server
-        server.close()
 
 
 @pytest.fixture
@@ -61,24 +55,7 @@ def server(started: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def store(server: Server, request: pytest.FixtureRequest) -> Store:
-    return connect(f"s3://{BUCKET}/{abs(hash(request.node.name))}", server.endpoint)
-
-
-def writer(store: Store, world: World, **fields: Any) -> ObjectWriter:
-    """Args:
-    fields: of `author`.
-    """
-    return ObjectWriter(store, Manifests(store), **author(world, **fields))
-
-
-def begun(made: ObjectWriter) -> tuple[Found[Save] | None, ObjectWriter]:
-    found, start, number = load.begin(made)
-    return found, replace(made, start=start.start, number=number)
-
-
-def save(made: ObjectWriter, *steps: int) -> None:
-    for step in steps:
-        made.save(state(step), {"step": step})
+    return store_of(server, request.node.name)
 
 
 def value(store: Store, found: Found[Save] | None) -> float:
@@ -324,11 +301,16 @@ def test_a_large_shard_goes_up_in_parts_and_comes_back(server: Server, store: St
 def test_a_run_that_is_killed_goes_on_bit_for_bit_and_can_be_exported(
     server: Server, store: Store, store_folder: Path, data_cache: Path, tmp_path: Path
 ) -> None:
-    """It is killed when it begins to save step 8, which it has logged and evaluated by then; the next one makes it again."""
+    """It is killed when it begins to save step 8, which it has logged and evaluated by then; the next one makes it again.
+
+    Of the checkpoint that it goes on from one shard is only in the store, and all else in the memory of the node.
+    """
+    memory = tmp_path / "memory"
 
     def start(name: str) -> Processes:
         config = run_config(checkpoints=Path("/nowhere"), data_cache=data_cache, steps=8)
         config["checkpoint"] |= {"directory": store.url, "endpoint": server.endpoint}
+        config["checkpoint"]["memory"] = {"directory": str(memory), "bytes": 2**30}
         return start_training(config, world_size=2, folder=tmp_path / name, environ=CREDENTIALS | ALONE)
 
     killed: list[str] = []
@@ -343,6 +325,9 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit_and_can_be_exported(
     running = start("killed")
     assert [rank.exit_code for rank in running.wait()] == [-9, -9], running.outputs()
     server.hook = lambda method, path: None
+    newest = load.newest_whole(store, Manifests(store), look(store))
+    assert newest is not None
+    (memory / newest.manifest.files["__1_0.distcp"]["sha256"]).unlink()
     ended = start("resumed").wait()
 
     assert [rank.exit_code for rank in ended] == [0, 0], ended[0].output
@@ -350,6 +335,8 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit_and_can_be_exported(
     assert said["resumedStep"] == 4
     assert said["resumedFrom"].startswith(f"{store.url}/step-00000004.00000001-")
     assert said["checkpoint"]["verified"]
+    in_store = newest.manifest.files["__1_0.distcp"]["bytes"]
+    assert said["restoredBytes"] == {"memory": newest.manifest.bytes - in_store, "peer": 0, "volume": in_store}
     for field in ("chain", "loss", "validationLoss", "position"):
         assert said[field] == before[field], field
     curve = losses(running.output(0))

@@ -155,6 +155,7 @@ class RestoredBytes(_Message):
     peer: int = 0
     """In another node's."""
     volume: int = 0
+    """On the volume, or in the object store."""
 
 
 class CheckpointFailure(_Message):

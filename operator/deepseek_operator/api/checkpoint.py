@@ -157,12 +157,6 @@ class Checkpoint(Model):
                 or checkpoint.resume_from.claim_name is None
             ),
         ),
-        Rule(
-            "!has(self.objectStore) || !has(self.memory)",
-            "memory goes with a volume; remove it, or set volume in place of objectStore",
-            ".memory",
-            holds=lambda checkpoint: checkpoint.object_store is None or checkpoint.memory is None,
-        ),
     )
     volume: CheckpointVolume | None = Field(None, description="The volume where checkpoints live.")
     object_store: ObjectStore | None = Field(

@@ -10,18 +10,18 @@ from deepseek_operator.api.fields import Model, Quantity, Rule, parse_quantity
 
 
 class CheckpointMemory(Model):
-    """The last checkpoint once more, in the memory of the nodes, for starts that need not read the volume."""
+    """The last checkpoint once more, in the memory of the nodes, for starts that need read neither volume nor object store."""
 
     size: Quantity = Field(
         description="The most that it may take in each pod. A node's part of a checkpoint is what its ranks have of weights "
         "and optimizer. Twice that holds it, beside the one that is being written; with `peer` it is three times. With less the "
-        "older one goes before the new one is whole, and what has no room at all is read from the volume. It counts "
+        "older one goes before the new one is whole, and what has no room at all is read where it was committed. It counts "
         "towards the memory limit of the worker: raise workers.resources by as much."
     )
     peer: bool = Field(
         True,
         description="Whether each node keeps the part of the node before it, too, so that a pod that was replaced needs "
-        "nothing of the volume. It is fetched over the pods' network after each save, while steps go on.",
+        "nothing of the volume, or of the object store. It is fetched over the pods' network after each save, while steps go on.",
     )
 
 

@@ -72,7 +72,7 @@ class RestoredFrom(StatusModel):
         None, description="With checkpoint.memory: bytes of it that were read in another node's memory."
     )
     volume_bytes: int | None = Field(
-        None, description="With checkpoint.memory: bytes of it that were read on the volume."
+        None, description="With checkpoint.memory: bytes of it that were read on the volume, or in the object store."
     )
 
 

@@ -67,12 +67,6 @@ BAD = [
         "remove claimName, or set volume in place of",
     ),
     trainer(
-        "memory-with-object-store",
-        {"checkpoint": {"objectStore": {"url": "s3://bucket/runs"}, "memory": {"size": "1Gi"}}},
-        "spec.checkpoint.memory",
-        "remove it, or set volume in place of objectStore",
-    ),
-    trainer(
         "audit-in-an-object-store",
         {"data/audit": True, "checkpoint": {"objectStore": {"url": "s3://bucket/runs"}}},
         "spec.data.audit",

@@ -3,7 +3,7 @@
 Its exception is no `Exception`, and so would pass by all that handles errors; and it syncs `.metadata` before it has
 written it (torch 2.11), so that a power cut after the commit would tear a checkpoint that counts.
 
-It is read by parts (`Source`): of a file, or of what another node keeps of it.
+It is read by parts (`Source`): of a file, of an object in a store, or of what another node keeps of it.
 """
 
 from __future__ import annotations
@@ -62,17 +62,14 @@ def write(
     return files.described
 
 
-def read(
-    state: dict[str, Any], folder: Path, group: ProcessGroup | None = None, *, source: Source | None = None
-) -> None:
+def read(state: dict[str, Any], where: object, source: Source, group: ProcessGroup | None = None) -> None:
     """Reads into the tensors of `state`, whatever the number of ranks was. A collective; without a group of one process.
 
     Args:
-        source: where the files are read; None: in the folder.
+        where: the checkpoint, as people are told.
     """
-    with told(f"checkpoint {folder}: can't be read"):
-        reader = _Reader(folder, source or in_folder(folder))
-        state_dict_loader.load(state, storage_reader=reader, process_group=group, no_dist=group is None)
+    with told(f"checkpoint {where}: can't be read"):
+        state_dict_loader.load(state, storage_reader=_Reader(source), process_group=group, no_dist=group is None)
 
 
 def in_folder(folder: Path) -> Source:
@@ -101,8 +98,8 @@ class OpenFile:
 
 
 class _Reader(FileSystemReader):
-    def __init__(self, folder: Path, source: Source) -> None:
-        super().__init__(folder)
+    def __init__(self, source: Source) -> None:
+        super().__init__(".")
         self.fs, self._source = _Files(source), source
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -125,15 +122,10 @@ class _Files(FileSystem):
             yield cast(io.IOBase, file)
 
 
-def sizes(folder: Path, *, source: Source | None = None) -> dict[str, torch.Size | None]:
+def sizes(where: object, source: Source) -> dict[str, torch.Size | None]:
     """By name, what a checkpoint has: the size of a tensor, None for anything else."""
-    with told(f"checkpoint {folder}: can't be read"):
-        return tensors(_Reader(folder, source or in_folder(folder)))
-
-
-def tensors(reader: FileSystemReader) -> dict[str, torch.Size | None]:
-    """The same, whatever is read from."""
-    known = reader.read_metadata().state_dict_metadata
+    with told(f"checkpoint {where}: can't be read"):
+        known = _Reader(source).read_metadata().state_dict_metadata
     return {name: entry.size if isinstance(entry, TensorStorageMetadata) else None for name, entry in known.items()}
 
 

@@ -159,6 +159,7 @@ def _write_weights(
                 EMA: {name: tensor for name, tensor in read.items() if name in averaged},
             },
             found.path,
+            dcp.in_folder(found.path),
         )
         shared = {name: read.pop(of) for name, of in repeated.items()}
         for name, tensor in (revert_weight_conversion(model, read) | shared).items():

@@ -16,11 +16,11 @@ from deepseek_trainer.checkpoint import interval, layout, leftout, load, probati
 from deepseek_trainer.checkpoint.interval import Past
 from deepseek_trainer.checkpoint.layout import Start
 from deepseek_trainer.checkpoint.load import Found
-from deepseek_trainer.checkpoint.memory.tier import Memory
+from deepseek_trainer.checkpoint.memory.tier import Committed, Memory
 from deepseek_trainer.checkpoint.objects import layout as keys
 from deepseek_trainer.checkpoint.objects import load as objects
 from deepseek_trainer.checkpoint.objects import probation as failures
-from deepseek_trainer.checkpoint.objects import starts, transfer
+from deepseek_trainer.checkpoint.objects import starts, transfer, verify
 from deepseek_trainer.checkpoint.objects.manifests import Manifests
 from deepseek_trainer.checkpoint.objects.save import ObjectWriter
 from deepseek_trainer.checkpoint.objects.store import Store, connect, look
@@ -139,13 +139,18 @@ class Volume:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A part of an object store."""
+    """A part of an object store.
+
+    Attributes:
+        memory: see `Volume.memory`.
+    """
 
     store: Store
     manifests: Manifests
+    memory: Memory | None = None
 
     def writer(self, **author: Any) -> ObjectWriter:
-        return ObjectWriter(self.store, self.manifests, **author)
+        return ObjectWriter(self.store, self.manifests, memory=self.memory, **author)
 
     def begin(self, writer: AnyWriter, *, audited: bool, fits: Judge) -> Begun:
         assert isinstance(writer, ObjectWriter)  # noqa: S101  `writer` has made it
@@ -175,14 +180,14 @@ class Bucket:
 
     def read_into(self, state: dict[str, Any], found: Found[keys.Save], world: World) -> frozenset[str]:
         save, files = found.path, found.manifest.files
-        store = self.store if save.url == self.store.url else connect(save.url, save.endpoint)
-        return load.read_parts(
-            state,
-            found,
-            world,
-            sizes=lambda: transfer.sizes(store, save, files),
-            read=lambda wanted: transfer.read(wanted, store, save, files, world.control),
+        own = save.url == self.store.url
+        store = self.store if own else connect(save.url, save.endpoint)
+        committed = Committed(
+            str(save),
+            transfer.in_store(store, save, files),
+            lambda name: verify.difference(store, save, name, files[name]),
         )
+        return load.read_parts(state, found, world, committed, self.memory if own else None)
 
     def left_out(self, uid: str, ledger: dict[str, Any]) -> frozenset[int]:
         said = (self.store.read(key) or b"" for key in self.store.sizes() if key.startswith(keys.LEFT_OUT))
@@ -208,7 +213,7 @@ def of(spec: CheckpointSpec, memory: Memory | None = None) -> Home:
     """Where a job saves.
 
     Args:
-        memory: of the nodes; goes with a volume.
+        memory: see `Volume.memory`.
 
     Raises:
         ConfigError: the object store can't be one.
@@ -216,4 +221,4 @@ def of(spec: CheckpointSpec, memory: Memory | None = None) -> Home:
     if "://" not in spec.directory:
         return Volume(Path(spec.directory), memory)
     store = connect(spec.directory, spec.endpoint)
-    return Bucket(store, Manifests(store))
+    return Bucket(store, Manifests(store), memory)

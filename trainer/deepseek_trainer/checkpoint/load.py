@@ -20,7 +20,7 @@ import torch
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import dcp, layout, probation, retention
 from deepseek_trainer.checkpoint.layout import Manifest, Start
-from deepseek_trainer.checkpoint.memory.tier import Memory
+from deepseek_trainer.checkpoint.memory.tier import Committed, Memory
 from deepseek_trainer.checkpoint.verify import UNCOMMITTED, claim, difference, verify
 from deepseek_trainer.config import ConfigError, ResumeFrom
 from deepseek_trainer.distributed.world import World
@@ -180,37 +180,19 @@ def require_same_model(
 
 
 def read_into(state: dict[str, Any], found: Found[Path], world: World, memory: Memory | None = None) -> frozenset[str]:
-    """As `read_parts`, of a folder. A collective.
-
-    Args:
-        memory: of the nodes, where files of it may be; from now on it keeps this one. None: all are on the volume.
-    """
-    source = memory.source(found.path, found.manifest.files, found.kept) if memory else None
-    left = read_parts(
-        state,
-        found,
-        world,
-        sizes=lambda: dcp.sizes(found.path, source=source),
-        read=lambda wanted: dcp.read(wanted, found.path, world.control, source=source),
-    )
-    if memory is not None:
-        memory.committed(found.manifest.files)
-    return left
+    """As `read_parts`, of a folder. A collective."""
+    folder, files = found.path, found.manifest.files
+    committed = Committed(str(folder), dcp.in_folder(folder), lambda name: difference(folder, {name: files[name]}))
+    return read_parts(state, found, world, committed, memory)
 
 
 def read_parts(
-    state: dict[str, Any],
-    found: Found[Any],
-    world: World,
-    *,
-    sizes: Callable[[], Mapping[str, torch.Size | None]],
-    read: Callable[[dict[str, Any]], None],
+    state: dict[str, Any], found: Found[Any], world: World, committed: Committed, memory: Memory | None = None
 ) -> frozenset[str]:
     """Reads a checkpoint into `state` (of `state.collect`), resharded to this world. A collective.
 
     Args:
-        sizes: what it has; see `dcp.sizes`.
-        read: reads into what it is given; a collective.
+        memory: of the nodes, where files of it may be; from now on it keeps this one. None: all are where it was committed.
 
     Returns:
         Parts beside weights and optimizer that it doesn't have, or of another size: they are left as they are.
@@ -218,7 +200,9 @@ def read_parts(
     Raises:
         ConfigError: it is of another optimizer.
     """
-    known = world.lead(sizes)
+    files = found.manifest.files
+    source = committed.opened if memory is None else memory.source(committed, files, found.kept)
+    known = world.lead(lambda: dcp.sizes(committed.where, source))
     lacking = {name: _lacking(part, f"{name}.", known) for name, part in state.items()}
     if lacking.get("optimizer"):
         raise ConfigError(
@@ -227,7 +211,9 @@ def read_parts(
         )
     left = frozenset(name for name in state if lacking[name] and name not in ("model", "optimizer"))
     wanted = {name: part for name, part in state.items() if name not in left}
-    world.agree(lambda: read(wanted), on=lambda world: True)
+    world.agree(lambda: dcp.read(wanted, committed.where, source, world.control), on=lambda world: True)
+    if memory is not None:
+        memory.committed(files)
     if left:
         log.warning("checkpoint=%s has nothing of %s: it begins anew", found.path.name, ", ".join(sorted(left)))
     return left

@@ -70,7 +70,7 @@ class _Shares:
 
     def hash(self, order: _Order) -> tuple[dict[str, int], list[str | TrainerError]]:
         """The files that are whole in memory, with their nodes; and what each rank says of its share of the others."""
-        kept = self._in_memory(order)
+        kept = self.memory.found(order.files, self.world) if self.memory is not None else {}
         share = {
             name: entry
             for name, entry in order.files.items()
@@ -84,15 +84,3 @@ class _Shares:
         except Exception as error:
             outcome = UnavailableError(f"rank {self.world.rank}: {type(error).__name__}: {error}")
         return kept, self.world.gather(outcome)
-
-    def _in_memory(self, order: _Order) -> dict[str, int]:
-        kept: dict[str, int] = {}
-        if self.memory is None:
-            return kept
-        holders = {name: self.memory.holders(name, entry["sha256"]) for name, entry in order.files.items()}
-        for turn in range(max(map(len, holders.values()), default=0)):
-            dealt = {name: nodes[turn] for name, nodes in holders.items() if name not in kept and turn < len(nodes)}
-            if dealt:
-                for whole in self.world.gather(self.memory.whole(dealt, order.files)):
-                    kept |= {name: dealt[name] for name in whole}
-        return kept

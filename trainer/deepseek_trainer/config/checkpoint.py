@@ -48,9 +48,3 @@ class CheckpointSpec(Section):
         if sum((self.every_steps is not None, self.every_seconds is not None, self.auto)) != 1:
             raise ValueError("set one of everySteps, everySeconds and auto; the default of everySteps goes with null")
         return self
-
-    @model_validator(mode="after")
-    def _memory_of_a_volume(self) -> CheckpointSpec:
-        if self.memory is not None and "://" in self.directory:
-            raise ValueError("memory goes with checkpoints on a volume; remove it")
-        return self

@@ -1,13 +1,14 @@
-"""The last committed checkpoint in the memory of the nodes, so that a start need not read the volume.
+"""The last committed checkpoint in the memory of the nodes, so that a start need not read the volume, or the object store.
 
     a shard is written ──► its second copy, in memory of the node that writes it
     it is committed    ──► what no longer counts is deleted; the next node fetches a copy of its own, in a thread
-    a start            ──► each file: its own node's memory ──► another's ──► the volume, hashed there before it is used
+    a start            ──► each file: its own node's memory ──► another's ──► where it was committed (`Committed`), hashed
+                           there before it is used
 
 Rules
-- Memory decides nothing: the walk over the volume chooses the checkpoint, and its manifest says by sha256 which files of
+- Memory decides nothing: the walk over the volume, or the object store, chooses the checkpoint, and its manifest says by sha256 which files of
   memory are a part of it. All others are ignored, be they older, damaged, or of a newer step that was never committed.
-- Nothing waits for memory, and nothing fails for it. What is not there, or can't be had, is read from the volume.
+- Nothing waits for memory, and nothing fails for it. What is not there, or can't be had, is read where it was committed.
 """
 
 from __future__ import annotations
@@ -39,6 +40,21 @@ HAND_OVER_S = 10.0
 """How long those who stay may take to fetch the parts of those who go."""
 Files = Mapping[str, Mapping[str, Any]]
 """Of a manifest: size and sha256 by name."""
+
+
+@dataclass(frozen=True)
+class Committed:
+    """Where a checkpoint was committed, a folder on a volume or a save in an object store: for what memory doesn't have.
+
+    Attributes:
+        where: as people are told.
+        opened: opens a file of it.
+        problem: reads a file of it and says what is wrong with it; "" for nothing.
+    """
+
+    where: str
+    opened: dcp.Source
+    problem: Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,17 @@ class Memory:
 
     # --- before a start ---
 
+    def found(self, files: Files, world: World) -> dict[str, int]:
+        """The files that are whole in a node's memory, and that node: each is hashed by a rank there. A collective."""
+        kept: dict[str, int] = {}
+        holders = {name: self.holders(name, entry["sha256"]) for name, entry in files.items()}
+        for turn in range(max(map(len, holders.values()), default=0)):
+            dealt = {name: nodes[turn] for name, nodes in holders.items() if name not in kept and turn < len(nodes)}
+            if dealt:
+                for whole in world.gather(self.whole(dealt, files)):
+                    kept |= {name: dealt[name] for name in whole}
+        return kept
+
     def holders(self, name: str, sha256: str) -> list[int]:
         """The nodes that say that they have a file: the one that looks after it first, and then those behind it."""
         nodes = sorted(self._nodes)
@@ -131,30 +158,30 @@ class Memory:
 
     # --- a start ---
 
-    def source(self, checkpoint: Path, files: Files, kept: Mapping[str, int]) -> dcp.Source:
+    def source(self, committed: Committed, files: Files, kept: Mapping[str, int]) -> dcp.Source:
         """Where a checkpoint is read.
 
         Args:
-            kept: the node in whose memory a file was hashed; those that are not in it were hashed on the volume.
+            kept: the node in whose memory a file was hashed; those that are not in it were hashed where it was committed.
         """
 
         @contextmanager
         def opened(name: str) -> Iterator[dcp.Opened]:
             entry, node = files[name], kept.get(name)
             if node is None:
-                with dcp.in_folder(checkpoint)(name) as file:
+                with committed.opened(name) as file:
                     yield file
             elif node == self._own and self._shelf is not None:
                 with dcp.OpenFile.open(self._shelf.path(entry["sha256"])) as file:
                     yield file
             else:
                 with closing(Peer(self._nodes[node].address, self._nodes[node].port, self._token)) as peer:
-                    yield _Fetched(peer, checkpoint, name, entry)
+                    yield _Fetched(peer, committed, name, entry)
 
         return opened
 
     def tally(self, files: Files, kept: Mapping[str, int]) -> dict[str, int]:
-        """Bytes of a checkpoint by where they were: memory (of the node that looks after them), peer, volume."""
+        """Bytes of a checkpoint by where they were: memory (of the node that looks after them), peer, volume (or store)."""
         told = {"memory": 0, "peer": 0, "volume": 0}
         for name, entry in files.items():
             where = "volume" if name not in kept else "memory" if kept[name] == self._home(name) else "peer"
@@ -216,18 +243,18 @@ class Memory:
 
 
 class _Fetched:
-    """A file in another node's memory, and on the volume when that fails."""
+    """A file in another node's memory, and where it was committed when that fails."""
 
-    def __init__(self, peer: Peer, checkpoint: Path, name: str, entry: Mapping[str, Any]) -> None:
-        self._peer, self._checkpoint, self._name, self._entry = peer, checkpoint, name, entry
-        self._on_volume = False
+    def __init__(self, peer: Peer, committed: Committed, name: str, entry: Mapping[str, Any]) -> None:
+        self._peer, self._committed, self._name, self._entry = peer, committed, name, entry
+        self._elsewhere = False
 
     def part(self, offset: int, length: int) -> IO[bytes]:
         return io.BytesIO(self.read(offset, length))
 
     def read(self, offset: int, length: int | None) -> bytes:
         size = self._entry["bytes"] - offset if length is None else length
-        if not self._on_volume:
+        if not self._elsewhere:
             try:
                 content = self._peer.read(self._entry["sha256"], offset, size)
                 if size < self._entry["bytes"] or hashlib.sha256(content).hexdigest() == self._entry["sha256"]:
@@ -235,11 +262,11 @@ class _Fetched:
                 reason = "its content has changed"
             except PeerError as error:
                 reason = str(error)
-            log.warning("read on the volume %s: %s", self._name, reason)
-            self._on_volume = True
-            if problem := verify.difference(self._checkpoint, {self._name: self._entry}):
-                raise UnavailableError(f"{self._checkpoint}: {problem}, and it can't be had from memory: {reason}")
-        with dcp.in_folder(self._checkpoint)(self._name) as file:
+            log.warning("read where it was committed %s: %s", self._name, reason)
+            self._elsewhere = True
+            if problem := self._committed.problem(self._name):
+                raise UnavailableError(f"{self._committed.where}: {problem}, and it can't be had from memory: {reason}")
+        with self._committed.opened(self._name) as file:
             return file.read(offset, length)
 
 

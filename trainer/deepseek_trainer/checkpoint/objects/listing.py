@@ -51,7 +51,11 @@ def _row(store: Store, view: View, manifests: Manifests, save: Save, content: bo
         if isinstance(manifest, Void):
             return None
         problem = manifest if isinstance(manifest, str) else verify.sizes(view, save, manifest)
-        if isinstance(manifest, str) or problem or (content and (problem := verify.content(store, save, manifest))):
+        if (
+            isinstance(manifest, str)
+            or problem
+            or (content and (problem := verify.content(store, save, manifest.files)))
+        ):
             return row | {"state": "damaged", "problem": problem[: listing.ROOM]}
         if bad := probation.verdict(store, view, save):
             row |= {"state": "bad", "problem": bad[: listing.ROOM]}

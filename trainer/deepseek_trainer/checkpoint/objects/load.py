@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from deepseek_trainer.checkpoint.layout import Manifest, Start
 from deepseek_trainer.checkpoint.load import Found, new_start, none_whole
+from deepseek_trainer.checkpoint.memory.tier import Memory
 from deepseek_trainer.checkpoint.objects import probation, retention, starts, verify
 from deepseek_trainer.checkpoint.objects.layout import MANIFEST, Save, View
 from deepseek_trainer.checkpoint.objects.manifests import Manifests, Void
@@ -43,7 +44,7 @@ def begin(
     world, store = writer.world, writer.store
     while True:
         view, last = world.lead(lambda: _look(writer))
-        found = newest_whole(store, writer.manifests, view, world)
+        found = newest_whole(store, writer.manifests, view, world, writer.memory)
         if found is not None:
             world.lead(lambda: fits(found))  # noqa: B023  called at once
         start = world.lead(lambda: _start(writer, found))  # noqa: B023
@@ -54,8 +55,13 @@ def begin(
             return found, start, number
 
 
-def newest_whole(store: Store, manifests: Manifests, view: View, world: World | None = None) -> Found[Save] | None:
+def newest_whole(
+    store: Store, manifests: Manifests, view: View, world: World | None = None, memory: Memory | None = None
+) -> Found[Save] | None:
     """The newest verified checkpoint that isn't marked bad; None when none was ever committed. A collective, with a world.
+
+    Args:
+        memory: of the nodes, with a world: what is there of a checkpoint is hashed there.
 
     Raises:
         DataError: there are committed checkpoints, and all are damaged or bad.
@@ -68,9 +74,10 @@ def newest_whole(store: Store, manifests: Manifests, view: View, world: World | 
             continue
         manifest, problem = judged
         if manifest is not None:
-            problem = _verified(store, save, manifest, world)
-        if manifest is not None and not problem:
-            return Found(save, manifest, tuple(refused))
+            kept = memory.found(manifest.files, world) if memory is not None and world is not None else {}
+            problem = _verified(store, save, {n: e for n, e in manifest.files.items() if n not in kept}, world)
+            if not problem:
+                return Found(save, manifest, tuple(refused), kept)
         if world is None or world.leader:
             log.warning("skipping checkpoint=%s reason=%r", save.name, problem)
         refused.append(f"{save.name}: {problem}")
@@ -86,7 +93,7 @@ def at_step(store: Store, manifests: Manifests, view: View, step: int) -> tuple[
         if save.step != step or (judged := judge(store, manifests, view, save, trusting=True)) is None:
             continue
         manifest, problem = judged
-        if manifest is not None and not (problem := _verified(store, save, manifest, None)):
+        if manifest is not None and not (problem := _verified(store, save, manifest.files, None)):
             return "", Found(save, manifest)
         break
     return problem, None
@@ -114,11 +121,11 @@ def judge(
     return manifest, ""
 
 
-def _verified(store: Store, save: Save, manifest: Manifest, world: World | None) -> str:
+def _verified(store: Store, save: Save, files: verify.Files, world: World | None) -> str:
     if world is None:
-        return verify.content(store, save, manifest)
+        return verify.content(store, save, files)
     shares = world.agree(
-        lambda: verify.content(store, save, manifest, rank=world.rank, ranks=world.size), on=lambda world: True
+        lambda: verify.content(store, save, files, rank=world.rank, ranks=world.size), on=lambda world: True
     )
     return next((problem for problem in shares if problem), "")
 

@@ -59,17 +59,24 @@ class ObjectWriter(Author):
         save = self.world.lead(
             lambda: Save(ledger["step"], self.number, secrets.token_hex(4), self.store.url, self.store.endpoint)
         )
+        copies = self.memory.copies if self.memory else None
         try:
             described = self.world.agree(
-                lambda: transfer.write(state, self.store, save, self.world.control), on=lambda world: True
+                lambda: transfer.write(state, self.store, save, self.world.control, copies=copies),
+                on=lambda world: True,
             )
             files = {name: entry for each in described for name, entry in (each or {}).items()}
-            return self.world.lead(lambda: self._commit(save, ledger, shown or Shown(), files, took))
+            saved = self.world.lead(lambda: self._commit(save, ledger, shown or Shown(), files, took))
         except UnavailableError as error:  # on all ranks
+            if self.memory is not None:
+                self.memory.failed()
             if self.world.leader and not isinstance(error, UndecidedError):
                 with suppress(UnavailableError):
                     self.store.delete(map(save.key, look(self.store).of(save)))
             raise
+        if self.memory is not None:
+            self.memory.committed(files)
+        return saved
 
     def reread(self, path: str) -> str | None:
         """Reads a committed checkpoint once more, and marks it; what is wrong with it, "" for nothing, None: can't be told."""
@@ -78,7 +85,7 @@ class ObjectWriter(Author):
             manifest = self.manifests.of(save) if save is not None else None
             if save is None or not isinstance(manifest, Manifest):
                 return None
-            problem = verify.content(self.store, save, manifest)
+            problem = verify.content(self.store, save, manifest.files)
             if problem and not look(self.store).has(save, MANIFEST):
                 return None  # deleted meanwhile
             self.store.put(save.key(DAMAGED if problem else VERIFIED), f"{problem}\n".encode())

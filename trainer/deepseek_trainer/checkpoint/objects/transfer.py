@@ -12,14 +12,14 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
 import torch
 from torch.distributed import ProcessGroup
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import state_dict_saver
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from deepseek_trainer.checkpoint import dcp
-from deepseek_trainer.checkpoint.hashing import Hashing
+from deepseek_trainer.checkpoint.hashing import Copy, Hashing
 from deepseek_trainer.checkpoint.objects.layout import Save
 from deepseek_trainer.checkpoint.objects.store import BLOCK, Store
 
@@ -37,9 +37,20 @@ Described = dict[str, dict[str, Any]]
 """Size and sha256 by the name of an object: {"bytes": int, "sha256": str}."""
 
 
-def write(state: dict[str, Any], store: Store, save: Save, group: ProcessGroup) -> Described:
-    """Uploads this rank's shards, the coordinator `.metadata` too; what this rank has written. A collective."""
-    objects = _Objects(store, save)
+def write(
+    state: dict[str, Any],
+    store: Store,
+    save: Save,
+    group: ProcessGroup,
+    *,
+    copies: Callable[[], Copy] | None = None,
+) -> Described:
+    """Uploads this rank's shards, the coordinator `.metadata` too; what this rank has written. A collective.
+
+    Args:
+        copies: makes what takes a second copy of an object.
+    """
+    objects = _Objects(store, save, copies)
     writer = _Writer(objects, streams=min(STREAMS, 1 + _bytes(state) // (2 * BLOCK)))
     with dcp.told(f"checkpoint {save}: can't be written"):
         state_dict_saver.save(state, storage_writer=writer, process_group=group)
@@ -48,40 +59,56 @@ def write(state: dict[str, Any], store: Store, save: Save, group: ProcessGroup) 
 
 def read(state: dict[str, Any], store: Store, save: Save, files: Described, group: ProcessGroup | None = None) -> None:
     """Reads into the tensors of `state`, whatever the number of ranks was. A collective; without a group of one process."""
-    with dcp.told(f"checkpoint {save}: can't be read"):
-        state_dict_loader.load(
-            state, storage_reader=_Reader(_Objects(store, save, files)), process_group=group, no_dist=group is None
-        )
+    dcp.read(state, save, in_store(store, save, files), group)
 
 
-def sizes(store: Store, save: Save, files: Described) -> dict[str, torch.Size | None]:
-    """See `dcp.sizes`."""
-    with dcp.told(f"checkpoint {save}: can't be read"):
-        return dcp.tensors(_Reader(_Objects(store, save, files)))
+def in_store(store: Store, save: Save, files: Described) -> dcp.Source:
+    """The objects of a save, as files that are read by parts."""
+
+    @contextmanager
+    def opened(name: str) -> Iterator[dcp.Opened]:
+        with store.reading(save.key(name), files[name]["bytes"]) as stream:
+            yield _Object(stream)
+
+    return opened
+
+
+class _Object:
+    """A part is one request: torch seeks to and fro in what it reads."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def part(self, offset: int, length: int) -> IO[bytes]:
+        return io.BytesIO(self.read(offset, length))
+
+    def read(self, offset: int, length: int | None) -> bytes:
+        self._stream.seek(offset)
+        return self._stream.read(-1 if length is None else length)
 
 
 class _Objects(FileSystem):
     """A save's objects, as torch asks for files; errors of the writing threads are kept, as torch would lose them."""
 
-    def __init__(self, store: Store, save: Save, files: Described | None = None) -> None:
-        self._store, self._save = store, save
-        self._files: Described = files or {}
+    def __init__(self, store: Store, save: Save, copies: Callable[[], Copy] | None) -> None:
+        self._store, self._save, self._copies = store, save, copies
         self.written: Described = {}
         self.errors: list[Exception] = []
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
-        name = str(path)
-        if mode == "rb":
-            with self._store.reading(self._save.key(name), self._files[name]["bytes"]) as stream:
-                yield stream
-            return
+        del mode  # it is only written
+        name, copy = str(path), self._copies() if self._copies else None
         try:
             with self._store.writing(self._save.key(name)) as stream:
-                hashed = _HashedObject(stream)
+                hashed = _HashedObject(stream, copy)
                 yield hashed
-            self.written[name] = hashed.describe()
+            self.written[name] = described = hashed.describe()
+            if copy is not None:
+                copy.finish(described["sha256"])
         except Exception as error:
+            if copy is not None:
+                copy.abandon()
             self.errors.append(error)  # and not raised: a thread has nobody who would hear it
 
     def raise_error(self) -> None:
@@ -137,29 +164,20 @@ class _Writer(FileSystemWriter):
         return cast(_Objects, self.fs)
 
 
-class _Reader(FileSystemReader):
-    def __init__(self, objects: _Objects) -> None:
-        super().__init__(".")
-        self.fs = objects
-
-    def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
-        """One tensor's bytes by one request: torch seeks to and fro in what it reads."""
-        file.seek(sinfo.offset)
-        return io.BytesIO(file.read(sinfo.length))
-
-
 class _HashedObject(Hashing):
     """An object that is uploaded: a large piece is handed on block by block."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], copy: Copy | None) -> None:
         super().__init__()
-        self._stream = stream
+        self._stream, self._copy = stream, copy
 
     def _pass_on(self, piece: memoryview) -> None:
         for first in range(0, len(piece), BLOCK):
             block = piece[first : first + BLOCK]
             self._digest.update(block)
             self._stream.write(block)
+            if self._copy is not None:
+                self._copy.write(block)
 
 
 def _bytes(state: Any) -> int:

@@ -13,6 +13,8 @@ from deepseek_trainer.checkpoint.objects.store import BLOCK, Store
 
 THREADS = 4
 """Objects that one process reads at a time."""
+Files = Mapping[str, Mapping[str, Any]]
+"""Of a manifest: size and sha256 by name."""
 
 
 def sizes(view: View, save: Save, manifest: Manifest) -> str:
@@ -26,19 +28,23 @@ def sizes(view: View, save: Save, manifest: Manifest) -> str:
     return ""
 
 
-def content(store: Store, save: Save, manifest: Manifest, *, rank: int = 0, ranks: int = 1) -> str:
+def content(store: Store, save: Save, files: Files, *, rank: int = 0, ranks: int = 1) -> str:
     """What is wrong with the objects of this rank's share, each of which is read and hashed; "" for nothing.
+
+    Args:
+        files: of the manifest, or some of them.
 
     Raises:
         UnavailableError: it may be whole, but can't be read.
     """
-    share = sorted(manifest.files.items(), key=lambda entry: -int(entry[1]["bytes"]))[rank::ranks]
+    share = sorted(files.items(), key=lambda entry: -int(entry[1]["bytes"]))[rank::ranks]
     with ThreadPoolExecutor(THREADS) as pool:
-        problems = pool.map(lambda entry: _difference(store, save, *entry), share)
+        problems = pool.map(lambda entry: difference(store, save, *entry), share)
         return next(filter(None, problems), "")
 
 
-def _difference(store: Store, save: Save, name: str, expected: Mapping[str, Any]) -> str:
+def difference(store: Store, save: Save, name: str, expected: Mapping[str, Any]) -> str:
+    """What is wrong with an object, which is read and hashed; "" for nothing."""
     digest, size = hashlib.sha256(), 0
     try:
         with store.reading(save.key(name), expected["bytes"]) as stream:
