@@ -148,13 +148,15 @@ def _write(path: Path, size: int) -> None:
 def _read(folder: Path, world: World, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     found = load.newest_whole(folder)
     assert found is not None
-    read = state.collect(model, optimizer)
-    load.read_into(read, found, world)
-    state.restore(model, optimizer, read)
+    load.read_into(state.collect(model, optimizer), found, world)
 
 
 def _torch_load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    state.restore(model, optimizer, torch.load(path, weights_only=True))
+    loaded, own = torch.load(path, weights_only=True), state.collect(model, optimizer)
+    model.load_state_dict(loaded["model"])
+    for name, moments in own["optimizer"]["state"].items():
+        for moment, tensor in moments.items():
+            tensor.copy_(loaded["optimizer"]["state"][name][moment])
 
 
 if __name__ == "__main__":

@@ -194,9 +194,7 @@ class Sharded:
     def resume(self, folder: Path) -> None:
         found = load.newest_whole(folder)
         assert found is not None
-        saved = state.collect(self.model, self.optimizer, {})
-        load.read_into(saved, found, self.world)
-        state.restore(self.model, self.optimizer, saved)
+        load.read_into(state.collect(self.model, self.optimizer, {}), found, self.world)
 
 
 def peak(trained: Sharded) -> int:

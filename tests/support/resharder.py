@@ -30,9 +30,7 @@ def main() -> None:
         source.fill(model, world.device, drawn=False)
         update, guard = Update(model, config.trainer, world, waits), Guard(config.trainer.training.guard)
         beside = {**update.state, "guard": guard.state}
-        read = state.collect(model, update.optimizer, beside)
-        assert not load.read_into(read, found, world)
-        state.restore(model, update.optimizer, read)
+        assert not load.read_into(state.collect(model, update.optimizer, beside), found, world)
         writer(Path(os.environ["TO"]), world, model=found.manifest.model).save(
             state.collect(model, update.optimizer, beside), found.manifest.ledger
         )

@@ -264,7 +264,7 @@ def test_an_overflow_changes_nothing_but_the_scale_which_recovers(world: World) 
         if update.overflowed(2.0, norm) is not None:
             update.leave()
             assert torch.equal(_weights(model), before)
-            assert not update.optimizer.state
+            assert not any(part["step"] for part in update.optimizer.state.values())
         else:
             update.apply(step)
         scales.append(update.scale)

@@ -129,13 +129,10 @@ def _begin_with(run: Run, other: load.Found) -> None:
     assert run.home is not None and run.config.checkpoint is not None  # noqa: S101, PT018
     assert run.config.checkpoint.resume_from is not None  # noqa: S101
     if run.config.checkpoint.resume_from.optimizer:
-        saved = state.collect(run.model, run.update.optimizer)
-        run.home.read_into(saved, other, run.world)
-        state.restore(run.model, run.update.optimizer, saved)
+        wanted = state.collect(run.model, run.update.optimizer)
     else:
-        weights = state.weights(run.model)
-        run.home.read_into(weights, other, run.world)
-        state.restore_weights(run.model, weights)
+        wanted = state.weights(run.model)
+    run.home.read_into(wanted, other, run.world)
     run.update.restored(lacking=frozenset(run.update.state))
     log.info("begins with %s", fields(path=other.path, step=other.manifest.step))
 
@@ -193,12 +190,10 @@ def resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
     if found is None or run.home is None:
         return None
     progress = run.progress
-    saved = _state(run)
-    lacking = run.home.read_into(saved, found, run.world)
+    lacking = run.home.read_into(_state(run), found, run.world)
     memory = run.writer.memory if run.writer else None
     tally = memory.tally(found.manifest.files, found.kept) if memory else {}
     progress.tokens = found.manifest.tokens
-    state.restore(run.model, run.update.optimizer, saved)
     run.update.restored(lacking)
     log.info(
         "resumed %s",

@@ -1,7 +1,8 @@
 """What of a run is saved: weights and optimizer, by parameter name, whatever the number of ranks.
 
-The learning rate and the data's order are pure functions of the step, and the loop has no dropout, so no random
-state belongs to it. The ledger travels in the manifest.
+What is read into it is in model and optimizer: these are their own tensors. The learning rate, like all that the
+config says of the optimizer, and the data's order are pure functions of config and step, and the loop has no dropout,
+so no such number and no random state belongs to it. The ledger travels in the manifest.
 """
 
 from __future__ import annotations
@@ -10,12 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import (
-    get_model_state_dict,
-    get_state_dict,
-    set_model_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 
 def collect(
@@ -26,22 +22,17 @@ def collect(
     """The state as sharded tensors, to be written or to be read into.
 
     Args:
-        beside: what else the loop remembers, by parts; what is read into it needs no `restore`.
+        optimizer: one that knows its parameters' names, and has its state from the beginning (`optim.optimizer`).
+        beside: what else the loop remembers, by parts.
     """
-    weights, moments = get_state_dict(model, optimizer)
-    return {"model": weights, "optimizer": moments, **{name: dict(part) for name, part in (beside or {}).items()}}
-
-
-def restore(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Puts a state that was read back into model and optimizer."""
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    moments = {
+        name: dict(optimizer.state[parameter])
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["param_names"], group["params"], strict=True)
+    }
+    return {**weights(model), "optimizer": {"state": moments}, **{name: dict(p) for name, p in (beside or {}).items()}}
 
 
 def weights(model: torch.nn.Module) -> dict[str, Any]:
     """The weights alone, in the shape of `collect`."""
     return {"model": get_model_state_dict(model)}
-
-
-def restore_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
-    """Puts weights that were read back into the model."""
-    set_model_state_dict(model, state["model"])

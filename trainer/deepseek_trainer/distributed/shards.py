@@ -27,6 +27,16 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def zeros_like(tensor: torch.Tensor) -> torch.Tensor:
+    """Zeros of the same shape and layout; asks nobody, and nothing of DTensor."""
+    zeros = torch.zeros_like(local(tensor.detach()))
+    if not isinstance(tensor, DTensor):
+        return zeros
+    return DTensor.from_local(
+        zeros, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+    )
+
+
 def forget_gathered(model: nn.Module) -> None:
     """To be called when shards were changed by hand: the next forward pass gathers them anew."""
     for module in model.modules():

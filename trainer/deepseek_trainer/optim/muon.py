@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Replicate
 
-from deepseek_trainer.distributed.shards import local
+from deepseek_trainer.distributed.shards import local, zeros_like
+from deepseek_trainer.optim.adamw import AdamW
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic: steepest at zero; it brings singular values to about 0.7 to 1.2, and not to 1."""
@@ -24,7 +25,7 @@ RMS = 0.2
 """Of an update's entries, as AdamW's have it."""
 
 
-class Muon(torch.optim.AdamW):
+class Muon(AdamW):
     """AdamW, but for the groups with `muon`."""
 
     def __init__(
@@ -55,15 +56,14 @@ class Muon(torch.optim.AdamW):
         finally:
             self.param_groups = groups
 
+    def _first_state(self, group: dict[str, Any], parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"momentum_buffer": zeros_like(parameter)} if group["muon"] else super()._first_state(group, parameter)
+
     def _orthogonal_step(self, group: dict[str, Any]) -> None:
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.zeros(())  # AdamW looks for one when it is loaded
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            momentum, gradient = local(state["momentum_buffer"]), local(parameter.grad)
+            momentum, gradient = local(self.state[parameter]["momentum_buffer"]), local(parameter.grad)
             momentum.lerp_(gradient, 1 - group["momentum"])
             update = self._orthogonalized(parameter, gradient.lerp(momentum, group["momentum"]))
             rate, (rows, columns) = group["lr"], parameter.shape[-2:]

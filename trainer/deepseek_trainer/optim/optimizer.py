@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from deepseek_trainer.config import OptimizerSpec
+from deepseek_trainer.distributed.shards import trained_parameters
+from deepseek_trainer.optim.adamw import AdamW
 from deepseek_trainer.optim.muon import Muon
 
 
@@ -21,17 +23,20 @@ def make(
     Args:
         collective: around what it has to ask of other ranks.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = trained_parameters(model).items()
     hidden = _hidden_matrices(model) if spec.kind == "Muon" else set()
     groups = [
-        {"params": [p for p in trained if p in hidden], "weight_decay": spec.weight_decay, "muon": True},
-        {"params": [p for p in trained if p not in hidden and p.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [(name, p) for name, p in trained if p in hidden], "weight_decay": spec.weight_decay, "muon": True},
+        {
+            "params": [(name, p) for name, p in trained if p not in hidden and p.ndim >= 2],
+            "weight_decay": spec.weight_decay,
+        },
+        {"params": [(name, p) for name, p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    told: dict[str, Any] = {"lr": spec.learning_rate, "betas": (spec.beta1, spec.beta2), "fused": True}
+    told: dict[str, Any] = {"lr": spec.learning_rate, "betas": (spec.beta1, spec.beta2)}
     used = [group for group in groups if group["params"]]
     if spec.kind == "AdamW":
-        return torch.optim.AdamW(used, **told)
+        return AdamW(used, **told)
     muon = spec.muon
     return Muon(used, **told, momentum=muon.momentum, iterations=muon.newton_schulz_steps, collective=collective)
 
