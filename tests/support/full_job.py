@@ -191,6 +191,15 @@ TRAINER: Manifest = {
         "spectralCap": {"weights": ["*.self_attn.o_proj.weight"], "limit": 4},
     },
     "evaluation": {"everySteps": 100, "batches": 4},
+    "logging": {
+        "kinds": ["JSONL", "MLflow"],
+        "directory": "/checkpoints/logs",
+        "everySteps": 5,
+        "project": "speech",
+        "trackingUri": "https://mlflow.example.com",
+        "offline": True,
+        "peakTflops": 989,
+    },
 }
 
 

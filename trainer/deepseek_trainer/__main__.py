@@ -19,6 +19,7 @@ from deepseek_trainer.memory import is_exhausted, recipe
 from deepseek_trainer.pulse import PulseWriter
 from deepseek_trainer.report import Reporter
 from deepseek_trainer.signals import StopSignal
+from deepseek_trainer.tracking import kinds
 
 log = logging.getLogger("deepseek_trainer")
 
@@ -44,6 +45,7 @@ def _run(environ: Mapping[str, str]) -> None:
     stop = StopSignal()
     reporter, pulse = Reporter.from_environment(environ), PulseWriter.from_environment(environ)
     config = load(environ.get(Env.RUN_CONFIG_FILE) or Paths.RUN_CONFIG_FILE)
+    kinds.require(config.trainer.logging)
 
     # torch and transformers take seconds to import: a wrong config has already been refused.
     with imports.lasting():
@@ -78,10 +80,11 @@ def _failed(code: ExitCode, error: Exception, environ: Mapping[str, str]) -> Exi
 
 
 def end(code: ExitCode) -> None:
-    """Ends the process; at once if a save that can't be waited for any more is under way."""
-    from deepseek_trainer.checkpoint.flight import is_any_under_way
+    """Ends the process; at once if a save, or a log, that can't be waited for any more is under way."""
+    from deepseek_trainer.checkpoint import flight
+    from deepseek_trainer.tracking import runlog
 
-    if is_any_under_way():
+    if flight.is_any_under_way() or runlog.is_any_under_way():
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

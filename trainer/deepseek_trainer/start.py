@@ -34,6 +34,7 @@ from deepseek_trainer.optim.guard import Guard
 from deepseek_trainer.optim.update import Update
 from deepseek_trainer.progress import Progress
 from deepseek_trainer.telling import Telling, speed
+from deepseek_trainer.tracking import runlog
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,9 @@ def set_up(
     )
     progress.update(unigram_entropy=data.unigram_entropy)
     update, guard = Update(model, spec, world, waits), Guard(training.guard, _left_out(place, writer, ledger, world))
-    tell = Telling(config, world, progress, guard, speed(config, world, source.config, parameters))
+    after = found.manifest.step if found is not None else None
+    written = runlog.begin(config, environ, after) if world.leader else None
+    tell = Telling(config, world, progress, guard, speed(config, world, source.config, parameters), written)
     run = Run(config, world, progress, data, model, update, guard, routing, waits, place, writer, audit, tell)
     if other is not None:
         _begin_with(run, other)

@@ -1,4 +1,4 @@
-"""What a run tells of its steps: a line in the log and the report for those who watch, each from the same numbers.
+"""What a run tells of its steps: a line in the log, the report for those who watch, and the run's log, from the same numbers.
 
 Every rank calls this after each step: its own figures go into its pulse; what is the job's is told by rank 0.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from deepseek_trainer.config import RunConfig
-from deepseek_trainer.contract import Experts
+from deepseek_trainer.contract import Experts, Report
 from deepseek_trainer.data.feed import Ledger
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.footprint import Scale
@@ -22,6 +22,7 @@ from deepseek_trainer.optim.guard import Guard
 from deepseek_trainer.plan import utilization
 from deepseek_trainer.plan.utilization import Utilization
 from deepseek_trainer.progress import Progress, finite
+from deepseek_trainer.tracking.runlog import RunLog
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +49,17 @@ class Telling:
     """Of one start of training."""
 
     def __init__(
-        self, config: RunConfig, world: World, progress: Progress, guard: Guard, speed: Utilization | None
+        self,
+        config: RunConfig,
+        world: World,
+        progress: Progress,
+        guard: Guard,
+        speed: Utilization | None,
+        written: RunLog | None,
     ) -> None:
+        """Args: written: the run's log; None: there is none, or it is another rank's."""
         self._steps, self._progress, self._guard, self._speed = config.trainer.training.steps, progress, guard, speed
-        self._memory = Scale(world.device)
+        self._memory, self._written = Scale(world.device), written
 
     def step(self, ledger: Ledger, outcome: Outcome) -> float:
         """A step has ended; the seconds of it that were this rank's own work, NaN where that was not measured."""
@@ -93,7 +101,41 @@ class Telling:
             chain=ledger.chain,
             experts=None if load is None else Experts(**asdict(load)),
         )
+        if self._written is not None and (self._written.is_due(ledger.step) or ledger.step == self._steps):
+            self._written.tell(ledger.step, _figures(progress.report, progress.last_step_s))
         return pace.busy_s
+
+    def evaluated(self, ledger: Ledger, loss: float | None, unigram_entropy: float | None) -> None:
+        """The validation loss at a step; None: nothing is held out yet."""
+        if loss is None:
+            return
+        log.info("evaluated %s", fields(step=ledger.step, validation_loss=loss, unigram_entropy=unigram_entropy))
+        if self._written is not None:
+            self._written.tell(ledger.step, {"validation/loss": loss})
+
+    def close(self) -> None:
+        """Nothing more is told."""
+        if self._written is not None:
+            self._written.close()
+
+
+def _figures(report: Report, step_s: float) -> dict[str, float | None]:
+    """Of a step, by the names that they have in the run's log."""
+    parts, memory = report.step_seconds, report.memory
+    return {
+        "train/loss": report.loss,
+        "train/learning_rate": report.learning_rate,
+        "train/gradient_norm": report.grad_norm,
+        "train/epoch": report.epoch,
+        "train/skipped_steps": report.skipped_steps,
+        "speed/tokens_per_second": report.tokens_per_second,
+        "speed/mfu": report.mfu,
+        "time/step_seconds": step_s,
+        **{f"time/{name}_seconds": value for name, value in parts or ()},
+        **{f"memory/{name}_bytes": value for name, value in memory or ()},
+        "experts/max_violation": report.experts and report.experts.max_violation,
+        "experts/dropped": report.experts and report.experts.dropped,
+    }
 
 
 def speed(config: RunConfig, world: World, model: Any, parameters: int) -> Utilization | None:
@@ -103,6 +145,14 @@ def speed(config: RunConfig, world: World, model: Any, parameters: int) -> Utili
         model: its configuration.
         parameters: of the whole model.
     """
+    told = config.trainer.logging.peak_tflops
     product = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None
     length = config.trainer.training.sequence_length
-    return utilization.of(model, parameters=parameters, length=length, ranks=world.size, product=product, peak=None)
+    return utilization.of(
+        model,
+        parameters=parameters,
+        length=length,
+        ranks=world.size,
+        product=product,
+        peak=None if told is None else told * 1e12,
+    )

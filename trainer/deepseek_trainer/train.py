@@ -43,6 +43,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     saver = start.saver(run, start.resume(run, ledger, found))
     stop.defer()
     with (
+        closing(run.tell),
         closing(run.data.feed(ledger, waits=run.waits, progress=progress, audit=run.audit)) as feed,
         probation.watched(
             found.path if found else None,
@@ -105,9 +106,7 @@ def _evaluate(run: Run, feed: Feed) -> None:
     run.progress.update(phase="evaluating")
     with run.update.evaluated_weights():
         loss = validation_loss(run.model, feed.held_out(), run.world, tick=run.progress.pulse.tick)
-    if loss is not None:
-        entropy = run.data.unigram_entropy
-        log.info("evaluated %s", fields(step=feed.ledger.step, validation_loss=loss, unigram_entropy=entropy))
+    run.tell.evaluated(feed.ledger, loss, run.data.unigram_entropy)
     run.progress.update(phase="training", validation_loss=loss)
     run.progress.started()
 

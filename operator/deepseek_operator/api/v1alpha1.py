@@ -202,6 +202,13 @@ def _rolls_back(spec: Spec) -> bool:
     return "Rollback" in (guard.get("onNonFinite"), guard.get("onSpike"))
 
 
+def _places_its_logs(spec: Spec) -> bool:
+    """Whether what the built-in trainer writes down has a volume to lie on."""
+    logging = (spec.trainer or {}).get("logging") or {}
+    has_volume = spec.checkpoint is not None and spec.checkpoint.volume is not None
+    return not logging.get("kinds") or logging.get("directory") is not None or has_volume
+
+
 class Spec(Model):
     """What is trained, on what, with which data, saved where."""
 
@@ -236,6 +243,15 @@ class Spec(Model):
             "trainer.training.guard: Rollback goes back to a checkpoint; set checkpoint.volume, or take SkipStep or Fail",
             ".trainer.training.guard",
             holds=lambda spec: spec.checkpoint is not None or not _rolls_back(spec),
+        ),
+        Rule(
+            "!has(self.trainer) || !has(self.trainer.logging) || !has(self.trainer.logging.kinds) || "
+            "self.trainer.logging.kinds.size() == 0 || has(self.trainer.logging.directory) || "
+            "(has(self.checkpoint) && has(self.checkpoint.volume))",
+            "trainer.logging is written beside the checkpoints on a volume, and this job has none; set "
+            "trainer.logging.directory to a folder on a volume of the workers, or checkpoint.volume",
+            ".trainer.logging",
+            holds=_places_its_logs,
         ),
         Rule(
             f"!has(self.data) || !has(self.data.mode) || self.data.mode != 'Dynamic' || !({_ROLLS_BACK})",

@@ -132,6 +132,19 @@ BAD = [
         "guard: Rollback goes back to a checkpoint; set checkpoint.volume",
     ),
     trainer(
+        "logs-without-a-volume",
+        {"trainer/logging": {"kinds": ["JSONL"]}, "checkpoint": {"objectStore": {"url": "s3://bucket/runs"}}},
+        "spec.trainer.logging",
+        "set trainer.logging.directory to a folder on a volume of the workers",
+    ),
+    at(
+        "trainer/logging/trackingUri",
+        "tracking-server-with-credentials",
+        "https://user:secret@mlflow.example.com",
+        "Invalid value",
+    ),
+    at("trainer/logging/kinds", "kind-of-log-that-is-none", ["CSV"], "Unsupported value"),
+    trainer(
         "rollback-of-leases",
         {"trainer/training/guard": {"onNonFinite": "Rollback"}, "data/mode": "Dynamic"},
         "with data.mode Dynamic a step has others the second time",

@@ -11,6 +11,7 @@ from deepseek_trainer.config.base import ConfigError, Section
 from deepseek_trainer.config.batching import BatchingSpec, ShuffleSpec
 from deepseek_trainer.config.checkpoint import CheckpointSpec, ResumeFrom
 from deepseek_trainer.config.data import SHARD_BYTES, ChatSpec, DatasetSpec, DataSpec, DynamicSpec
+from deepseek_trainer.config.logging import LoggingSpec
 from deepseek_trainer.config.memory import MemorySpec
 from deepseek_trainer.config.model import ExpertsSpec, ModelSpec, MultiTokenSpec
 from deepseek_trainer.config.optimizer import MuonSpec, OptimizerSpec, ScheduleSpec
@@ -34,6 +35,7 @@ __all__ = [
     "ExpertsSpec",
     "GuardSpec",
     "InitialWeights",
+    "LoggingSpec",
     "LossScaleSpec",
     "MemorySpec",
     "ModelSpec",

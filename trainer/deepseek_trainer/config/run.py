@@ -38,6 +38,22 @@ class RunConfig(Section):
             raise ValueError("data.audit is kept beside the checkpoints; set checkpoint, or remove data.audit")
         return self
 
+    @property
+    def log_directory(self) -> str | None:
+        """Where the run's figures are written down; None: nowhere."""
+        if self.trainer.logging.directory is not None or self.checkpoint is None or "://" in self.checkpoint.directory:
+            return self.trainer.logging.directory
+        return f"{self.checkpoint.directory}/logs"
+
+    @model_validator(mode="after")
+    def _has_a_place_for_logs(self) -> RunConfig:
+        if self.trainer.logging.kinds and self.log_directory is None:
+            raise ValueError(
+                "trainer.logging is written beside the checkpoints on a volume, and this job has none; set "
+                "trainer.logging.directory to a folder on a volume of the workers, or checkpoint.volume"
+            )
+        return self
+
     @model_validator(mode="after")
     def _can_roll_back(self) -> RunConfig:
         guard = self.trainer.training.guard

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from deepseek_trainer.config.base import Section
+from deepseek_trainer.config.logging import LoggingSpec
 from deepseek_trainer.config.model import ModelSpec
 from deepseek_trainer.config.optimizer import OptimizerSpec
 from deepseek_trainer.config.parallelism import ParallelismSpec
@@ -42,6 +43,7 @@ class TrainerSpec(Section):
     )
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="The optimizer and its schedule.")
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="Validation.")
+    logging: LoggingSpec = Field(default_factory=LoggingSpec, description="Where the run's figures are written down.")
 
     @model_validator(mode="after")
     def _weights_fit_the_task(self) -> TrainerSpec:
