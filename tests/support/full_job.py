@@ -190,7 +190,11 @@ TRAINER: Manifest = {
         "ema": {"decay": 0.99, "evaluate": False},
         "spectralCap": {"weights": ["*.self_attn.o_proj.weight"], "limit": 4},
     },
-    "evaluation": {"everySteps": 100, "batches": 4},
+    "evaluation": {
+        "everySteps": 100,
+        "batches": 4,
+        "samples": {"prompts": ["Good morning"], "newTokens": 32, "temperature": 0.7},
+    },
     "logging": {
         "kinds": ["JSONL", "MLflow"],
         "directory": "/checkpoints/logs",

@@ -1,8 +1,9 @@
-"""What a run writes down of itself, over a resume: each step once, in whatever kind of log."""
+"""What a run says of itself beside its report: series, over a resume each step once, and texts. None of it changes training."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 pytestmark = [pytest.mark.training, pytest.mark.timeout(300)]
 
 MakeConfig = Callable[..., dict[str, Any]]
+PROMPTS = ["Hello, how are", "I"]
 
 
 def series(checkpoints: Path) -> list[dict[str, Any]]:
@@ -23,25 +25,42 @@ def series(checkpoints: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (checkpoints / "logs" / "metrics.jsonl").read_text().splitlines()][1:]
 
 
-def test_a_resumed_run_goes_on_with_its_series(config: MakeConfig, tmp_path: Path) -> None:
+def state(checkpoint: Path) -> dict[str, str]:
+    """Hashes of the shards of a checkpoint."""
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    return {name: file["sha256"] for name, file in files.items() if name.endswith(".distcp")}
+
+
+def trained(chosen: dict[str, Any], folder: Path, ranks: int) -> str:
+    """The output of rank 0."""
+    ended = start_training(chosen, world_size=ranks, folder=folder).wait()
+    assert [rank.exit_code for rank in ended] == [0] * ranks, ended[0].output
+    return ended[0].output
+
+
+def test_what_a_run_says_is_told_once_and_changes_nothing(config: MakeConfig, tmp_path: Path) -> None:
+    plain = config(steps=6, globalBatchSize=4)
+    plain["checkpoint"]["directory"] = str(tmp_path / "plain")
+    trained(plain, tmp_path / "silent", 2)
+
     chosen = config(steps=6, globalBatchSize=4)
     chosen["trainer"]["logging"] = {"kinds": ["JSONL", "TensorBoard"], "everySteps": 1, "peakTflops": 0.01}
+    samples = {"prompts": PROMPTS, "newTokens": 6, "temperature": 0.8}
+    chosen["trainer"]["evaluation"] = {"everySteps": 2, "batches": 3, "samples": samples}
     checkpoints = tmp_path / "checkpoints"
-    (first,) = start_training(chosen, world_size=1, folder=tmp_path / "first").wait()
-    assert first.exit_code == 0, first.output
+    output = trained(chosen, tmp_path / "first", 2)
     told = series(checkpoints)
-    shutil.rmtree(checkpoints / "step-00000006")
-    (second,) = start_training(chosen, world_size=1, folder=tmp_path / "second").wait()
-    assert second.exit_code == 0, second.output
+    assert state(checkpoints / "step-00000006") == state(tmp_path / "plain" / "step-00000006") != {}
 
+    shutil.rmtree(checkpoints / "step-00000006")
+    resumed = trained(chosen, tmp_path / "second", 1)
     again = series(checkpoints)
     curve = {one["step"]: one["train/loss"] for one in again if "train/loss" in one}
-    assert [one["step"] for one in again] == [1, 2, 3, 4, 5, 6, 6], "the last one is the evaluation"
-    assert "validation/loss" in again[-1]
-    assert curve == pytest.approx(losses(first.output), rel=1e-5)
-    assert again[:4] == told[:4], "what was written before the checkpoint stays as it is"
-    assert again[4]["time"] > told[-1]["time"]
-    assert losses(second.output).keys() == {5, 6}
+    assert [one["step"] for one in again] == [1, 2, 2, 3, 4, 4, 5, 6, 6], "evaluations have records of their own"
+    assert curve == pytest.approx(losses(output), rel=1e-5)
+    assert again[:6] == told[:6], "what was written before the checkpoint stays as it is"
+    assert again[6]["time"] > told[-1]["time"]
+    assert losses(resumed).keys() == {5, 6}
     expected = {
         "train/gradient_norm",
         "train/learning_rate",
@@ -50,6 +69,17 @@ def test_a_resumed_run_goes_on_with_its_series(config: MakeConfig, tmp_path: Pat
         "speed/mfu",
     }
     assert expected <= again[0].keys()
+
+    texts = {one["step"]: (one["samples/0"], one["samples/1"]) for one in again if "validation/loss" in one}
+    assert texts.keys() == {2, 4, 6}
+    assert all(
+        text.startswith(prompt) and text != prompt
+        for pair in texts.values()
+        for text, prompt in zip(pair, PROMPTS, strict=True)
+    )
+    assert len(set(texts.values())) == 3, "each step draws anew"
+    assert texts[6] == tuple(told[-1][f"samples/{n}"] for n in (0, 1)), "one rank writes what two have written"
+    assert len(re.findall(r'sampled step=\d+ prompt="I" text="', output)) == 3
 
     board = EventAccumulator(str(checkpoints / "logs" / "tensorboard"))
     board.Reload()

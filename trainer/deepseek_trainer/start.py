@@ -33,6 +33,7 @@ from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim.guard import Guard
 from deepseek_trainer.optim.update import Update
 from deepseek_trainer.progress import Progress
+from deepseek_trainer.sampling import Sampler
 from deepseek_trainer.telling import Telling, speed
 from deepseek_trainer.tracking import runlog
 
@@ -58,6 +59,8 @@ class Run:
     audit: AuditLog | None
     """None: what is trained is not written down."""
     tell: Telling
+    sampler: Sampler | None
+    """None: nothing is to be written."""
 
 
 def set_up(
@@ -107,7 +110,9 @@ def set_up(
     after = found.manifest.step if found is not None else None
     written = runlog.begin(config, environ, after) if world.leader else None
     tell = Telling(config, world, progress, guard, speed(config, world, source.config, parameters), written)
-    run = Run(config, world, progress, data, model, update, guard, routing, waits, place, writer, audit, tell)
+    samples = spec.evaluation.samples
+    sampler = Sampler(samples, training, world, data.vocabulary) if samples is not None else None
+    run = Run(config, world, progress, data, model, update, guard, routing, waits, place, writer, audit, tell, sampler)
     if other is not None:
         _begin_with(run, other)
     return run, ledger, found

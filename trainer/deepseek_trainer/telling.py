@@ -5,7 +5,9 @@ Every rank calls this after each step: its own figures go into its pulse; what i
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +24,7 @@ from deepseek_trainer.optim.guard import Guard
 from deepseek_trainer.plan import utilization
 from deepseek_trainer.plan.utilization import Utilization
 from deepseek_trainer.progress import Progress, finite
+from deepseek_trainer.sampling import Sample
 from deepseek_trainer.tracking.runlog import RunLog
 
 log = logging.getLogger(__name__)
@@ -105,18 +108,27 @@ class Telling:
             self._written.tell(ledger.step, _figures(progress.report, progress.last_step_s))
         return pace.busy_s
 
-    def evaluated(self, ledger: Ledger, loss: float | None, unigram_entropy: float | None) -> None:
-        """The validation loss at a step; None: nothing is held out yet."""
-        if loss is None:
-            return
-        log.info("evaluated %s", fields(step=ledger.step, validation_loss=loss, unigram_entropy=unigram_entropy))
-        if self._written is not None:
-            self._written.tell(ledger.step, {"validation/loss": loss})
+    def evaluated(
+        self, ledger: Ledger, loss: float | None, unigram_entropy: float | None, samples: Sequence[Sample]
+    ) -> None:
+        """What an evaluation has come to; without a loss nothing is held out yet."""
+        if loss is not None:
+            log.info("evaluated %s", fields(step=ledger.step, validation_loss=loss, unigram_entropy=unigram_entropy))
+        for one in samples:
+            log.info("sampled %s", fields(step=ledger.step, prompt=_quoted(one.prompt), text=_quoted(one.text)))
+        if self._written is not None and (samples or loss is not None):
+            texts = {f"samples/{number}": one.prompt + one.text for number, one in enumerate(samples)}
+            self._written.tell(ledger.step, {"validation/loss": loss}, texts)
 
     def close(self) -> None:
         """Nothing more is told."""
         if self._written is not None:
             self._written.close()
+
+
+def _quoted(text: str) -> str:
+    """In one line."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _figures(report: Report, step_s: float) -> dict[str, float | None]:

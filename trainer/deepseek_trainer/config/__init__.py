@@ -19,7 +19,7 @@ from deepseek_trainer.config.run import RunConfig, load
 from deepseek_trainer.config.stability import EmaSpec, GuardSpec, LossScaleSpec, SpectralCapSpec
 from deepseek_trainer.config.tokenizer import TokenizerSpec
 from deepseek_trainer.config.trainer import InitialWeights, TrainerSpec
-from deepseek_trainer.config.training import EvaluationSpec, Precision, TrainingSpec
+from deepseek_trainer.config.training import EvaluationSpec, Precision, SamplesSpec, TrainingSpec
 
 __all__ = [
     "SHARD_BYTES",
@@ -45,6 +45,7 @@ __all__ = [
     "Precision",
     "ResumeFrom",
     "RunConfig",
+    "SamplesSpec",
     "ScheduleSpec",
     "Section",
     "ShuffleSpec",

@@ -67,6 +67,22 @@ class TrainingSpec(Section):
     )
 
 
+class SamplesSpec(Section):
+    """Texts that the model writes after each evaluation, into the worker's log and the run's logs."""
+
+    prompts: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=2048)], ...], Field(min_length=1, max_length=16)
+    ] = Field(description="What it goes on from; a text each.")
+    new_tokens: Annotated[int, Field(ge=1, le=512)] = Field(
+        64, description="Tokens that it writes behind each; fewer where it ends the text."
+    )
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(
+        0.0,
+        description="0: the likeliest token each time. Else what logits are divided by before a token is drawn, with the seed "
+        "and the step: the same weights write the same.",
+    )
+
+
 class EvaluationSpec(Section):
     """Validation loss on the part of the data that is held out."""
 
@@ -76,3 +92,4 @@ class EvaluationSpec(Section):
     batches: Annotated[int, Field(ge=1, le=100_000)] = Field(
         8, description="Micro-batches of each evaluation, over all ranks."
     )
+    samples: SamplesSpec | None = Field(None, description="What the model writes after each. Without it, nothing.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 from deepseek_trainer.contract import Data as DataReport
@@ -115,6 +116,10 @@ class Data(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def vocabulary(self) -> Path:
+        """File of the tokenizer, on rank 0's node at least."""
+
     @property
     def unigram_entropy(self) -> float | None:
         """Of the token distribution, nats per token: the loss of a model that ignores context; None: not known."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deepseek_trainer.config import RunConfig
 from deepseek_trainer.contract import Data as DataReport
-from deepseek_trainer.data import agreed, readahead, store
+from deepseek_trainer.data import agreed, readahead, store, tokenizer
 from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.feed import HeldOut, Step
 from deepseek_trainer.data.ledger import Batch, Ledger
@@ -33,6 +33,7 @@ class PositionData:
         self._config, self._world, self._samples = config, world, samples
         info = samples.store.info
         self.vocab_size, self.unigram_entropy = info.vocab_size, info.unigram_entropy
+        self.vocabulary = samples.store.folder / tokenizer.FILE
         self.ledger = Ledger.of(config, fingerprint=info.fingerprint, samples=samples.training, layout=samples.layout)
 
     @property

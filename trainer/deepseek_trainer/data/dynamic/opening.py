@@ -52,7 +52,8 @@ class LeaseData:
         execute: who tokenises shards ahead of the ranks.
         """
         self._config, self._world, self._wanted, self._execute = config, world, wanted, execute
-        vocabulary = (wanted.work / tokenizer.FILE).read_bytes()
+        self.vocabulary = wanted.work / tokenizer.FILE
+        vocabulary = self.vocabulary.read_bytes()
         self.vocab_size = tokenizer.size_of(Tokenizer.from_buffer(vocabulary))
         self.fingerprint = _fingerprint(config, wanted, vocabulary)
         self._cutting = Cutting.of(config, self.fingerprint)
