@@ -21,7 +21,7 @@ from deepseek_trainer.checkpoint import load, state
 from deepseek_trainer.config import OptimizerSpec, TrainingSpec
 from deepseek_trainer.config.parallelism import ParallelismSpec
 from deepseek_trainer.data import deal
-from deepseek_trainer.distributed import mesh, sharding
+from deepseek_trainer.distributed import alone, mesh, sharding
 from deepseek_trainer.distributed.clipping import clip
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, join
@@ -161,6 +161,7 @@ class Sharded:
         self.training = TrainingSpec.model_validate({"steps": 3, **layout.get("training", {})})
         sharding.shard(self.model, self.world, mesh.groups(sizes, self.world), self.training, waits)
         source.fill(self.model, world.device, offloaded=self.training.cpu_offload)
+        alone.settle(self.model, self.world)
         self.optimizer = optimizer.make(self.model, OPTIMIZER)
 
     def course(self, first: int, last: int) -> Course:

@@ -22,7 +22,7 @@ from deepseek_trainer.data import modes
 from deepseek_trainer.data.audit.records import Header
 from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.feed import Data, Ledger
-from deepseek_trainer.distributed import mesh, sharding
+from deepseek_trainer.distributed import alone, mesh, sharding
 from deepseek_trainer.distributed.choice import mesh_of
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
@@ -150,6 +150,7 @@ def _fill(model: Any, source: Origin, world: World, *, drawn: bool, offloaded: b
     if drawn:
         world.lead(source.require)
     world.agree(lambda: source.fill(model, world.device, drawn=drawn, offloaded=offloaded), on=lambda world: True)
+    alone.settle(model, world)
 
 
 def _writer(
