@@ -23,6 +23,7 @@ from deepseek_trainer.config.parallelism import ParallelismSpec
 from deepseek_trainer.data import deal
 from deepseek_trainer.distributed import alone, mesh, sharding
 from deepseek_trainer.distributed.clipping import clip
+from deepseek_trainer.distributed.shards import local
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.model.origin import Origin
@@ -215,7 +216,7 @@ def peak(trained: Sharded) -> int:
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
     """This rank's part."""
-    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
+    return local(tensor).detach()
 
 
 def _whole(tensor: Any) -> torch.Tensor:

@@ -7,19 +7,12 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-_WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
-"""What activation checkpointing and compilation put into names; a checkpoint has none of it."""
+from deepseek_trainer.model.layers import plain_name
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are trained, by the name that they have in a checkpoint."""
-    found = {}
-    for name, parameter in model.named_parameters():
-        for wrapper in _WRAPPERS:
-            name = name.replace(wrapper, "")  # noqa: PLW2901
-        if parameter.requires_grad:
-            found[name] = parameter
-    return found
+    return {plain_name(name): parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -23,12 +23,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.functional import linear
 
 from deepseek_trainer.config.base import ConfigError
 from deepseek_trainer.config.parallelism import FIELD
 from deepseek_trainer.distributed.exchange import copied, gathered, summed
+from deepseek_trainer.distributed.shards import local
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.model.layers import decoder_layers
 
@@ -108,7 +109,7 @@ def _stays_whole(model: Any, head: nn.Linear, mesh: DeviceMesh) -> bool:
 def _columns(module: Any, axis: Axis) -> None:
     _share(module, "weight", axis, 0)
     _share(module, "bias", axis, 0)
-    module.forward = lambda rows: linear(axis.copied(rows), _local(module.weight), _local(module.bias))
+    module.forward = lambda rows: linear(axis.copied(rows), local(module.weight), local(module.bias))
 
 
 def _gathered(module: Any, axis: Axis) -> None:
@@ -121,7 +122,7 @@ def _rows(module: Any, axis: Axis) -> None:
     _share(module, "weight", axis, 1)
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
-        out = axis.summed(linear(rows, _local(module.weight)))
+        out = axis.summed(linear(rows, local(module.weight)))
         return out if module.bias is None else out + module.bias
 
     module.forward = forward
@@ -152,7 +153,3 @@ def _share(module: nn.Module, name: str, axis: Axis, dimension: int) -> None:
     if whole is not None:
         part = distribute_tensor(whole.data, axis.mesh, [Shard(dimension)], src_data_rank=None)
         module.register_parameter(name, nn.Parameter(part, requires_grad=whole.requires_grad))
-
-
-def _local(parameter: Any) -> Any:
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter

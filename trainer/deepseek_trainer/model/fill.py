@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from deepseek_trainer.config import ConfigError
+from deepseek_trainer.distributed.shards import local
 from deepseek_trainer.model.layers import plain_name, tensors
 from deepseek_trainer.model.recipes import Part, Recipe
 
@@ -51,8 +52,8 @@ def fill(
         if not drawn and name in saved:
             continue
         part = part_of(tensor)
-        local = _local(tensor)
-        if not local.numel():
+        own = local(tensor)
+        if not own.numel():
             continue
         value = read(name, tensor.shape, part) if read is not None and name in saved else None
         if value is None:
@@ -62,7 +63,7 @@ def fill(
                 )
             value = recipes[name].draw(tensor.shape, part, seed=seed, name=name)
         with torch.no_grad():
-            local.copy_(value)
+            own.copy_(value)
 
 
 def part_of(tensor: torch.Tensor) -> Part:
@@ -71,8 +72,3 @@ def part_of(tensor: torch.Tensor) -> Part:
         return tuple(slice(0, size) for size in tensor.shape)
     sizes, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
     return tuple(slice(offset, offset + size) for size, offset in zip(sizes, offsets, strict=True))
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    local: torch.Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return local
