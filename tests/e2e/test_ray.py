@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from deepseek_trainer.data.audit.proof import Verdict, prove
 from support.eventually import eventually
-from support.faults import kill_ray, memory_mib, ray_processes
+from support.faults import kill_ray, memory_mib, ray_processes, require_processes
 from support.kubectl import Kubectl
 from support.running import manifest
 from support.runs import tiny_trainer
@@ -64,11 +64,9 @@ def test_a_job_that_loses_its_ray_trains_each_sample_once(
     pods = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in kubectl.pods()}
     assert set(pods) == {f"{name}-ray-0", f"{name}-worker-0-0", f"{name}-worker-1-0"}
     assert pods[f"{name}-worker-0-0"] != pods[f"{name}-worker-1-0"], "both workers are on one node"
-    try:
-        for pod in pods:
-            print(f"{pod}: {memory_mib(ray_processes(pod, space))} MiB of Ray")
-    except LookupError as error:
-        pytest.skip(f"needs root and a cluster whose containers run on this machine: {error}")
+    for pod in pods:
+        require_processes(pod, space, ray_processes)
+        print(f"{pod}: {memory_mib(ray_processes(pod, space))} MiB of Ray")
 
     said = kubectl.run("logs", f"{name}-worker-0-0", "-c", "worker")
     assert "prepared with ray parts=" in said, said

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +91,10 @@ def end_of(pids: Sequence[int]) -> bool:
     return all(_read(pid, "stat").rpartition(b")")[2].split()[:1] in ([], [b"Z"]) for pid in pids)
 
 
-def require_processes(pod: str, namespace: str) -> None:
+def require_processes(pod: str, namespace: str, find: Callable[[str, str], object] = processes_of) -> None:
     """Skips the test where the cluster's containers are not processes of this machine; those of the native one are."""
     try:
-        processes_of(pod, namespace)
+        find(pod, namespace)
     except LookupError as error:
         if not os.environ.get("KUBECONFIG"):
             raise
