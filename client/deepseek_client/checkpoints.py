@@ -1,15 +1,12 @@
-"""`dsj checkpoints`: what a job has on its volume, asked where the volume is: here, or by a pod beside it.
-
-The answer of a pod is untrusted input: whatever it is, it is shown as text.
-"""
+"""`dsj checkpoints`: what a job has on its volume, asked where the volume is: here, or by a pod beside it."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepseek_client.beside.answer import understood
 from deepseek_client.beside.folder import given_folder
 from deepseek_client.beside.pod import Errand
 from deepseek_client.beside.run import run
@@ -93,11 +90,5 @@ def parse(text: str) -> Listing:
     Raises:
         ClientError: it is none, or says what is wrong.
     """
-    try:
-        said = json.loads(text)
-        if "error" in said:
-            raise ClientError(str(said["error"])[:1000])
+    with understood(text, "the pod gave no list of checkpoints") as said:
         return Listing([dict(row) for row in said["checkpoints"]], int(said["leftOut"]))
-    except (ValueError, KeyError, TypeError) as error:
-        last = (text.strip().splitlines() or ["nothing"])[-1]
-        raise ClientError(f"the pod gave no list of checkpoints; its last line: {last[:300]}") from error

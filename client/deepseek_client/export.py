@@ -1,11 +1,7 @@
-"""`dsj export`: a checkpoint as a model in the format of Hugging Face, written where the volume is: here, or by a pod beside it.
-
-The answer of a pod is untrusted input: whatever it is, it is shown as text.
-"""
+"""`dsj export`: a checkpoint as a model in the format of Hugging Face, written where the volume is: here, or by a pod beside it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from deepseek_operator.api.names import Paths
 from deepseek_operator.render.claims import own_claim
 
+from deepseek_client.beside.answer import understood
 from deepseek_client.beside.folder import given_folder
 from deepseek_client.beside.pod import TARGET, Errand, whole_job
 from deepseek_client.beside.run import run
@@ -142,14 +139,8 @@ def parse(text: str) -> str:
         NotExportedError: it says what is wrong.
         ClientError: it is no answer.
     """
-    try:
-        said = json.loads(text)
-        if "error" in said:
-            raise NotExportedError(str(said["error"])[:1000])
+    with understood(text, "the pod exported nothing that it tells of", NotExportedError) as said:
         return str(said["done"])[:1000]
-    except (ValueError, KeyError, TypeError) as error:
-        last = (text.strip().splitlines() or ["nothing"])[-1]
-        raise ClientError(f"the pod exported nothing that it tells of; its last line: {last[:300]}") from error
 
 
 def _inside(root: str, path: str, name: str) -> PurePosixPath:

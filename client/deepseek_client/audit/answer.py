@@ -1,16 +1,16 @@
 """What an audit said, beside what the job's status says. Pure.
 
-The answer of a pod is untrusted input: whatever it is, it is shown as text, and only a verdict that is known counts.
+Only a verdict that is known counts.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
 
+from deepseek_client.beside.answer import understood
 from deepseek_client.errors import ClientError
 
 EXIT_STATUS = {"proven": 0, "not proven": 1, "unknown": 2}
@@ -37,13 +37,9 @@ def parse(text: str) -> Answer:
     Raises:
         ClientError: it is none.
     """
-    try:
-        facts = json.loads(text)
+    with understood(text, "the audit gave no answer") as facts:
         rows = [(str(name), str(said)) for name, said in facts["rows"]]
         verdict = str(facts["verdict"])
-    except (ValueError, KeyError, TypeError) as error:
-        last = (text.strip().splitlines() or ["nothing"])[-1]
-        raise ClientError(f"the audit gave no answer; its last line: {last[:300]}") from error
     if verdict not in EXIT_STATUS:
         raise ClientError(f"the audit's verdict {verdict[:40]!r} is unknown to this client; upgrade deepseek-client")
     return Answer(verdict, rows, facts)
