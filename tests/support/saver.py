@@ -23,7 +23,7 @@ from deepseek_trainer.errors import UnavailableError
 def author(
     world: World, *, generation: int = 1, keep: int = 2, model: Mapping[str, Any] = MappingProxyType({"layers": 1})
 ) -> dict[str, Any]:
-    """The fields of `save.Author` that have no default."""
+    """The fields of `author.Author` that have no default."""
     return {
         "job": "test",
         "uid": "uid-1",

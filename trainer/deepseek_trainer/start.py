@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_trainer import numerics
-from deepseek_trainer.checkpoint import home, layout, load, save, state
+from deepseek_trainer.checkpoint import author, home, layout, load, state
 from deepseek_trainer.checkpoint.home import AnyWriter, Begun, Home
 from deepseek_trainer.checkpoint.memory import tier
 from deepseek_trainer.checkpoint.saver import Saver
@@ -217,7 +217,7 @@ def resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:
         resumed_from=str(found.path),
         restored_bytes=RestoredBytes(**tally) if memory else None,
         passed_over=tuple(text[:PASSED_OVER_LENGTH] for text in found.passed_over[:PASSED_OVER_MAX]) or None,
-        checkpoint=save.info(found.path, found.manifest, verified=True),
+        checkpoint=author.info(found.path, found.manifest, verified=True),
     )
     return ledger.step
 

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.utils import _create_file_view
 
-from deepseek_trainer.checkpoint.hashing import Copy, HashedFiles
+from deepseek_trainer.checkpoint.hashing import Copy, Described, HashedFiles
 from deepseek_trainer.errors import UnavailableError, first_line
 
 METADATA = ".metadata"
@@ -46,14 +46,14 @@ Source = Callable[[str], AbstractContextManager[Opened]]
 
 def write(
     state: dict[str, Any], folder: Path, group: ProcessGroup, *, copies: Callable[[], Copy] | None = None
-) -> dict[str, dict[str, Any]]:
+) -> Described:
     """Writes this rank's shards as `__<rank>_0.distcp`, the first rank `.metadata` too; all is on the disk. A collective.
 
     Args:
         copies: makes what takes a second copy of a file.
 
     Returns:
-        Size and hash of each file that this rank has written, as they are in a manifest.
+        What this rank has written.
     """
     with told(f"checkpoint {folder}: can't be written"):
         writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=False)

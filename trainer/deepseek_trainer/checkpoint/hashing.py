@@ -20,6 +20,10 @@ APART = 256 * 1024
 """Bytes of a piece for which it is worth to have another thread hash it."""
 
 
+Described = dict[str, dict[str, Any]]
+"""Size and sha256 by the name of a file or an object: {"bytes": int, "sha256": str}."""
+
+
 class Copy(Protocol):
     """What takes a second copy of a file while it is written. It never fails: a copy is nothing that a save depends on."""
 
@@ -35,11 +39,11 @@ class HashedFiles(FileSystem):
     """The file system of a `FileSystemWriter` that knows what was written, and has it on the disk.
 
     Attributes:
-        described: {"bytes": int, "sha256": str} of each file, by name.
+        described: what was written.
     """
 
     def __init__(self, copies: Callable[[], Copy] | None = None) -> None:
-        self.described: dict[str, dict[str, Any]] = {}
+        self.described: Described = {}
         self._copies = copies
 
     @contextmanager

@@ -55,7 +55,7 @@ class Home(Protocol):
         """What saves there, before there is a start.
 
         Args:
-            author: the fields of `save.Author`; its `memory` is the home's.
+            author: the fields of `author.Author`; its `memory` is the home's.
         """
 
     def begin(self, writer: AnyWriter, *, audited: bool, fits: Judge) -> Begun:

@@ -25,10 +25,10 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+from deepseek_trainer.checkpoint.author import Shown
 from deepseek_trainer.checkpoint.flight import Flight, LostError
 from deepseek_trainer.checkpoint.home import AnyWriter
 from deepseek_trainer.checkpoint.interval import Interval, Past
-from deepseek_trainer.checkpoint.save import Shown
 from deepseek_trainer.checkpoint.staging import Staging
 from deepseek_trainer.checkpoint.verifier import Verifier
 from deepseek_trainer.config import CheckpointSpec

@@ -10,6 +10,7 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 from deepseek_trainer.checkpoint import retention
+from deepseek_trainer.checkpoint.author import Author
 from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.checkpoint.objects import verify
 from deepseek_trainer.checkpoint.objects.layout import DAMAGED, MANIFEST, VERIFIED, Save, View
@@ -17,7 +18,6 @@ from deepseek_trainer.checkpoint.objects.manifests import Manifests, Void, encod
 from deepseek_trainer.checkpoint.objects.probation import is_bad
 from deepseek_trainer.checkpoint.objects.store import Store, look
 from deepseek_trainer.checkpoint.retention import Known
-from deepseek_trainer.checkpoint.save import Author
 from deepseek_trainer.errors import UnavailableError
 
 log = logging.getLogger(__name__)

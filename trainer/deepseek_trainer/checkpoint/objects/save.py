@@ -2,8 +2,7 @@
 
     upload shards, hashing them  ->  fence  ->  create manifest.json, if nothing is there  ->  retention
 
-All ranks take part, and all succeed or all fail; what a failed save has written is deleted, unless its manifest may yet
-appear. Fencing: a start that sees a newer one on record doesn't create its manifest; one that looked before the newer one
+What a failed save has written is not deleted where its manifest may yet appear. Fencing: a start that sees a newer one on record doesn't create its manifest; one that looked before the newer one
 was on record finds it void, or is counted (see `load`).
 """
 
@@ -11,17 +10,18 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from deepseek_trainer.checkpoint.author import Author, Shown, Stopwatch, info
+from deepseek_trainer.checkpoint.hashing import Copy, Described
 from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.checkpoint.objects import retention, starts, transfer, verify
 from deepseek_trainer.checkpoint.objects.layout import DAMAGED, MANIFEST, VERIFIED, Save, save_named
 from deepseek_trainer.checkpoint.objects.manifests import Manifests, encode
 from deepseek_trainer.checkpoint.objects.store import Store, UndecidedError, look
-from deepseek_trainer.checkpoint.save import Author, Shown, Stopwatch, info
 from deepseek_trainer.contract import CheckpointInfo
 from deepseek_trainer.errors import FencedError, UnavailableError
 
@@ -40,43 +40,11 @@ class ObjectWriter(Author):
     manifests: Manifests
     number: int = 0
 
-    def save(
-        self,
-        state: dict[str, Any],
-        ledger: dict[str, Any],
-        shown: Shown | None = None,
-        *,
-        began: float | None = None,
-        blocked_s: float | None = None,
-    ) -> CheckpointInfo:
-        """As `checkpoint.save.Writer.save`. A collective.
+    def _begin(self, step: int) -> Save:
+        return Save(step, self.number, secrets.token_hex(4), self.store.url, self.store.endpoint)
 
-        Raises:
-            FencedError: a newer start trains there.
-            UnavailableError: the store refuses, or can't be reached.
-        """
-        took = Stopwatch(time.perf_counter() if began is None else began, blocked_s)
-        save = self.world.lead(
-            lambda: Save(ledger["step"], self.number, secrets.token_hex(4), self.store.url, self.store.endpoint)
-        )
-        copies = self.memory.copies if self.memory else None
-        try:
-            described = self.world.agree(
-                lambda: transfer.write(state, self.store, save, self.world.control, copies=copies),
-                on=lambda world: True,
-            )
-            files = {name: entry for each in described for name, entry in (each or {}).items()}
-            saved = self.world.lead(lambda: self._commit(save, ledger, shown or Shown(), files, took))
-        except UnavailableError as error:  # on all ranks
-            if self.memory is not None:
-                self.memory.failed()
-            if self.world.leader and not isinstance(error, UndecidedError):
-                with suppress(UnavailableError):
-                    self.store.delete(map(save.key, look(self.store).of(save)))
-            raise
-        if self.memory is not None:
-            self.memory.committed(files)
-        return saved
+    def _write_own(self, place: Save, state: dict[str, Any], copies: Callable[[], Copy] | None) -> Described:
+        return transfer.write(state, self.store, place, self.world.control, copies=copies)
 
     def reread(self, path: str) -> str | None:
         """Reads a committed checkpoint once more, and marks it; what is wrong with it, "" for nothing, None: can't be told."""
@@ -94,7 +62,7 @@ class ObjectWriter(Author):
         return problem
 
     def _commit(
-        self, save: Save, ledger: dict[str, Any], shown: Shown, files: transfer.Described, took: Stopwatch
+        self, place: Save, ledger: dict[str, Any], shown: Shown, files: Described, took: Stopwatch
     ) -> CheckpointInfo:
         view = look(self.store)
         if view.last_start() != self.number:
@@ -104,7 +72,12 @@ class ObjectWriter(Author):
                 f"{last.generation}, trains there"
             )
         manifest = self.manifest(ledger, shown, files, took)
-        if not self.store.create(save.key(MANIFEST), encode(manifest)):
-            raise FencedError(f"{save}: a newer start has made it void")
-        retention.apply(self.store, self.manifests, self, save)
-        return info(str(save), manifest)
+        if not self.store.create(place.key(MANIFEST), encode(manifest)):
+            raise FencedError(f"{place}: a newer start has made it void")
+        retention.apply(self.store, self.manifests, self, place)
+        return info(str(place), manifest)
+
+    def _undo(self, place: Save, error: UnavailableError) -> None:
+        if not isinstance(error, UndecidedError):
+            with suppress(UnavailableError):
+                self.store.delete(map(place.key, look(self.store).of(place)))

@@ -27,14 +27,12 @@ from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from deepseek_trainer.checkpoint import dcp
-from deepseek_trainer.checkpoint.hashing import Copy, Hashing
+from deepseek_trainer.checkpoint.hashing import Copy, Described, Hashing
 from deepseek_trainer.checkpoint.objects.layout import Save
 from deepseek_trainer.checkpoint.objects.store import BLOCK, Store
 
 STREAMS = 4
 """Objects that a rank uploads at a time."""
-Described = dict[str, dict[str, Any]]
-"""Size and sha256 by the name of an object: {"bytes": int, "sha256": str}."""
 
 
 def write(
