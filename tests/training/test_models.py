@@ -27,6 +27,16 @@ NARROW = {
     "GPT2": {"hiddenSize": 32, "numLayers": 2},
 }
 VOCABULARY = 64
+DENSE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+"""As configurations of transformers name it."""
 
 
 def a_spec(model: dict[str, Any], **rest: Any) -> TrainerSpec:
@@ -166,31 +176,12 @@ def _saved(folder: Path, model: Any) -> Path:
 
 
 def _qwen() -> Any:
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-    )
-    return Qwen2ForCausalLM(config)
+    return Qwen2ForCausalLM(Qwen2Config(**DENSE, tie_word_embeddings=True))
 
 
 def _llama() -> Any:
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=64,
-        rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
-    )
-    return LlamaForCausalLM(config)
+    ropes = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    return LlamaForCausalLM(LlamaConfig(**DENSE, rope_parameters=ropes))
 
 
 def _mixture() -> Any:
