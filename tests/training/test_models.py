@@ -91,6 +91,11 @@ def test_first_weights_are_those_of_the_architecture_and_of_the_names_alone(arch
         assert not tensor.is_meta
         assert torch.allclose(tensor.double().mean(), theirs.double().mean(), atol=5e-3), name
         assert torch.allclose(tensor.double().std(), theirs.double().std(), rtol=0.3, atol=1e-6), name
+    resumed = source.bare()
+    source.fill(resumed, torch.device("cpu"), drawn=False)
+    unsaved = tensors(resumed).keys() - resumed.state_dict().keys()
+    assert all(torch.equal(tensors(resumed)[name], tensors(model)[name]) for name in unsaved)
+    assert bool(unsaved) == (architecture != "GPT2"), "rotary frequencies"
     deeper = narrow(architecture, numLayers=3).model()
     shared = tensors(deeper).keys() & tensors(model).keys()
     alike = {name for name in shared if torch.equal(tensors(deeper)[name], tensors(model)[name])}

@@ -14,8 +14,9 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.distributed.shards import local
+from deepseek_trainer.model import recipes
 from deepseek_trainer.model.layers import plain_name, tensors
-from deepseek_trainer.model.recipes import Part, Recipe
+from deepseek_trainer.model.recipes import Part
 
 Read = Callable[[str, torch.Size, Part], torch.Tensor | None]
 """A part of a trained tensor, of the whole's shape; None: it has to be drawn."""
@@ -24,18 +25,17 @@ Read = Callable[[str, torch.Size, Part], torch.Tensor | None]
 def fill(
     model: Any,
     device: torch.device,
-    recipes: dict[str, Recipe],
+    blueprint: Any | None,
     *,
     seed: int,
-    drawn: bool,
     offloaded: bool = False,
     read: Read | None = None,
 ) -> None:
     """Gives the tensors memory on the device, and values.
 
     Args:
-        recipes: how tensors begin; see `recipes.of`.
-        drawn: False: only what no checkpoint has, as everything else comes from one.
+        blueprint: the same model on the meta device, whole; None: only what no checkpoint has gets values, as everything
+            else comes from one.
         offloaded: parameters stay on the host; buffers don't.
         read: the source of trained weights; what it doesn't have is drawn.
 
@@ -43,13 +43,15 @@ def fill(
         ConfigError: nobody says how a tensor begins.
     """
     saved = {plain_name(name) for name in model.state_dict()}
+    wanted = None if blueprint is not None else tensors(model).keys() - saved
+    known = recipes.of(model if blueprint is None else blueprint, wanted)
     model.to_empty(device=torch.device("cpu") if offloaded else device)
     for module in model.modules() if offloaded else ():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
     model.tie_weights()
     for name, tensor in tensors(model).items():
-        if not drawn and name in saved:
+        if wanted is not None and name not in wanted:
             continue
         part = part_of(tensor)
         own = local(tensor)
@@ -57,11 +59,11 @@ def fill(
             continue
         value = read(name, tensor.shape, part) if read is not None and name in saved else None
         if value is None:
-            if name not in recipes:
+            if name not in known:
                 raise ConfigError(
                     f"trainer.model: {type(model).__name__} doesn't say how {name} begins; take another architecture"
                 )
-            value = recipes[name].draw(tensor.shape, part, seed=seed, name=name)
+            value = known[name].draw(tensor.shape, part, seed=seed, name=name)
         with torch.no_grad():
             own.copy_(value)
 

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from deepseek_trainer.config import ModelSpec, TrainerSpec
-from deepseek_trainer.model import attention, build, fill, pretrained, recipes
+from deepseek_trainer.model import attention, build, fill, pretrained
 
 IDENTITY = (
     "model_type",
@@ -82,9 +82,9 @@ class Origin:
             ConfigError: the architecture can't begin this way.
             DataError: the weights are damaged or not those of the config.
         """
-        blueprint = self.bare()
-        read = None if self.weights is None or not drawn else pretrained.reader(self.weights, blueprint)
-        fill.fill(model, device, recipes.of(blueprint), seed=self.seed, drawn=drawn, offloaded=offloaded, read=read)
+        blueprint = self.bare() if drawn else None
+        read = None if self.weights is None or blueprint is None else pretrained.reader(self.weights, blueprint)
+        fill.fill(model, device, blueprint, seed=self.seed, offloaded=offloaded, read=read)
 
     def model(self) -> Any:
         """The whole model on the CPU, with its weights."""

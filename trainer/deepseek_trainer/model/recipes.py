@@ -8,7 +8,7 @@ what a tensor begins with depends on nothing but the two: not on the number of r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,37 +46,43 @@ class Recipe:
         return tensor
 
 
-def of(model: Any) -> dict[str, Recipe]:
+def of(model: Any, wanted: Collection[str] | None = None) -> dict[str, Recipe]:
     """The recipes of a model of transformers on the meta device, by names of tensors.
+
+    Args:
+        wanted: names of buffers, as only the modules that have them are asked how they begin, and all else in the model may
+            be cut up; None: all tensors.
 
     Raises:
         ConfigError: the architecture begins with what can't be drawn part by part.
     """
-    recorder = _Recorder(model)
+    named = tensors(model)
+    recorder = _Recorder(model, named if wanted is None else {name: named[name] for name in wanted})
     with torch.no_grad(), recorder:
         for module in _children_first(model):
-            model._init_weights(module)
+            if wanted is None or not recorder.known.isdisjoint(map(_storage, module.buffers(recurse=False))):
+                model._init_weights(module)
     return {name: Recipe(tuple(steps)) for name, steps in recorder.steps.items() if steps}
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes down what is done in place to the tensors of a model, and doesn't do it."""
+    """Writes down what is done in place to these tensors of a model, and doesn't do it."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, named: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self._model = type(model).__name__
-        named = tensors(model)
         self._names = {_storage(tensor): name for name, tensor in named.items()}
         self._sizes = {name: tensor.numel() for name, tensor in named.items()}
         self.steps: dict[str, list[Any]] = {name: [] for name in named}
+        self.known = self._names.keys()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operation, target = func._schema.name.partition("::")[2], args[0] if args else None
         if not (operation.endswith("_") and isinstance(target, torch.Tensor) and target.is_meta):
             return func(*args, **(kwargs or {}))
         name = self._names.get(_storage(target))
-        if name is None:
-            return func(*args, **(kwargs or {}))
+        if name is None:  # on the meta device a number that is changed is none
+            return target if operation in _ELEMENTWISE else func(*args, **(kwargs or {}))
         whole = target.numel() == self._sizes[name]
         if operation == "zero_" and not whole:  # an embedding's row for padding, which nothing looks up here
             return target
