@@ -92,6 +92,7 @@ DEFAULTS: dict[str, Any] = {
             "muon": {"momentum": 0.95, "newtonSchulzSteps": 5},
         },
         "evaluation": {"everySteps": 50, "batches": 8},
+        "profile": {"steps": 3, "ranks": [0], "stacks": False},
         "logging": {"kinds": [], "everySteps": 10, "project": "deepseekjob", "offline": False},
     },
     "data": {

@@ -195,6 +195,7 @@ TRAINER: Manifest = {
         "batches": 4,
         "samples": {"prompts": ["Good morning"], "newTokens": 32, "temperature": 0.7},
     },
+    "profile": {"fromStep": 10, "steps": 5, "ranks": [0, 8], "stacks": True, "directory": "/checkpoints/profiles"},
     "logging": {
         "kinds": ["JSONL", "MLflow"],
         "directory": "/checkpoints/logs",

@@ -1,10 +1,12 @@
-"""What a run says of itself beside its report: series, over a resume each step once, and texts. None of it changes training."""
+"""What a run says of itself beside its report: series, over a resume each step once, texts, traces. None of it changes training."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 pytestmark = [pytest.mark.training, pytest.mark.timeout(300)]
 
 MakeConfig = Callable[..., dict[str, Any]]
+MARKS = ("forward", "backward", "optimizer", "checkpoint")
 PROMPTS = ["Hello, how are", "I"]
 
 
@@ -47,10 +50,17 @@ def test_what_a_run_says_is_told_once_and_changes_nothing(config: MakeConfig, tm
     chosen["trainer"]["logging"] = {"kinds": ["JSONL", "TensorBoard"], "everySteps": 1, "peakTflops": 0.01}
     samples = {"prompts": PROMPTS, "newTokens": 6, "temperature": 0.8}
     chosen["trainer"]["evaluation"] = {"everySteps": 2, "batches": 3, "samples": samples}
+    chosen["trainer"]["profile"] = {"fromStep": 4, "steps": 2, "ranks": [1]}
     checkpoints = tmp_path / "checkpoints"
     output = trained(chosen, tmp_path / "first", 2)
     told = series(checkpoints)
     assert state(checkpoints / "step-00000006") == state(tmp_path / "plain" / "step-00000006") != {}
+
+    (trace,) = (checkpoints / "profiles").iterdir()
+    assert trace.name == "step-00000004-rank-00001.json.gz"
+    marks = Counter(event["name"] for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"])
+    assert {name: marks[name] for name in MARKS} == {"forward": 2, "backward": 2, "optimizer": 2, "checkpoint": 1}
+    assert marks["data"] > 0
 
     shutil.rmtree(checkpoints / "step-00000006")
     resumed = trained(chosen, tmp_path / "second", 1)

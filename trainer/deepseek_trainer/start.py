@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deepseek_trainer import numerics
+from deepseek_trainer import numerics, profiling
 from deepseek_trainer.checkpoint import author, home, layout, load, state
 from deepseek_trainer.checkpoint.home import AnyWriter, Begun, Home
 from deepseek_trainer.checkpoint.memory import tier
@@ -32,6 +32,7 @@ from deepseek_trainer.model.balance import Routing
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim.guard import Guard
 from deepseek_trainer.optim.update import Update
+from deepseek_trainer.profiling import Profiler
 from deepseek_trainer.progress import Progress
 from deepseek_trainer.sampling import Sampler
 from deepseek_trainer.telling import Telling, speed
@@ -61,6 +62,7 @@ class Run:
     tell: Telling
     sampler: Sampler | None
     """None: nothing is to be written."""
+    profiler: Profiler
 
 
 def set_up(
@@ -111,8 +113,25 @@ def set_up(
     written = runlog.begin(config, environ, after) if world.leader else None
     tell = Telling(config, world, progress, guard, speed(config, world, source.config, parameters), written)
     samples = spec.evaluation.samples
+    profiler = profiling.of(config, world, environ, tick=progress.pulse.tick)
     sampler = Sampler(samples, training, world, data.vocabulary) if samples is not None else None
-    run = Run(config, world, progress, data, model, update, guard, routing, waits, place, writer, audit, tell, sampler)
+    run = Run(
+        config,
+        world,
+        progress,
+        data,
+        model,
+        update,
+        guard,
+        routing,
+        waits,
+        place,
+        writer,
+        audit,
+        tell,
+        sampler,
+        profiler,
+    )
     if other is not None:
         _begin_with(run, other)
     return run, ledger, found

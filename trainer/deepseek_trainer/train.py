@@ -44,6 +44,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
     stop.defer()
     with (
         closing(run.tell),
+        closing(run.profiler),
         closing(run.data.feed(ledger, waits=run.waits, progress=progress, audit=run.audit)) as feed,
         probation.watched(
             found.path if found else None,
@@ -60,6 +61,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
             _evaluate(run, feed)  # what the weights are worth before the first step
 
         last, signs = feed.ledger.step >= training.steps, [0.0, 0.0, 0.0]
+        run.profiler.stepped(feed.ledger.step)
         while not last:
             rate = run.update.begin(feed.ledger.step)
             run.waits.begin(feed.ledger.step)
@@ -84,6 +86,7 @@ def train(config: RunConfig, world: World, progress: Progress, stop: StopSignal,
                 feed.trained()  # a step that was left out has consumed its samples, too
 
                 feed.paced(run.tell.step(feed.ledger, Outcome(step.tokens, loss, rate, grad_norm, refused, load)))
+                run.profiler.stepped(feed.ledger.step)
                 last, stopping = feed.ledger.step == training.steps, bool(told_to_stop)
 
             number = feed.ledger.step

@@ -15,6 +15,7 @@ from deepseek_trainer.config.logging import LoggingSpec
 from deepseek_trainer.config.memory import MemorySpec
 from deepseek_trainer.config.model import ExpertsSpec, ModelSpec, MultiTokenSpec
 from deepseek_trainer.config.optimizer import MuonSpec, OptimizerSpec, ScheduleSpec
+from deepseek_trainer.config.profile import ProfileSpec
 from deepseek_trainer.config.run import RunConfig, load
 from deepseek_trainer.config.stability import EmaSpec, GuardSpec, LossScaleSpec, SpectralCapSpec
 from deepseek_trainer.config.tokenizer import TokenizerSpec
@@ -43,6 +44,7 @@ __all__ = [
     "MuonSpec",
     "OptimizerSpec",
     "Precision",
+    "ProfileSpec",
     "ResumeFrom",
     "RunConfig",
     "SamplesSpec",

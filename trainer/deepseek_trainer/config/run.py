@@ -41,9 +41,18 @@ class RunConfig(Section):
     @property
     def log_directory(self) -> str | None:
         """Where the run's figures are written down; None: nowhere."""
-        if self.trainer.logging.directory is not None or self.checkpoint is None or "://" in self.checkpoint.directory:
-            return self.trainer.logging.directory
-        return f"{self.checkpoint.directory}/logs"
+        return self.trainer.logging.directory or self._beside_checkpoints("logs")
+
+    @property
+    def profile_directory(self) -> str | None:
+        """Where traces are; None: on no volume."""
+        return self.trainer.profile.directory or self._beside_checkpoints("profiles")
+
+    def _beside_checkpoints(self, name: str) -> str | None:
+        """A folder on the checkpoint volume; None: there is none."""
+        if self.checkpoint is None or "://" in self.checkpoint.directory:
+            return None
+        return f"{self.checkpoint.directory}/{name}"
 
     @model_validator(mode="after")
     def _has_a_place_for_logs(self) -> RunConfig:

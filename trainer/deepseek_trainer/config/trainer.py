@@ -11,6 +11,7 @@ from deepseek_trainer.config.logging import LoggingSpec
 from deepseek_trainer.config.model import ModelSpec
 from deepseek_trainer.config.optimizer import OptimizerSpec
 from deepseek_trainer.config.parallelism import ParallelismSpec
+from deepseek_trainer.config.profile import ProfileSpec
 from deepseek_trainer.config.tokenizer import TokenizerSpec
 from deepseek_trainer.config.training import EvaluationSpec, TrainingSpec
 
@@ -44,6 +45,7 @@ class TrainerSpec(Section):
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="The optimizer and its schedule.")
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="Validation.")
     logging: LoggingSpec = Field(default_factory=LoggingSpec, description="Where the run's figures are written down.")
+    profile: ProfileSpec = Field(default_factory=ProfileSpec, description="Traces of torch's profiler.")
 
     @model_validator(mode="after")
     def _weights_fit_the_task(self) -> TrainerSpec:
