@@ -15,7 +15,7 @@ import typer
 from deepseek_operator.api.names import State
 from rich.console import Console
 
-from deepseek_client import cli_beside, profiles
+from deepseek_client import cli_beside, manifest, overrides, profiles
 from deepseek_client import console as shown
 from deepseek_client.cli_options import Context, Format, Kubeconfig, Name, Namespace, Output
 from deepseek_client.errors import ClientError
@@ -32,6 +32,10 @@ app = typer.Typer(
 
 ProfileFile = Annotated[
     Path | None, typer.Option(metavar="PROFILE.yaml", help="The DeepSeekProfile that the job names.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Another value for a field, as spec.trainer.training.steps=50."),
 ]
 ManifestPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Manifest of a DeepSeekJob.")]
 
@@ -67,6 +71,7 @@ def run(
         typer.Option(metavar="NAME=FOLDER", help="Folder for this PersistentVolumeClaim, ConfigMap or Secret."),
     ] = None,
     profile_file: ProfileFile = None,
+    changes: Changes = None,
 ) -> None:
     """Run a manifest on this machine: the same job, the same operator logic, processes for pods."""
     try:
@@ -75,20 +80,27 @@ def run(
         raise ClientError(f"local mode needs {error.name}: install deepseek-client[local]") from error
 
     options = command.Options(
-        kill_one, report, workdir, keep, dict(_volume(text) for text in volume or []), profile_file
+        kill_one,
+        report,
+        workdir,
+        keep,
+        dict(_volume(text) for text in volume or []),
+        profile_file,
+        overrides.parse(changes or []),
     )
     raise typer.Exit(command.run(job, options, _out()))
 
 
 @app.command()
-def validate(job: ManifestPath, profile_file: ProfileFile = None) -> None:
+def validate(job: ManifestPath, profile_file: ProfileFile = None, changes: Changes = None) -> None:
     """Check a manifest of a job, a profile or both without a cluster: one line for each wrong field."""
-    jobs, given = profiles.read(job, profile_file)
+    changed = overrides.parse(changes or [])
+    jobs, given = profiles.read(job, profile_file, changed)
     lines = [f"DeepSeekProfile {name} is valid" for name in given]
     for one in jobs:
         unchecked = one.spec.profile is not None and profile_file is None and not given
         if not unchecked:
-            profiles.complete(job, profile_file)
+            profiles.complete(job, profile_file, changed)
         note = f"; its profile {one.spec.profile} was not given: --profile-file checks both" if unchecked else ""
         lines.append(f"DeepSeekJob {one.metadata.name} is valid{note}")
     for line in lines:
@@ -105,13 +117,15 @@ def plan(
         Path | None, typer.Option(metavar="config.json", help="Of the model, where task finetune reads it on a volume.")
     ] = None,
     profile_file: ProfileFile = None,
+    changes: Changes = None,
 ) -> None:
     """Estimate what a job takes: memory of each GPU, traffic of a step, its time; and what parallelism.auto would choose."""
     try:
         from deepseek_client import plan as planning
     except ModuleNotFoundError as error:
         raise ClientError(f"plan needs {error.name}: install deepseek-client[local]") from error
-    for line in planning.told(profiles.complete(job, profile_file).job, gpu, model_config):
+    whole = profiles.complete(job, profile_file, overrides.parse(changes or []))
+    for line in planning.told(whole.job, gpu, model_config):
         _out().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -122,10 +136,12 @@ def submit(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     output: Format = Output.TABLE,
+    changes: Changes = None,
 ) -> None:
     """Create a job on the cluster."""
+    changed = overrides.parse(changes or [])
     with DeepSeekJobClient(kubeconfig, context, namespace) as client:
-        created = client.submit(job, namespace)
+        created = client.submit(overrides.applied(manifest.load(job), changed) if changed else job, namespace)
     if output is Output.JSON:
         shown.print_json(_out(), shown.as_dict(created))
     else:

@@ -6,6 +6,7 @@ and not given is an error.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,25 @@ from deepseek_operator.decide.effective import Effective, effective, take
 from deepseek_operator.decide.types import Held
 from pydantic import ValidationError
 
-from deepseek_client import manifest
+from deepseek_client import manifest, overrides
 from deepseek_client.errors import ManifestError
+from deepseek_client.overrides import Override
 
 Profiles = dict[str, AppliedProfile]
 
 
-def complete(path: Path, profile_file: Path | None = None) -> Effective:
+def complete(path: Path, profile_file: Path | None = None, changes: Sequence[Override] = ()) -> Effective:
     """The job of a file as the operator would start it.
 
     Args:
         path: a DeepSeekJob, and maybe DeepSeekProfiles beside it.
         profile_file: more DeepSeekProfiles.
+        changes: of the job's fields.
 
     Raises:
         ManifestError: something is wrong, the job's profile is not given, or it doesn't let the job start.
     """
-    jobs, profiles = read(path, profile_file)
+    jobs, profiles = read(path, profile_file, changes)
     if len(jobs) != 1:
         raise ManifestError(str(path), [f"expected one {KIND}, found {len(jobs)}"])
     job = jobs[0].model_copy(update={"status": Status()})  # a job that was read from a cluster begins anew here
@@ -42,8 +45,13 @@ def complete(path: Path, profile_file: Path | None = None) -> Effective:
     return whole
 
 
-def read(path: Path, profile_file: Path | None = None) -> tuple[list[DeepSeekJob], Profiles]:
+def read(
+    path: Path, profile_file: Path | None = None, changes: Sequence[Override] = ()
+) -> tuple[list[DeepSeekJob], Profiles]:
     """The jobs and profiles of the files, each valid by itself.
+
+    Args:
+        changes: of every job's fields.
 
     Raises:
         ManifestError: with one line for each wrong field.
@@ -58,7 +66,7 @@ def read(path: Path, profile_file: Path | None = None) -> tuple[list[DeepSeekJob
                 profile = parse(document, str(source))
                 profiles[profile.name] = profile
             elif isinstance(document, dict) and source == path and (kind == KIND or len(documents) == 1):
-                jobs.append(manifest.parse(document, str(source)))
+                jobs.append(manifest.parse(overrides.applied(document, changes), str(source)))
             else:
                 wanted = f"{KIND} or {PROFILE_KIND}" if source == path else PROFILE_KIND
                 raise ManifestError(str(source), [f"expected a {wanted} object, found {kind or 'something else'}"])

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from deepseek_trainer.config import problems
 from deepseek_trainer.config.base import ConfigError, Section
 from deepseek_trainer.config.checkpoint import CheckpointSpec
 from deepseek_trainer.config.data import DataSpec
@@ -93,5 +94,4 @@ def load(path: str | Path) -> RunConfig:
             f"run config {path}: {error.strerror}; mount it or set DEEPSEEKJOB_RUN_CONFIG_FILE"
         ) from error
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"run config {path}: " + "; ".join(lines)) from error
+        raise ConfigError(f"run config {path}: " + "; ".join(problems.lines(error, RunConfig))) from error
