@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
+from deepseek_trainer.distributed.shards import local, with_part
+
 
 class Staging:
     """Host memory as large as this rank's part of the state; pinned where it is copied from an accelerator.
@@ -37,8 +39,7 @@ class Staging:
         if isinstance(value, list | tuple):
             return type(value)(self._copy((*place, i), part, devices) for i, part in enumerate(value))
         if isinstance(value, DTensor):
-            local = self._tensor(place, value.to_local(), devices)
-            return DTensor(local, value._spec, requires_grad=False)  # `from_local` would move it to the device
+            return with_part(value, self._tensor(place, local(value), devices))
         return self._tensor(place, value, devices) if isinstance(value, torch.Tensor) else value
 
     def _tensor(self, place: tuple[object, ...], tensor: torch.Tensor, devices: set[torch.device]) -> torch.Tensor:

@@ -20,14 +20,18 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def with_part(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same layout whose part of this rank is `own`, wherever that is.
+
+    Nobody is asked, and DTensor works nothing out, as it would for each shape; `from_local` would move a part that is
+    on the host.
+    """
+    return DTensor(own, tensor._spec, requires_grad=False) if isinstance(tensor, DTensor) else own
+
+
 def zeros_like(tensor: torch.Tensor) -> torch.Tensor:
-    """Zeros of the same shape and layout; asks nobody, and nothing of DTensor."""
-    zeros = torch.zeros_like(local(tensor.detach()))
-    if not isinstance(tensor, DTensor):
-        return zeros
-    return DTensor.from_local(
-        zeros, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
-    )
+    """Zeros of the same shape and layout."""
+    return with_part(tensor, torch.zeros_like(local(tensor.detach())))
 
 
 def forget_gathered(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from deepseek_trainer.config import ConfigError
-from deepseek_trainer.distributed.shards import local
+from deepseek_trainer.distributed.shards import local, with_part
 from deepseek_trainer.model import recipes
 from deepseek_trainer.model.layers import plain_name, tensors
 from deepseek_trainer.model.recipes import Part
@@ -45,7 +45,8 @@ def fill(
     saved = {plain_name(name) for name in model.state_dict()}
     wanted = None if blueprint is not None else tensors(model).keys() - saved
     known = recipes.of(model if blueprint is None else blueprint, wanted)
-    model.to_empty(device=torch.device("cpu") if offloaded else device)
+    host = torch.device("cpu") if offloaded else device
+    model._apply(lambda tensor: with_part(tensor, torch.empty_like(local(tensor), device=host)))
     for module in model.modules() if offloaded else ():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
