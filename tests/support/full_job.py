@@ -175,7 +175,16 @@ TRAINER: Manifest = {
         "reduceGradients": "microBatch",
         "cpuOffload": True,
     },
-    "parallelism": {"auto": False, "replicate": 3, "shard": 4, "tensor": 1, "expert": 1},
+    "parallelism": {
+        "auto": False,
+        "replicate": 3,
+        "shard": 4,
+        "tensor": 1,
+        "expert": 1,
+        "pipeline": 1,
+        "pipelineSchedule": "Interleaved1F1B",
+        "stagesPerProcess": 4,
+    },
     "optimizer": {
         "kind": "Muon",
         "learningRate": 0.001,

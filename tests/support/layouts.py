@@ -18,21 +18,26 @@ from typing import Any
 
 import torch
 from deepseek_trainer.checkpoint import load, state
-from deepseek_trainer.config import OptimizerSpec, TrainingSpec
+from deepseek_trainer.config import ExpertsSpec, OptimizerSpec, TrainingSpec
 from deepseek_trainer.config.parallelism import ParallelismSpec
 from deepseek_trainer.data import deal
+from deepseek_trainer.data.samples import MicroBatch, nothing
 from deepseek_trainer.distributed import alone, mesh, sharding
 from deepseek_trainer.distributed.clipping import clip
+from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.shards import local
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, join
+from deepseek_trainer.model.balance import Routing
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim import optimizer
+from deepseek_trainer.optim.loss import objective
 from deepseek_trainer.pulse import PulseWriter
 from support.saver import writer
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 
 VOCABULARY, LENGTH, BATCH, MICRO_BATCH = 96, 12, 7, 2
@@ -92,7 +97,26 @@ def dense() -> Origin:
     return Origin("dense", config, seed=3)
 
 
-MODELS = {"deepseek": deepseek, "dense": dense}
+def gpt2() -> Origin:
+    """Five layers, with learned positions and an output layer that is the embedding."""
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=LENGTH,
+        n_embd=16,
+        n_layer=5,
+        n_head=2,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        attn_implementation="sdpa",
+        bos_token_id=None,
+        eos_token_id=None,
+        use_cache=False,
+    )
+    return Origin("gpt2", config, seed=3)
+
+
+MODELS = {"deepseek": deepseek, "dense": dense, "gpt2": gpt2}
 
 
 @dataclass
@@ -155,40 +179,60 @@ class Sharded:
 
     def __init__(self, layout: dict[str, Any], world: World) -> None:
         sizes = ParallelismSpec.model_validate(layout["parallelism"]).mesh(world.size)
-        self.world = replace(world, alike=sizes.tensor)
+        self.world = replace(world, alike=sizes.tensor, stages=sizes.pipeline)
         source = MODELS[layout["model"]]()
         self.model: Any = source.bare()
         waits = Waits(PulseWriter.from_environment({}), world.device)
         self.training = TrainingSpec.model_validate({"steps": 3, **layout.get("training", {})})
-        sharding.shard(self.model, self.world, mesh.groups(sizes, self.world), self.training, waits)
+        groups = mesh.groups(sizes, self.world)
+        self.pipeline = Pipeline(self.model, groups, self.world, self.training, waits) if groups.pipeline else None
+        sharding.shard(self.model, self.world, groups, self.training, waits)
         source.fill(self.model, world.device, offloaded=self.training.cpu_offload)
         alone.settle(self.model, self.world)
+        if self.pipeline is not None:
+            self.pipeline.filled()
+        self.routing = Routing(self.model, source.config, ExpertsSpec(sequence_loss=0.0), world.device)
         self.optimizer = optimizer.make(self.model, OPTIMIZER)
 
     def course(self, first: int, last: int) -> Course:
         course, world = Course(), self.world
         for step in range(first, last):
-            rows, summed = batch(step), 0.0
             parts = deal.micro_batches(
                 torch.arange(BATCH).numpy(),
                 rank=world.data_rank,
                 world_size=world.data_size,
                 micro_batch_size=MICRO_BATCH,
             )
-            for i, places in enumerate(parts):
-                sharding.sync_on_last(self.model, self.training, last=i == len(parts) - 1)
-                # A rank that has run out takes part with a row that counts for nothing.
-                loss = loss_of(self.model, rows[places]) if len(places) else 0 * loss_of(self.model, rows[:1])
-                (loss * (world.data_size / (BATCH * LENGTH))).backward()  # type: ignore[no-untyped-call]
-                summed += float(loss)
+            summed = self.accumulated([batch(step)[places] for places in parts], world.data_size / (BATCH * LENGTH))
             course.norms.append(float(clip(self.model.parameters(), LIMIT, world)))
             if not course.gradients:
-                course.gradients = {name: _whole(p.grad) for name, p in self.model.named_parameters()}
+                own = {name: _whole(p.grad) for name, p in self.model.named_parameters()}
+                stages = world.gather(own) if self.pipeline else [own]
+                course.gradients = {name: tensor for stage in stages for name, tensor in stage.items()}
             self.optimizer.step()
             self.optimizer.zero_grad()
             course.losses.append(world.total(summed if world.counts else 0.0)[0] / (BATCH * LENGTH))
         course.weights = {name: _own(tensor).clone() for name, tensor in self.model.named_parameters()}
         return course
+
+    def accumulated(self, parts: list[torch.Tensor], weight: float) -> float:
+        """The sum of the losses of these rows, of which it accumulates the gradient. A rank that has run out takes part with
+        a row that counts for nothing."""
+        if self.pipeline is not None:
+            batches = [MicroBatch(rows[:, :-1], rows[:, 1:], None) if len(rows) else nothing(LENGTH) for rows in parts]
+            ticks: list[None] = []
+            return float(
+                self.pipeline.gradient(
+                    batches, objective, weight=weight, routing=self.routing, tick=lambda: ticks.append(None)
+                )
+            )
+        summed = 0.0
+        for i, rows in enumerate(parts):
+            sharding.sync_on_last(self.model, self.training, last=i == len(parts) - 1)
+            loss = loss_of(self.model, rows) if len(rows) else 0 * loss_of(self.model, batch(0)[:1])
+            (loss * weight).backward()  # type: ignore[no-untyped-call]
+            summed += float(loss)
+        return summed
 
     def save(self, folder: Path) -> None:
         writer(folder, self.world).save(state.collect(self.model, self.optimizer, {}), {"step": SAVED})

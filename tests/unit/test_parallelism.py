@@ -32,6 +32,12 @@ DENSE = SimpleNamespace(num_attention_heads=8, num_key_value_heads=2, intermedia
         ({"tensor": 4}, 32, Mesh(1, 8, 4, 1)),
         ({"shard": 4, "tensor": 2, "expert": 4}, 16, Mesh(2, 4, 2, 4)),
         ({"replicate": 2, "shard": 2}, 4, Mesh(2, 2, 1, 1)),
+        ({"pipeline": 2, "shard": 2}, 8, Mesh(2, 2, pipeline=2, stages=2)),
+        (
+            {"pipeline": 4, "tensor": 2, "pipelineSchedule": "Interleaved1F1B"},
+            16,
+            Mesh(1, 2, 2, pipeline=4, schedule="Interleaved1F1B", stages=8),
+        ),
     ],
 )
 def test_what_is_left_open_fills_the_world(sizes: dict[str, int], ranks: int, wanted: Mesh) -> None:
@@ -47,6 +53,9 @@ def test_what_is_left_open_fills_the_world(sizes: dict[str, int], ranks: int, wa
         ({"replicate": 3}, 8, "replicate: 3 does not divide the 8 processes"),
         ({"shard": 3, "tensor": 2}, 8, "shard: 3 does not divide the 8 processes / tensor 2; take one of 1, 2, 4"),
         ({"replicate": 2, "shard": 2}, 8, "replicate 2 x shard 2 x tensor 1 is 4, and there are 8"),
+        ({"pipeline": 3}, 8, "pipeline: 3 does not divide the 8 processes; take one of 1, 2, 4, 8"),
+        ({"pipeline": 2, "tensor": 8}, 8, "tensor: 8 does not divide the 8 processes / pipeline 2"),
+        ({"pipeline": 2, "replicate": 2, "shard": 4}, 8, "pipeline 2 x replicate 2 x shard 4 x tensor 1 is 16"),
         ({"expert": 4}, 6, "expert: 4 does not divide shard 6; take one of 1, 2, 3, 6"),
     ],
 )
@@ -67,6 +76,12 @@ def test_a_mesh_that_does_not_fit_the_world_is_refused(sizes: dict[str, int], ra
         (DEEPSEEK, Mesh(tensor=3), r"tensor: 3 does not divide the model's attention heads \(16\)"),
         (DENSE, Mesh(shard=2, expert=2), "no routed experts; remove it"),
         (DENSE, Mesh(tensor=4), r"key-value heads \(2\); take one of 1, 2"),
+        (SimpleNamespace(model_type="mamba"), Mesh(pipeline=2, stages=2), "type mamba is cut into stages"),
+        (
+            SimpleNamespace(n_layer=6),
+            Mesh(pipeline=4, stages=8),
+            "x stagesPerProcess 2 is more than the model's 6 layers",
+        ),
     ],
 )
 def test_a_mesh_that_does_not_fit_the_model_is_refused(config: Any, mesh: Mesh, says: str) -> None:
@@ -80,6 +95,8 @@ def test_a_mesh_that_does_not_fit_the_model_is_refused(config: Any, mesh: Mesh, 
     [
         ({"auto": True, "shard": 2}, {}, "auto chooses the sizes itself"),
         ({"shard": 2, "expert": 4}, {}, "expert doesn't divide shard"),
+        ({"auto": True, "pipeline": 2}, {}, "auto chooses the sizes itself"),
+        ({"pipeline": 2}, {"mode": "Dynamic"}, "or of a pipeline need the same ones; set data.mode to Deterministic"),
         ({"tensor": 2}, {"mode": "Dynamic"}, "set data.mode to Deterministic"),
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from deepseek_trainer.data.feed import Feed, Ledger, Step
 from deepseek_trainer.distributed import sharding
 from deepseek_trainer.errors import RollbackError
-from deepseek_trainer.optim.loss import summed_objective
+from deepseek_trainer.optim.loss import objective, summed_objective
 from deepseek_trainer.start import Run
 
 
@@ -16,6 +18,16 @@ def accumulate(run: Run, feed: Feed, step: Step) -> float:
     scale = run.update.scale
     summed = torch.zeros((), dtype=torch.float64, device=run.world.device)
     spec = run.config.trainer
+    weight = scale * run.world.data_size / step.targets  # FSDP takes the mean over the ranks
+    if run.pipeline is not None:
+        summed = run.pipeline.gradient(
+            [feed.micro_batch() for _ in range(step.micro_steps)],
+            partial(objective, z_loss=spec.training.z_loss),
+            weight=weight,
+            routing=run.routing,
+            tick=run.progress.pulse.tick,
+        )
+        return float(summed) / step.targets if run.world.counts else 0.0
     for i in range(step.micro_steps):
         sharding.sync_on_last(run.model, run.config.trainer.training, last=i == step.micro_steps - 1)
         micro_batch = feed.micro_batch()
@@ -29,7 +41,7 @@ def accumulate(run: Run, feed: Feed, step: Step) -> float:
                 further_weight=spec.model.multi_token.loss_weight,
             )
         with run.waits.part("backward"):
-            (minimized * (scale * run.world.data_size / step.targets)).backward()  # FSDP takes the mean over the ranks
+            (minimized * weight).backward()
         summed += loss.detach()
         run.progress.pulse.tick()
     return float(summed) / step.targets if run.world.counts else 0.0

@@ -24,6 +24,7 @@ from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.feed import Data, Ledger
 from deepseek_trainer.distributed import alone, mesh, sharding
 from deepseek_trainer.distributed.choice import mesh_of
+from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.logs import fields
@@ -50,6 +51,8 @@ class Run:
     progress: Progress
     data: Data
     model: Any
+    """In a pipeline without the layers of other ranks."""
+    pipeline: Pipeline | None
     update: Update
     guard: Guard
     routing: Routing
@@ -72,7 +75,7 @@ def set_up(
     spec, training = config.trainer, config.trainer.training
     numerics.set_up(training, world.device)
     sizes = mesh_of(spec, world, environ)
-    world = replace(world, alike=sizes.tensor)
+    world = replace(world, alike=sizes.tensor, stages=sizes.pipeline)
     progress.update(phase="preparing", total_steps=training.steps)
     data = modes.open_data(config, world, progress, environ)
     source = origin.of(spec, vocab_size=data.vocab_size, device=world.device)
@@ -90,8 +93,12 @@ def set_up(
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
     numerics.convert(model, training)
-    sharding.shard(model, world, mesh.groups(sizes, world), training, waits)
+    groups = mesh.groups(sizes, world)
+    pipeline = Pipeline(model, groups, world, training, waits) if groups.pipeline is not None else None
+    sharding.shard(model, world, groups, training, waits)
     _fill(model, source, world, drawn=found is None and other is None, offloaded=training.cpu_offload)
+    if pipeline is not None:
+        pipeline.filled()
     routing = Routing(model, source.config, spec.model.experts, world.device)
     log.info(
         "set up %s",
@@ -108,7 +115,8 @@ def set_up(
         ),
     )
     progress.update(unigram_entropy=data.unigram_entropy)
-    update, guard = Update(model, spec, world, waits), Guard(training.guard, _left_out(place, writer, ledger, world))
+    update = Update(model, spec, world, waits, pipeline.cut.elsewhere if pipeline is not None else ())
+    guard = Guard(training.guard, _left_out(place, writer, ledger, world))
     after = found.manifest.step if found is not None else None
     written = runlog.begin(config, environ, after) if world.leader else None
     tell = Telling(config, world, progress, guard, speed(config, world, source.config, parameters), written)
@@ -121,6 +129,7 @@ def set_up(
         progress,
         data,
         model,
+        pipeline,
         update,
         guard,
         routing,

@@ -41,6 +41,18 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             ".training.precision",
         ),
         Rule(
+            "self.parallelism.pipeline == 1 || !has(self.model.multiToken) || self.model.multiToken.depth == 0",
+            "model.multiToken needs the embedding and the output in one process, and a pipeline has them in its first and its "
+            "last: set multiToken.depth to 0, or parallelism.pipeline to 1",
+            ".parallelism.pipeline",
+        ),
+        Rule(
+            "self.parallelism.pipeline == 1 || !has(self.evaluation.samples)",
+            "evaluation.samples writes token by token, and each would go through the whole pipeline alone: remove samples, or set "
+            "parallelism.pipeline to 1",
+            ".parallelism.pipeline",
+        ),
+        Rule(
             "self.task != 'finetune' || has(self.initialWeights)",
             "task finetune needs initialWeights: set initialWeights.path to the folder of a model",
             ".initialWeights",
@@ -111,7 +123,8 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
     "trainer.parallelism": (
         Rule(
             "!has(self.auto) || !self.auto || (!has(self.replicate) && !has(self.shard) && "
-            "(!has(self.tensor) || self.tensor == 1) && (!has(self.expert) || self.expert == 1))",
+            "(!has(self.tensor) || self.tensor == 1) && (!has(self.expert) || self.expert == 1) && "
+            "(!has(self.pipeline) || self.pipeline == 1))",
             "auto chooses the sizes itself: remove them, or set auto to false",
             ".auto",
         ),

@@ -210,6 +210,37 @@ BAD = [
         "take bf16, or tensor 1",
     ),
     trainer(
+        "pipeline-that-does-not-divide",
+        {"trainer/parallelism": {"pipeline": 4}},
+        "spec.trainer.parallelism",
+        "pipeline x replicate",
+    ),
+    trainer(
+        "pipeline-chosen-and-given",
+        {"trainer/parallelism": {"auto": True, "pipeline": 2}},
+        "spec.trainer.parallelism.auto",
+        "auto chooses the sizes itself",
+    ),
+    trainer(
+        "further-tokens-in-a-pipeline",
+        {"trainer/parallelism": {"pipeline": 2}, "trainer/model/multiToken": {"depth": 1}},
+        "spec.trainer.parallelism.pipeline",
+        "set multiToken.depth to 0",
+    ),
+    trainer(
+        "samples-of-a-pipeline",
+        {"trainer/parallelism": {"pipeline": 2}, "trainer/evaluation": {"samples": {"prompts": ["a"]}}},
+        "spec.trainer.parallelism.pipeline",
+        "remove samples",
+    ),
+    at("trainer/parallelism/pipelineSchedule", "bad-pipeline-schedule", "2F2B", '"GPipe", "1F1B", "Interleaved1F1B"'),
+    trainer(
+        "leases-to-a-pipeline",
+        {"trainer/parallelism": {"pipeline": 2}, "data/mode": "Dynamic"},
+        "spec.data.mode",
+        "set data.mode to Deterministic",
+    ),
+    trainer(
         "leases-to-a-tensor-group",
         {"trainer/parallelism": {"tensor": 2}, "data/mode": "Dynamic"},
         "spec.data.mode",

@@ -203,7 +203,10 @@ def read_parts(
     files = found.manifest.files
     source = committed.opened if memory is None else memory.source(committed, files, found.kept)
     known = world.lead(lambda: dcp.sizes(committed.where, source))
-    lacking = {name: _lacking(part, f"{name}.", known) for name, part in state.items()}
+    each = world.gather({name: _lacking(part, f"{name}.", known) for name, part in state.items()})
+    lacking = {
+        name: [tensor for own in each for tensor in own[name]] for name in state
+    }  # a pipeline's ranks ask for others
     if lacking.get("optimizer"):
         raise ConfigError(
             f"trainer.optimizer.kind: {found.path} is of another optimizer, it has no {lacking['optimizer'][0]}; put it back as "

@@ -1,6 +1,6 @@
 """The device mesh: along which axes the ranks share the batch and the model. Sizes only; importable without torch.
 
-    ranks = replicate x shard x tensor            expert divides shard
+    ranks = pipeline x replicate x shard x tensor            expert divides shard
 
 Rule: what is left open fills the world, so that a job whose number of workers changes keeps a valid mesh.
 """
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from deepseek_trainer.config.base import ConfigError, Section
 
 Size = Annotated[int, Field(ge=1, le=65_536)]
+Schedule = Literal["GPipe", "1F1B", "Interleaved1F1B"]
 FIELD = "trainer.parallelism"
+IN_STAGES = ("deepseek_v3", "deepseek_v2", "qwen2", "llama", "gpt2")
+"""Types of models, by transformers' names, that can be cut into stages."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,22 @@ class Mesh:
         shard: ranks that share weights, gradients and optimizer of each such group (FSDP2).
         tensor: neighbouring ranks that share each matrix, and work on the same rows.
         expert: of the shard axis, neighbours that share the routed experts.
+        pipeline: ranks that share the layers, each with some of them, and work on the same rows one after the other.
+        schedule: in which order these do it.
+        stages: runs of neighbouring layers that the model is cut into; a multiple of `pipeline`.
     """
 
     replicate: int = 1
     shard: int = 1
     tensor: int = 1
     expert: int = 1
+    pipeline: int = 1
+    schedule: Schedule = "1F1B"
+    stages: int = 1
 
     @property
     def ranks(self) -> int:
-        return self.replicate * self.shard * self.tensor
+        return self.pipeline * self.replicate * self.shard * self.tensor
 
     @property
     def expert_copies(self) -> int:
@@ -45,14 +54,20 @@ class Mesh:
         return self.shard // self.expert
 
     def __str__(self) -> str:
-        sizes = {"replicate": self.replicate, "shard": self.shard, "tensor": self.tensor, "expert": self.expert}
+        sizes = {
+            "pipeline": self.pipeline,
+            "replicate": self.replicate,
+            "shard": self.shard,
+            "tensor": self.tensor,
+            "expert": self.expert,
+        }
         return ",".join(f"{name}:{size}" for name, size in sizes.items() if size > 1 or name == "shard")
 
 
 class ParallelismSpec(Section):
     """The device mesh: how the training processes share the batch and the model.
 
-    Their number (workers.replicas x procPerNode) is replicate x shard x tensor; expert is a part of shard.
+    Their number (workers.replicas x procPerNode) is pipeline x replicate x shard x tensor; expert is a part of shard.
     """
 
     auto: bool = Field(
@@ -68,7 +83,7 @@ class ParallelismSpec(Section):
     shard: Size | None = Field(
         None,
         description="Processes that share weights, gradients and optimizer state (FSDP2): each has a part of them. With "
-        "the processes of a node, weights are gathered within the node. Default: all that replicate and tensor leave.",
+        "the processes of a node, weights are gathered within the node. Default: all that the other sizes leave.",
     )
     tensor: Size = Field(
         1,
@@ -79,6 +94,23 @@ class ParallelismSpec(Section):
         1,
         description="Processes of the shard axis that share the routed experts: tokens travel to the experts' owner and back. "
         "It must divide shard and the number of experts.",
+    )
+    pipeline: Size = Field(
+        1,
+        description="Groups of processes that have some of the layers each: the first the embedding too, the last the output. "
+        "The micro-batches of a step go through them one after the other, so a step should have several times as many "
+        "(globalBatchSize / microBatchSize / the processes that share the batch); only activations travel between the groups, "
+        "and they may be on different nodes. DeepSeek-V3 and V2, Qwen2, Llama and GPT-2.",
+    )
+    pipeline_schedule: Schedule = Field(
+        "1F1B",
+        description="In which order the micro-batches go through the pipeline. GPipe: all forward, then all backward. 1F1B: a "
+        "group keeps the activations of no more micro-batches than there are groups. Interleaved1F1B: the same with several "
+        "runs of layers in each group, for less waiting and more traffic.",
+    )
+    stages_per_process: Annotated[int, Field(ge=2, le=16)] = Field(
+        2,
+        description="Runs of layers in each group of a pipeline with pipelineSchedule Interleaved1F1B; for that only.",
     )
 
     @property
@@ -100,10 +132,11 @@ class ParallelismSpec(Section):
         Raises:
             ConfigError: they can't be laid out so; says which size to change.
         """
-        if ranks % self.tensor:
-            raise _misfit("tensor", self.tensor, f"the {ranks} processes", _divisors(ranks))
-        data = ranks // self.tensor
-        whole = f"the {ranks} processes" + (f" / tensor {self.tensor}" if self.tensor > 1 else "")
+        data, whole = ranks, f"the {ranks} processes"
+        for name, size in (("pipeline", self.pipeline), ("tensor", self.tensor)):
+            if data % size:
+                raise _misfit(name, size, whole, _divisors(data))
+            data, whole = data // size, whole + (f" / {name} {size}" if size > 1 else "")
         if self.shard is None:
             replicate = self.replicate or 1
             if data % replicate:
@@ -114,14 +147,18 @@ class ParallelismSpec(Section):
             if data % shard:
                 raise _misfit("shard", shard, whole, _divisors(data))
             if replicate * shard != data:
+                pipeline = f"pipeline {self.pipeline} x " if self.pipeline > 1 else ""
                 raise ConfigError(
-                    f"{FIELD}: replicate {replicate} x shard {shard} x tensor {self.tensor} is "
-                    f"{replicate * shard * self.tensor}, and there are {ranks} processes (workers.replicas x procPerNode); "
+                    f"{FIELD}: {pipeline}replicate {replicate} x shard {shard} x tensor {self.tensor} is "
+                    f"{self.pipeline * replicate * shard * self.tensor}, and there are {ranks} processes (workers.replicas x "
+                    "procPerNode); "
                     "leave replicate or shard out, and it takes what is left"
                 )
         if shard % self.expert:
             raise _misfit("expert", self.expert, f"shard {shard}", _divisors(shard))
-        return Mesh(replicate, shard, self.tensor, self.expert)
+        each = self.stages_per_process if self.pipeline_schedule == "Interleaved1F1B" else 1
+        stages = self.pipeline * each if self.pipeline > 1 else 1
+        return Mesh(replicate, shard, self.tensor, self.expert, self.pipeline, self.pipeline_schedule, stages)
 
 
 @dataclass(frozen=True)
@@ -131,10 +168,14 @@ class Divisible:
     Attributes:
         parts: sizes that the tensor axis must divide, by how they are called.
         experts: routed experts in a layer; None: it has none.
+        layers: that a pipeline can share; None: not known.
+        kind: the model's type, by transformers' name; None: not known.
     """
 
     parts: Mapping[str, int]
     experts: int | None
+    layers: int | None = None
+    kind: str | None = None
 
     @classmethod
     def of(cls, config: Any) -> Divisible:
@@ -153,7 +194,8 @@ class Divisible:
         }
         if getattr(config, "model_type", None) == "gpt2":
             parts = {"matrices, which say nowhere how they are shared out": 1}
-        return cls({name: size for name, size in parts.items() if size}, experts)
+        known = {name: size for name, size in parts.items() if size}
+        return cls(known, experts, get("num_hidden_layers", "n_layer"), getattr(config, "model_type", None))
 
     def require(self, mesh: Mesh) -> None:
         """Raises ConfigError, with the sizes that are possible, if the model can't be shared out over the mesh."""
@@ -166,6 +208,22 @@ class Divisible:
         for what, size in self.parts.items():
             if size % mesh.tensor:
                 raise _misfit("tensor", mesh.tensor, f"the model's {what} ({size})", _divisors(size))
+        if mesh.pipeline > 1:
+            self._require_stages(mesh)
+
+    def _require_stages(self, mesh: Mesh) -> None:
+        if self.kind is not None and self.kind not in IN_STAGES:
+            raise ConfigError(
+                f"{FIELD}.pipeline: it is not known how a model of type {self.kind} is cut into stages (known are "
+                f"{', '.join(IN_STAGES)}); set pipeline to 1"
+            )
+        if self.layers is not None and self.layers < mesh.stages:
+            each = mesh.stages // mesh.pipeline
+            runs = f" x stagesPerProcess {each}" if each > 1 else ""
+            raise ConfigError(
+                f"{FIELD}.pipeline: {mesh.pipeline}{runs} is more than the model's {self.layers} layers; each run has one at "
+                f"least: take a pipeline of {self.layers // each} or less"
+            )
 
 
 def _misfit(name: str, size: int, what: str, possible: list[int]) -> ConfigError:

@@ -26,10 +26,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _leases_fit_the_mesh(self) -> RunConfig:
-        if self.data.mode == "Dynamic" and self.trainer.parallelism.tensor > 1:
+        mesh = self.trainer.parallelism
+        if self.data.mode == "Dynamic" and (mesh.tensor > 1 or mesh.pipeline > 1):
             raise ValueError(
-                "mode Dynamic leases rows to each process, and those of a tensor group need the same ones; set data.mode to "
-                "Deterministic, or trainer.parallelism.tensor to 1"
+                "mode Dynamic leases rows to each process, and those of a tensor group or of a pipeline need the same ones; set "
+                "data.mode to Deterministic, or trainer.parallelism.tensor and pipeline to 1"
             )
         return self
 

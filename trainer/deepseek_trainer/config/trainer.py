@@ -73,6 +73,16 @@ class TrainerSpec(Section):
             raise ValueError(
                 "parallelism.tensor computes matrices in parts, and fp8 whole ones; take bf16, or tensor 1"
             )
+        if self.parallelism.pipeline > 1 and self.model.multi_token.depth:
+            raise ValueError(
+                "model.multiToken needs the embedding and the output in one process, and a pipeline has them in its first and "
+                "its last; set multiToken.depth to 0, or parallelism.pipeline to 1"
+            )
+        if self.parallelism.pipeline > 1 and self.evaluation.samples is not None:
+            raise ValueError(
+                "evaluation.samples writes token by token, and each would go through the whole pipeline alone; remove samples, or "
+                "set parallelism.pipeline to 1"
+            )
         return self
 
     @model_validator(mode="after")

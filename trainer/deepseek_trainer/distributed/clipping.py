@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor, Replicate
 
-from deepseek_trainer.distributed.shards import local
+from deepseek_trainer.distributed.shards import copies, local
 from deepseek_trainer.distributed.world import World
 
 
@@ -25,9 +25,10 @@ def clip(parameters: Iterable[torch.Tensor], limit: float, world: World, *, scal
     Returns:
         The norm of the gradients without the scale, before they are clipped. If it is no number, they are left as they are.
     """
-    gradients: list[Any] = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    parts = [local(gradient) for gradient in gradients]
-    shares = torch.tensor([1 / _holders(gradient, world.size) for gradient in gradients], dtype=torch.float64)
+    known: list[Any] = [parameter for parameter in parameters if parameter.grad is not None]
+    parts = [local(parameter.grad) for parameter in known]
+    holders = [copies(parameter) * _holders(parameter.grad, world.stage_size) for parameter in known]
+    shares = torch.tensor([1 / ranks for ranks in holders], dtype=torch.float64)
     total = torch.zeros((), dtype=torch.float64, device=world.device)
     if parts:
         norms = torch.stack(torch._foreach_norm(parts)).double()
@@ -41,7 +42,7 @@ def clip(parameters: Iterable[torch.Tensor], limit: float, world: World, *, scal
 
 
 def _holders(gradient: torch.Tensor, ranks: int) -> int:
-    """How many ranks have the same part of a gradient."""
+    """How many ranks have the same part of a gradient, of those that have the same layers."""
     if not isinstance(gradient, DTensor):
         return ranks
     mesh = gradient.device_mesh

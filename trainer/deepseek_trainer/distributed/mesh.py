@@ -2,7 +2,7 @@
 
 Neighbouring ranks are along the innermost axis, so that those who talk most are on one node:
 
-    rank = (replicate * shards + shard) * tensors + tensor            shard = copy * experts + expert
+    rank = ((pipeline * replicates + replicate) * shards + shard) * tensors + tensor      shard = copy * experts + expert
 
 Rule: only axes longer than one have a group, and with the default sizes the only group is that of all ranks.
 """
@@ -28,6 +28,7 @@ class Groups:
         tensor: who shares each matrix; None: nobody.
         experts: along which routed experts are spread, the expert axis first; None: every rank has all.
         expert_shard: as `shard`, for the weights of experts.
+        pipeline: who has the other layers, in their order; None: nobody.
     """
 
     mesh: Mesh
@@ -36,11 +37,12 @@ class Groups:
     tensor: DeviceMesh | None
     experts: DeviceMesh | None
     expert_shard: DeviceMesh
+    pipeline: DeviceMesh | None = None
 
 
 def groups(mesh: Mesh, world: World) -> Groups:
     """Makes the groups. A collective."""
-    sizes = {"replicate": mesh.replicate, "shard": mesh.shard, "tensor": mesh.tensor}
+    sizes = {"pipeline": mesh.pipeline, "replicate": mesh.replicate, "shard": mesh.shard, "tensor": mesh.tensor}
     kept = {name: size for name, size in sizes.items() if size > 1 or name == "shard"}
     dense = init_device_mesh(world.device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
     routed = dense
@@ -51,7 +53,8 @@ def groups(mesh: Mesh, world: World) -> Groups:
             _set_pg_timeout(world.timeout, group)
     replicate = dense["replicate"] if mesh.replicate > 1 else None
     tensor = dense["tensor"] if mesh.tensor > 1 else None
+    pipeline = dense["pipeline"] if mesh.pipeline > 1 else None
     if mesh.expert == 1:
-        return Groups(mesh, dense["shard"], replicate, tensor, tensor, dense["shard"])
+        return Groups(mesh, dense["shard"], replicate, tensor, tensor, dense["shard"], pipeline)
     experts = routed["expert"] if tensor is None else routed["expert", "tensor"]
-    return Groups(mesh, dense["shard"], replicate, tensor, experts, routed["copies"])
+    return Groups(mesh, dense["shard"], replicate, tensor, experts, routed["copies"], pipeline)

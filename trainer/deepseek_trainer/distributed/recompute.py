@@ -13,7 +13,12 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    SAC_IGNORED_OPS,
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 Mode = Literal["none", "selective", "full"]
 
@@ -32,6 +37,14 @@ _KEPT = frozenset(
     }
 )
 
+_NOT_COUNTED = frozenset(
+    {
+        torch.ops.profiler._record_function_enter_new.default,
+        torch.ops.profiler._record_function_exit._RecordFunction,
+    }
+)
+"""What FSDP does around a module within a layer, and the second time otherwise than the first."""
+
 
 def apply(layer: Any, mode: Mode) -> None:
     """Has a layer keep so much, in place; before it is sharded."""
@@ -39,6 +52,7 @@ def apply(layer: Any, mode: Mode) -> None:
         return
     contexts: dict[str, Any] = {}
     if mode == "selective":
+        SAC_IGNORED_OPS.update(_NOT_COUNTED)
         contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     forward = layer.forward
 

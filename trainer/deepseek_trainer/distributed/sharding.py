@@ -56,13 +56,19 @@ def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, wait
         policy = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=torch.float32)
     offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if training.cpu_offload else OffloadPolicy()
 
-    def fully(module: Any, mesh: DeviceMesh = groups.shard, policy: MixedPrecisionPolicy = policy) -> FSDPModule:
+    def fully(
+        module: Any,
+        mesh: DeviceMesh = groups.shard,
+        policy: MixedPrecisionPolicy = policy,
+        resharded: bool | None = None,
+    ) -> FSDPModule:
         sharded: FSDPModule = fully_shard(
             module,
             mesh=mesh,
             mp_policy=policy,
             offload_policy=offload,
             shard_placement_fn=lambda parameter: _placement(parameter, mesh.size()),
+            reshard_after_forward=resharded,
         )
         return sharded
 
@@ -75,7 +81,8 @@ def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, wait
             fully(routed, groups.expert_shard, replace(policy, cast_forward_inputs=False))  # routes' weights stay fp32
         gate = getattr(getattr(layer, "mlp", None), "gate", None)
         if computed is not None and gate is not None:
-            fully(gate, policy=MixedPrecisionPolicy(param_dtype=torch.float32))
+            # It stays gathered, which is little: selective recomputation, which it is within, must find the same operations.
+            fully(gate, policy=MixedPrecisionPolicy(param_dtype=torch.float32), resharded=False)
         fully(layer)
     whole = fully(model)
     _measure(model, groups, waits)

@@ -9,6 +9,8 @@ from torch.distributed.tensor import DTensor
 
 from deepseek_trainer.model.layers import plain_name
 
+_COPIES = "_stages_with_it"
+
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are trained, by the name that they have in a checkpoint."""
@@ -39,3 +41,14 @@ def forget_gathered(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def share_over_stages(parameter: nn.Parameter) -> None:
+    """Puts on record that two stages of a pipeline have this parameter: the embedding that is the output layer too."""
+    setattr(parameter, _COPIES, 2)
+
+
+def copies(parameter: torch.Tensor) -> int:
+    """How many stages of a pipeline have this parameter."""
+    found: int = getattr(parameter, _COPIES, 1)
+    return found

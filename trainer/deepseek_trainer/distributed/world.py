@@ -40,6 +40,7 @@ class World:
         control: a gloo group of all ranks, for objects and long waits.
         timeout: how long a collective of a step may take.
         alike: how many neighbouring ranks work on the same rows, because they share each matrix.
+        stages: how many ranks of a pipeline work on them one after the other; those of a stage are neighbours.
     """
 
     rank: int
@@ -49,6 +50,7 @@ class World:
     control: dist.ProcessGroup
     timeout: timedelta = timedelta(seconds=DEFAULT_TIMEOUT_S)
     alike: int = 1
+    stages: int = 1
 
     @property
     def leader(self) -> bool:
@@ -57,17 +59,25 @@ class World:
     @property
     def data_size(self) -> int:
         """Into how many parts a batch is dealt."""
-        return self.size // self.alike
+        return self.stage_size // self.alike
 
     @property
     def data_rank(self) -> int:
         """Which of them is this rank's."""
-        return self.rank // self.alike
+        return self.rank % self.stage_size // self.alike
+
+    @property
+    def stage_size(self) -> int:
+        """How many ranks have the same layers, or share them."""
+        return self.size // self.stages
 
     @property
     def counts(self) -> bool:
-        """Whether this rank speaks for those that work on the same rows: what they have in common counts once."""
-        return self.rank % self.alike == 0
+        """Whether this rank speaks for those that work on the same rows: what they have in common counts once.
+
+        In a pipeline it is in the last stage, which knows the loss.
+        """
+        return self.rank % self.alike == 0 and self.rank // self.stage_size == self.stages - 1
 
     @property
     def store(self) -> Store:
@@ -82,7 +92,8 @@ class World:
 
     def slowest(self, seconds: float) -> list[float]:
         """For each part of a batch the most seconds that one of its ranks took; NaN where one doesn't know. On every rank."""
-        taken: list[float] = np.reshape(self.gather(seconds), (-1, self.alike)).max(axis=1).tolist()
+        shape = (self.stages, -1, self.alike)
+        taken: list[float] = np.reshape(self.gather(seconds), shape).max(axis=(0, 2)).tolist()
         return taken
 
     def apart(self) -> World:

@@ -95,6 +95,10 @@ class Routing:
         if self._experts and loss.requires_grad:
             loss.register_hook(self._seen)
 
+    def weigh(self, weight: float) -> None:
+        """As `follow`, where the loss is another rank's: the weight that it has in the gradient."""
+        self._scale.fill_(weight)
+
     def balance(self, *, moves: bool = True) -> Load | None:
         """After each step: moves the biases by the loads of all ranks. A collective.
 

@@ -38,16 +38,22 @@ def summed_objective(
     if routing is not None:
         routing.begin(batch)
     output = _output(model, batch)
-    logits = _flat(output.logits)
-    loss = minimized = _cross_entropy(logits, batch.labels)
+    found = objective(output.logits, batch, z_loss=z_loss)
     if routing is not None:
-        routing.follow(loss)
+        routing.follow(found.loss)
+    further = [_cross_entropy(_flat(more), mtp.labels(batch, k)) for k, more in enumerate(_further(output), start=1)]
+    if not further:
+        return found
+    return Objective(found.loss, found.minimized + further_weight * torch.stack(further).mean())
+
+
+def objective(outputs: torch.Tensor, batch: MicroBatch, *, z_loss: float = 0.0) -> Objective:
+    """The same of logits, shape (rows, width, vocabulary), without what routers and further tokens add."""
+    logits = _flat(outputs)
+    loss = minimized = _cross_entropy(logits, batch.labels)
     if z_loss:
         denominators = torch.logsumexp(logits, dim=-1)[batch.labels.flatten() != IGNORED]
         minimized = minimized + z_loss * denominators.square().sum()
-    further = [_cross_entropy(_flat(more), mtp.labels(batch, k)) for k, more in enumerate(_further(output), start=1)]
-    if further:
-        minimized = minimized + further_weight * torch.stack(further).mean()
     return Objective(loss, minimized)
 
 

@@ -8,6 +8,7 @@ the value is known by power iteration, one a step, from the vector of the step b
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 import torch
@@ -23,15 +24,18 @@ _FIRST_ITERATIONS = 10
 class SpectralCap:
     """The bound over the parameters of a model. All ranks call the same methods after the same steps."""
 
-    def __init__(self, model: nn.Module, spec: SpectralCapSpec) -> None:
+    def __init__(self, model: nn.Module, spec: SpectralCapSpec, elsewhere: Collection[str] = ()) -> None:
         """A collective.
+
+        Args:
+            elsewhere: names of the parameters that other stages of a pipeline have.
 
         Raises:
             ConfigError: a pattern fits no matrix.
         """
         found = {name: p for name, p in shards.trained_parameters(model).items() if p.ndim >= 2}
         for pattern in spec.weights:
-            if not any(fnmatchcase(name, pattern) for name in found):
+            if not any(fnmatchcase(name, pattern) for name in (*found, *elsewhere)):
                 raise ConfigError(
                     f"trainer.optimizer.spectralCap.weights: {pattern} fits no matrix; correct it. There is, for example, "
                     + next(iter(found), "none")

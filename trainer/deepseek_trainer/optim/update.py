@@ -11,7 +11,7 @@ Rule: what all this remembers from step to step is in `optimizer` and `state`, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -30,8 +30,13 @@ from deepseek_trainer.optim.spectral import SpectralCap
 class Update:
     """The updates of one start of training. All ranks call the same methods after the same steps."""
 
-    def __init__(self, model: nn.Module, spec: TrainerSpec, world: World, waits: Waits) -> None:
+    def __init__(
+        self, model: nn.Module, spec: TrainerSpec, world: World, waits: Waits, elsewhere: Collection[str] = ()
+    ) -> None:
         """A collective. The model is sharded already.
+
+        Args:
+            elsewhere: names of the parameters that other stages of a pipeline have.
 
         Raises:
             ConfigError: the spectral cap is of no matrix of this model.
@@ -42,7 +47,7 @@ class Update:
         self._world = world
         self._loss_scale = LossScale(training.loss_scale) if training.precision == "fp16" else None
         self._ema = Ema(model, chosen.ema) if chosen.ema is not None else None
-        self._cap = SpectralCap(model, chosen.spectral_cap) if chosen.spectral_cap is not None else None
+        self._cap = SpectralCap(model, chosen.spectral_cap, elsewhere) if chosen.spectral_cap is not None else None
 
     @property
     def scale(self) -> float:

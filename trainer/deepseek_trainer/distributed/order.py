@@ -1,0 +1,89 @@
+"""In which order the ranks of a pipeline compute, and send what they have made.
+
+    GPipe              all micro-batches forward, then all backward
+    1F1B               as many forward as there are ranks behind, then one backward and one forward (Narayanan et al. 2019)
+    Interleaved1F1B    the same with several stages on a rank, for shorter waits (Narayanan et al. 2021): torch's
+
+Rule: two ranks see the messages between them in the same order, so that neither waits for what the other will send later.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from deepseek_trainer.config.parallelism import Mesh
+
+
+class Act(NamedTuple):
+    """One thing to do.
+
+    Attributes:
+        what: F (forward), B (backward), or SEND_F, RECV_F, SEND_B, RECV_B.
+        stage: that computes, sends or receives.
+        batch: number of the micro-batch.
+    """
+
+    what: str
+    stage: int
+    batch: int
+
+
+@cache
+def training(mesh: Mesh, batches: int) -> tuple[tuple[Act, ...], ...]:
+    """For each rank of the pipeline what it does in a step of so many micro-batches, of which `suitable` is true."""
+    ranks = range(mesh.pipeline)
+    if mesh.schedule == "Interleaved1F1B":
+        return _with_messages(_interleaved(mesh, batches), mesh)
+    ahead = [batches if mesh.schedule == "GPipe" else min(batches, mesh.pipeline - rank) for rank in ranks]
+    return _with_messages([_one_stage(rank, batches, ahead[rank]) for rank in ranks], mesh)
+
+
+@cache
+def forward(mesh: Mesh, batches: int) -> tuple[tuple[Act, ...], ...]:
+    """The same of a forward pass alone."""
+    own = [range(rank, mesh.stages, mesh.pipeline) for rank in range(mesh.pipeline)]
+    return _with_messages([[Act("F", stage, i) for stage in stages for i in range(batches)] for stages in own], mesh)
+
+
+def suitable(mesh: Mesh, batches: int) -> int:
+    """How many micro-batches a step has to have, if it has so many: the schedule may know no order of fewer."""
+    if mesh.schedule == "Interleaved1F1B":
+        while batches % max(1, batches // mesh.pipeline):
+            batches += 1
+    return batches
+
+
+def _one_stage(stage: int, batches: int, ahead: int) -> list[Act]:
+    """So many forward, and then in turns backward and forward."""
+    acts = [Act("F", stage, i) for i in range(ahead)]
+    for i in range(batches):
+        acts.append(Act("B", stage, i))
+        if ahead + i < batches:
+            acts.append(Act("F", stage, ahead + i))
+    return acts
+
+
+def _interleaved(mesh: Mesh, batches: int) -> list[list[Act]]:
+    """Of torch's schedule, which is asked for the order alone."""
+    from torch.distributed.pipelining.schedules import ScheduleInterleaved1F1B
+
+    rank = SimpleNamespace(num_stages=mesh.stages, group_size=mesh.pipeline, group_rank=0)
+    stages: list[Any] = [rank] * (mesh.stages // mesh.pipeline)
+    orders = ScheduleInterleaved1F1B(stages, batches).pipeline_order
+    return [[_act(act) for act in orders[rank] if act is not None] for rank in range(mesh.pipeline)]
+
+
+def _with_messages(orders: list[list[Act]], mesh: Mesh) -> tuple[tuple[Act, ...], ...]:
+    from torch.distributed.pipelining.schedules import _Action, _add_send_recv, _ComputationType
+
+    known = {
+        rank: [_Action(stage, _ComputationType(what), i) for what, stage, i in acts] for rank, acts in enumerate(orders)
+    }
+    whole = _add_send_recv(known, lambda stage: stage % mesh.pipeline, mesh.stages)
+    return tuple(tuple(map(_act, whole[rank])) for rank in range(mesh.pipeline))
+
+
+def _act(action: Any) -> Act:
+    return Act(action.computation_type.value, action.stage_index, action.microbatch_index)

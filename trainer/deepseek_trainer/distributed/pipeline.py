@@ -1,0 +1,241 @@
+"""Pipeline parallelism: the micro-batches of a step go through the stages, forward and back, in the order of `order`.
+
+All ranks of a pipeline are given the same micro-batches, so each knows the shape of what will arrive, and micro-batches
+need not be of one shape. What travels are activations and their gradients, in the type that the model computes in.
+
+Rule: gradients are summed and scaled as without a pipeline; FSDP sums them over its ranks in this rank's last backward pass.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from deepseek_trainer.config import TrainingSpec
+from deepseek_trainer.config.parallelism import Divisible
+from deepseek_trainer.data.samples import MicroBatch, nothing
+from deepseek_trainer.distributed import order, sharding, shards
+from deepseek_trainer.distributed.mesh import Groups
+from deepseek_trainer.distributed.order import Act
+from deepseek_trainer.distributed.stages import Cut
+from deepseek_trainer.distributed.waits import Waits
+from deepseek_trainer.distributed.world import World
+from deepseek_trainer.model.balance import Routing
+from deepseek_trainer.optim.loss import Objective
+
+log = logging.getLogger(__name__)
+
+Minimized = Callable[[torch.Tensor, MicroBatch], Objective]
+"""The objective of a micro-batch, of its logits."""
+
+
+class Pipeline:
+    """One rank's place in a pipeline. All ranks call the same methods with the same micro-batches."""
+
+    def __init__(self, model: Any, groups: Groups, world: World, training: TrainingSpec, waits: Waits) -> None:
+        """Cuts the model, which is to be sharded and filled after that.
+
+        Raises:
+            ConfigError: it can't be cut so.
+        """
+        assert groups.pipeline is not None  # noqa: S101
+        Divisible.of(model.config).require(groups.mesh)
+        self._model, self._mesh, self._training, self._waits = model, groups.mesh, training, waits
+        self._group, self._place = groups.pipeline.get_group(), groups.pipeline.get_local_rank()
+        self._device, self._dtype = world.device, sharding.COMPUTED.get(training.precision, torch.float32)
+        self._width = model.config.hidden_size
+        self.cut = Cut(model, groups.mesh, self._place)
+        self._told = not world.leader
+
+    def filled(self) -> None:
+        """The model is sharded and has its weights."""
+        if self.cut.tied:
+            shards.share_over_stages(self._model.get_input_embeddings().weight)
+
+    def gradient(
+        self,
+        batches: list[MicroBatch],
+        objective: Minimized,
+        *,
+        weight: float,
+        routing: Routing,
+        tick: Callable[[], None],
+    ) -> torch.Tensor:
+        """Accumulates this rank's part of the gradient of the sum of the objectives; the sum of the losses, fp64, where
+        the last stage is, else 0. A collective.
+
+        Args:
+            weight: by which the objectives are multiplied.
+            tick: called before and after what waits for the others.
+        """
+        self._tell(len(batches))
+        filled = order.suitable(self._mesh, len(batches))
+        length = self._training.sequence_length
+        batches = batches + [nothing(length).to(self._device) for _ in range(filled - len(batches))]
+        acts = order.training(self._mesh, filled)[self._place]
+        left = sum(act.what == "B" for act in acts)
+        step = _Passage(self, batches)
+        routing.weigh(weight)
+        for act in acts:
+            if act.what in "FB":
+                tick()
+                routing.begin(batches[act.batch])  # a backward pass may compute the layers again
+            if act.what == "F":
+                with self._waits.part("forward"):
+                    step.forward(act, lambda made, batch: _weighted(objective(made, batch), weight))
+            elif act.what == "B":
+                left -= 1
+                sharding.sync_on_last(self._model, self._training, last=left == 0)
+                with self._waits.part("backward"):
+                    step.backward(act)
+            else:
+                step.pass_on(act)
+        step.end()
+        self._sum_tied()
+        tick()
+        return step.loss
+
+    def _tell(self, batches: int) -> None:
+        """Says once that a step has too few micro-batches for all stages to work."""
+        if batches < self._mesh.pipeline and not self._told:
+            self._told = True
+            log.warning(
+                "a step has %d micro-batches for the %d groups of the pipeline, which wait for most of it; lower "
+                "trainer.training.microBatchSize, raise globalBatchSize, or take a smaller parallelism.pipeline",
+                batches,
+                self._mesh.pipeline,
+            )
+
+    @torch.no_grad()
+    def loss(self, batches: Iterable[MicroBatch], objective: Minimized, *, tick: Callable[[], None]) -> torch.Tensor:
+        """The sum of the losses, without a gradient, where the last stage is, else 0. A collective."""
+        total, rest = torch.zeros((), dtype=torch.float64, device=self._device), iter(batches)
+        while some := [batch.to(self._device) for batch in islice(rest, 2 * self._mesh.pipeline)]:
+            step = _Passage(self, some)
+            for act in order.forward(self._mesh, len(some))[self._place]:
+                if act.what == "F":
+                    step.forward(act, objective)
+                    step.forget(act)
+                    tick()
+                else:
+                    step.pass_on(act)
+            step.end()
+            total += step.loss
+        return total
+
+    def computed(self, stage: int, rows: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+        """What a stage makes of what it was given; see `Cut.forward`."""
+        made: torch.Tensor = self._model(stage, rows, batch.positions)
+        return made
+
+    def arriving(self, batch: MicroBatch) -> torch.Tensor:
+        """Memory for what a stage gets of another."""
+        return torch.empty((*batch.inputs.shape, self._width), dtype=self._dtype, device=self._device)
+
+    def waited(self, work: dist.Work) -> None:
+        with self._waits.collective():
+            work.wait()
+
+    def is_last(self, stage: int) -> bool:
+        return stage == self._mesh.stages - 1
+
+    def sent(self, tensor: torch.Tensor, stage: int) -> dist.Work:
+        work = dist.isend(tensor, group=self._group, group_dst=stage % self._mesh.pipeline)
+        assert work is not None  # noqa: S101  this rank is in the group
+        return work
+
+    def received(self, tensor: torch.Tensor, stage: int) -> dist.Work:
+        work = dist.irecv(tensor, group=self._group, group_src=stage % self._mesh.pipeline)
+        assert work is not None  # noqa: S101
+        return work
+
+    @torch.no_grad()
+    def _sum_tied(self) -> None:
+        """An embedding that is the output layer too gets the gradient of both, in the same order on both ends."""
+        if not self.cut.tied:
+            return
+        weight = self._model.get_input_embeddings().weight
+        own = shards.local(weight.grad)
+        mine = own.to(self._device).contiguous()
+        other = torch.empty_like(mine)
+        first = self._place == 0
+        with self._waits.collective():
+            works = [
+                self.sent(mine, self._mesh.stages - 1 if first else 0),
+                self.received(other, self._mesh.stages - 1 if first else 0),
+            ][:: 1 if first else -1]
+            for work in works:
+                work.wait()
+        own.copy_(mine + other if first else other + mine)
+
+
+class _Passage:
+    """The micro-batches of one step on their way through this rank's stages.
+
+    Attributes:
+        loss: sum of the losses so far, fp64.
+    """
+
+    def __init__(self, pipeline: Pipeline, batches: list[MicroBatch]) -> None:
+        self._pipeline, self._batches = pipeline, batches
+        self.loss = torch.zeros((), dtype=torch.float64, device=batches[0].inputs.device)
+        self._kept: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        """What a stage was given and what it made of it, until its backward pass."""
+        self._made: dict[tuple[str, int, int], torch.Tensor] = {}
+        """To be sent."""
+        self._coming: dict[tuple[str, int, int], tuple[dist.Work, torch.Tensor]] = {}
+        self._going: list[tuple[dist.Work, torch.Tensor]] = []
+
+    def forward(self, act: Act, objective: Minimized) -> None:
+        stage, batch = act.stage, self._batches[act.batch]
+        given = batch.inputs if stage == 0 else self._arrived("F", act).requires_grad_(torch.is_grad_enabled())
+        made = self._pipeline.computed(stage, given, batch)
+        if self._pipeline.is_last(stage):
+            loss, made = objective(made, batch)
+            self.loss += loss.detach()
+        else:
+            self._made["F", stage, act.batch] = made.detach().contiguous()
+        self._kept[stage, act.batch] = given, made
+
+    def forget(self, act: Act) -> None:
+        """There will be no backward pass."""
+        del self._kept[act.stage, act.batch]
+
+    def backward(self, act: Act) -> None:
+        given, made = self._kept.pop((act.stage, act.batch))
+        made.backward(None if self._pipeline.is_last(act.stage) else self._arrived("B", act))
+        if act.stage > 0:
+            assert given.grad is not None  # noqa: S101
+            self._made["B", act.stage, act.batch] = given.grad.contiguous()
+
+    def pass_on(self, act: Act) -> None:
+        """Sends or receives; who needs what was received waits for it."""
+        kind, way = act.what.split("_")
+        key = (way, act.stage, act.batch)
+        other = act.stage + (1 if (kind == "SEND") == (way == "F") else -1)
+        if kind == "SEND":
+            tensor = self._made.pop(key)
+            self._going = [(work, sent) for work, sent in self._going if not work.is_completed()]
+            self._going.append((self._pipeline.sent(tensor, other), tensor))
+        else:
+            tensor = self._pipeline.arriving(self._batches[act.batch])
+            self._coming[key] = self._pipeline.received(tensor, other), tensor
+
+    def end(self) -> None:
+        """All that was sent has arrived."""
+        for work, _ in self._going:
+            self._pipeline.waited(work)
+
+    def _arrived(self, way: str, act: Act) -> torch.Tensor:
+        work, tensor = self._coming.pop((way, act.stage, act.batch))
+        self._pipeline.waited(work)
+        return tensor
+
+
+def _weighted(objective: Objective, weight: float) -> Objective:
+    return Objective(objective.loss, objective.minimized * weight)

@@ -1,0 +1,126 @@
+"""A pipeline's stages: runs of neighbouring layers, the embedding before the first and the output layer behind the last.
+
+Stage s is of rank s % ranks of the pipeline, so that with several stages a rank has layers from all over the stack.
+
+Rule: a rank keeps the model that it was, without the layers of others: names of parameters are those of the whole model,
+and so are first weights and checkpoints. An embedding that is the output layer too is in the last stage as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from deepseek_trainer.config.base import ConfigError
+from deepseek_trainer.config.parallelism import FIELD, Mesh
+
+
+class _Anatomy(NamedTuple):
+    """How transformers calls the parts of a decoder."""
+
+    layers: str
+    norm: str
+    embeddings: tuple[str, ...]
+    """That of the tokens first."""
+
+
+_USUAL, _GPT2 = _Anatomy("layers", "norm", ("embed_tokens",)), _Anatomy("h", "ln_f", ("wte", "wpe"))
+_ANATOMY: Mapping[str, _Anatomy] = {"gpt2": _GPT2}
+
+
+def layers_of(stage: int, stages: int, layers: int) -> range:
+    """Which layers are a stage's. Where they can't be shared evenly, the stages in the middle have one more: the first and
+    above all the last have the embedding and the output layer beside them."""
+    least, more = divmod(layers, stages)
+    begin = (stages - more) // 2
+    sizes = [least + (begin <= number < begin + more) for number in range(stages)]
+    return range(sum(sizes[:stage]), sum(sizes[: stage + 1]))
+
+
+class Cut:
+    """What a rank has of a model, and how it computes with one of its stages.
+
+    Attributes:
+        own: its stages, in their order.
+        tied: whether it has the embedding, and another rank's output layer is the same matrix, or the other way round.
+        elsewhere: names of the parameters that other ranks have.
+    """
+
+    def __init__(self, model: Any, mesh: Mesh, place: int) -> None:
+        """Takes the layers of others out of the model, in place; to be called before it is sharded.
+
+        Args:
+            model: a causal language model of transformers.
+            place: this rank's, in the pipeline.
+
+        Raises:
+            ConfigError: its layers are not alike, so that a stage of them isn't a smaller model.
+        """
+        if len(set(getattr(model.config, "layer_types", None) or ())) > 1:
+            raise ConfigError(
+                f"{FIELD}.pipeline: the layers of this model attend in different ways (layer_types), and a stage can't know "
+                "which of them are its own; set pipeline to 1"
+            )
+        self.stages = mesh.stages
+        self.own = tuple(range(place, mesh.stages, mesh.pipeline))
+        self._base, self._anatomy = model.base_model, _ANATOMY.get(model.config.model_type, _USUAL)
+        self._forward = model.forward
+        names = {name for name, _ in model.named_parameters()}
+        stack = getattr(self._base, self._anatomy.layers)
+        first, last = self.own[0] == 0, self.own[-1] == mesh.stages - 1
+        self.tied = bool(model.config.tie_word_embeddings) and (first or last)
+        runs = {stage: layers_of(stage, mesh.stages, len(stack)) for stage in self.own}
+        self._layers = {stage: nn.ModuleList(stack[i] for i in run) for stage, run in runs.items()}
+        kept = {i for run in runs.values() for i in run}
+        for i in set(range(len(stack))) - kept:
+            del stack._modules[str(i)]  # by name, as a list would number what is left anew
+        if not first:
+            for name in self._anatomy.embeddings[1 if last and self.tied else 0 :]:
+                setattr(self._base, name, None)
+        if not last:
+            setattr(self._base, self._anatomy.norm, None)
+            model.lm_head = None
+        if not (first and last):
+            model.tie_weights = model.tie_weights if last and self.tied else lambda *arguments, **named: None
+        self.elsewhere = frozenset(names - {name for name, _ in model.named_parameters()})
+        model.forward = self.forward
+
+    def forward(self, stage: int, rows: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        """What a stage makes of the rows: what the next one is given, shape (rows, width, hidden), or the logits.
+
+        Args:
+            rows: tokens, int64, shape (rows, width), for the first stage; else what the one before has made.
+            positions: of the tokens, as `MicroBatch.positions`.
+        """
+        given = {"input_ids" if stage == 0 else "inputs_embeds": rows, "position_ids": positions, "use_cache": False}
+        with self._only(stage):
+            if stage == self.stages - 1:
+                logits: torch.Tensor = self._forward(**given).logits
+                return logits
+            made: torch.Tensor = self._base(**given).last_hidden_state
+        return made.clone() if made._is_view() else made  # FSDP's hooks are on it
+
+    @contextmanager
+    def _only(self, stage: int) -> Iterator[None]:
+        """In here the decoder has this stage's parts alone."""
+        modules, kept = self._base._modules, dict(self._base._modules)
+        modules[self._anatomy.layers] = self._layers[stage]
+        if stage < self.stages - 1:
+            modules[self._anatomy.norm] = nn.Identity()
+        if stage > 0:
+            modules.update(dict.fromkeys(self._anatomy.embeddings[1:], _Nothing()))
+        try:
+            yield
+        finally:
+            modules.update(kept)
+
+
+class _Nothing(nn.Module):
+    """Stands for learned positions, which have been added already."""
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        return torch.zeros((), device=positions.device)
