@@ -8,7 +8,6 @@ import pytest
 from deepseek_trainer.config.parallelism import Mesh
 from deepseek_trainer.distributed import order
 from deepseek_trainer.distributed.order import Act
-from deepseek_trainer.distributed.stages import layers_of
 
 MESHES = {
     "GPipe": Mesh(pipeline=3, schedule="GPipe", stages=3),
@@ -69,6 +68,7 @@ def play(mesh: Mesh, orders: tuple[tuple[Act, ...], ...], passes: set[str], batc
     ("stages", "layers", "sizes"), [(2, 4, [2, 2]), (2, 5, [3, 2]), (4, 6, [1, 2, 2, 1]), (4, 61, [15, 16, 15, 15])]
 )
 def test_the_middle_has_what_is_left_over(stages: int, layers: int, sizes: list[int]) -> None:
-    runs = [layers_of(stage, stages, layers) for stage in range(stages)]
+    mesh = Mesh(pipeline=stages, stages=stages)
+    runs = [mesh.layers_of(stage, layers) for stage in range(stages)]
     assert [len(run) for run in runs] == sizes
     assert [i for run in runs for i in run] == list(range(layers))

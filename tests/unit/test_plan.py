@@ -92,6 +92,32 @@ def test_each_axis_does_what_it_is_for() -> None:
     assert 0 < low < high < 0.6
 
 
+def test_a_pipeline_shares_the_layers_and_waits_for_its_ends() -> None:
+    work = dense(24)
+    whole, halves = (estimate(work, mesh, CARD, per_node=8) for mesh in (Mesh(), Mesh(pipeline=2, stages=2)))
+    state = "weights, gradients, AdamW"
+    assert whole.idle == 0
+    assert 0.4 < halves.memory[state] / whole.memory[state] < 0.6
+    assert set(halves.traffic) == {"pipeline"}
+    assert halves.traffic["pipeline"] == 2 * 64 * 2048 * 2048 * 2, "rows of half precision, there and back"
+    one, gpipe, interleaved = (
+        estimate(work, mesh, CARD, per_node=8)
+        for mesh in (
+            Mesh(pipeline=4, stages=4),
+            Mesh(pipeline=4, schedule="GPipe", stages=4),
+            Mesh(pipeline=4, schedule="Interleaved1F1B", stages=8),
+        )
+    )
+    assert one.idle == pytest.approx(3 / 67)
+    assert interleaved.idle == pytest.approx(3 / 131)
+    assert gpipe.memory["activations"] > interleaved.memory["activations"] > one.memory["activations"]
+    assert interleaved.traffic["pipeline"] == 2 * one.traffic["pipeline"]
+    few = estimate(replace(work, global_batch=2), Mesh(pipeline=4, stages=4), CARD, per_node=8)
+    assert few.idle == pytest.approx(3 / 5)
+    tied = replace(work, architecture=replace(work.architecture, tied=True))
+    assert estimate(tied, Mesh(pipeline=2, stages=2), CARD, per_node=8).memory[state] == halves.memory[state]
+
+
 def test_auto_takes_the_plainest_mesh_that_is_about_as_fast() -> None:
     parts = Divisible.of(LLAMA)
     small = choose(dense(4), parts, 16, GPUS["h100"], per_node=8)
@@ -158,6 +184,10 @@ def test_dsj_plan_says_it_in_lines(tmp_path: Path, capsys: pytest.CaptureFixture
     status, said = told({"auto": True})
     assert status == 0
     assert "parallelism.auto takes shard:" in said or "parallelism.auto takes replicate:" in said
+    status, said = told({"pipeline": 2, "shard": 4})
+    assert status == 0
+    assert "pipeline 2: 2 groups of ranks have some of the layers" in said
+    assert "fills and runs empty:" in said
     status, said = told({"expert": 5})
     assert status == 2
     assert "expert: 5 does not divide shard 16" in said

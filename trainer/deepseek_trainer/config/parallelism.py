@@ -53,6 +53,18 @@ class Mesh:
         """Ranks along the shard axis that have the same experts, and share their weights."""
         return self.shard // self.expert
 
+    def layers_of(self, stage: int, layers: int) -> range:
+        """Which of the model's layers are a stage's. Where they can't be shared evenly, the stages in the middle have one
+        more: the first and above all the last have the embedding and the output layer beside them."""
+        least, more = divmod(layers, self.stages)
+        begin = (self.stages - more) // 2
+        sizes = [least + (begin <= number < begin + more) for number in range(self.stages)]
+        return range(sum(sizes[:stage]), sum(sizes[: stage + 1]))
+
+    def stages_of(self, place: int) -> range:
+        """Which stages a rank has, by its place in the pipeline."""
+        return range(place, self.stages, self.pipeline)
+
     def __str__(self) -> str:
         sizes = {
             "pipeline": self.pipeline,

@@ -43,8 +43,8 @@ def training(mesh: Mesh, batches: int) -> tuple[tuple[Act, ...], ...]:
 @cache
 def forward(mesh: Mesh, batches: int) -> tuple[tuple[Act, ...], ...]:
     """The same of a forward pass alone."""
-    own = [range(rank, mesh.stages, mesh.pipeline) for rank in range(mesh.pipeline)]
-    return _with_messages([[Act("F", stage, i) for stage in stages for i in range(batches)] for stages in own], mesh)
+    ranks = map(mesh.stages_of, range(mesh.pipeline))
+    return _with_messages([[Act("F", stage, i) for stage in stages for i in range(batches)] for stages in ranks], mesh)
 
 
 def suitable(mesh: Mesh, batches: int) -> int:

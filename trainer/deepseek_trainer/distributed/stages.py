@@ -32,15 +32,6 @@ _USUAL, _GPT2 = _Anatomy("layers", "norm", ("embed_tokens",)), _Anatomy("h", "ln
 _ANATOMY: Mapping[str, _Anatomy] = {"gpt2": _GPT2}
 
 
-def layers_of(stage: int, stages: int, layers: int) -> range:
-    """Which layers are a stage's. Where they can't be shared evenly, the stages in the middle have one more: the first and
-    above all the last have the embedding and the output layer beside them."""
-    least, more = divmod(layers, stages)
-    begin = (stages - more) // 2
-    sizes = [least + (begin <= number < begin + more) for number in range(stages)]
-    return range(sum(sizes[:stage]), sum(sizes[: stage + 1]))
-
-
 class Cut:
     """What a rank has of a model, and how it computes with one of its stages.
 
@@ -66,14 +57,14 @@ class Cut:
                 "which of them are its own; set pipeline to 1"
             )
         self.stages = mesh.stages
-        self.own = tuple(range(place, mesh.stages, mesh.pipeline))
+        self.own = tuple(mesh.stages_of(place))
         self._base, self._anatomy = model.base_model, _ANATOMY.get(model.config.model_type, _USUAL)
         self._forward = model.forward
         names = {name for name, _ in model.named_parameters()}
         stack = getattr(self._base, self._anatomy.layers)
         first, last = self.own[0] == 0, self.own[-1] == mesh.stages - 1
         self.tied = bool(model.config.tie_word_embeddings) and (first or last)
-        runs = {stage: layers_of(stage, mesh.stages, len(stack)) for stage in self.own}
+        runs = {stage: mesh.layers_of(stage, len(stack)) for stage in self.own}
         self._layers = {stage: nn.ModuleList(stack[i] for i in run) for stage, run in runs.items()}
         kept = {i for run in runs.values() for i in run}
         for i in set(range(len(stack))) - kept:

@@ -14,15 +14,7 @@ from deepseek_trainer.errors import first_line
 from deepseek_trainer.model import presets
 from deepseek_trainer.model.attention import IMPLEMENTATIONS
 from deepseek_trainer.model.mtp import MultiTokenModel
-
-MODEL_TYPES = {
-    "DeepSeekV3": "deepseek_v3",
-    "DeepSeekV2": "deepseek_v2",
-    "Qwen2": "qwen2",
-    "Llama": "llama",
-    "GPT2": "gpt2",
-}
-"""Transformers' names of the architectures."""
+from deepseek_trainer.model.presets import MODEL_TYPES
 
 
 def configuration(spec: ModelSpec, *, vocab_size: int, sequence_length: int) -> PreTrainedConfig:

@@ -14,6 +14,15 @@ from typing import Any
 from deepseek_trainer.config import ConfigError, ModelSpec
 from deepseek_trainer.config.model import ARCHITECTURE_OF, DEEPSEEK
 
+MODEL_TYPES = {
+    "DeepSeekV3": "deepseek_v3",
+    "DeepSeekV2": "deepseek_v2",
+    "Qwen2": "qwen2",
+    "Llama": "llama",
+    "GPT2": "gpt2",
+}
+"""Transformers' names of the architectures."""
+
 _DENSE = {
     "hidden_size": "hidden_size",
     "num_layers": "num_hidden_layers",
@@ -174,7 +183,7 @@ def shape(spec: ModelSpec) -> SimpleNamespace:
         ConfigError: the numbers don't fit together.
     """
     chosen = preset(spec)
-    numbers = {"model_type": chosen.architecture.lower(), **chosen.numbers}
+    numbers = {"model_type": MODEL_TYPES[chosen.architecture], **chosen.numbers}
     if chosen.architecture == "GPT2":
         own = FIELDS["GPT2"]
         numbers |= {name: numbers[own[field]] for field, name in _DENSE.items()} | {"tie_word_embeddings": True}

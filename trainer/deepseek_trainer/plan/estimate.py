@@ -6,6 +6,8 @@ step gradients stay whole, and so do the weights, for one sum over the ranks a s
 
 A time is a range: at best computation runs as fast as the best published runs and hides the traffic of weights; at worst
 as slow as usual ones, and hides nothing. Traffic of the tensor and expert axes is hidden by neither.
+
+Of the ranks of a pipeline the one counts that needs the most memory. All wait while it fills and runs empty.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ class Estimate:
         traffic: bytes that each rank sends in a step, by axis.
         seconds: of a step, at best and at worst.
         mfu: share of the peak that the model's own operations are, at worst and at best.
+        idle: share of the time in which the ranks of a pipeline wait for its beginning and its end.
     """
 
     mesh: Mesh
@@ -72,6 +75,7 @@ class Estimate:
     traffic: dict[str, float]
     seconds: tuple[float, float]
     mfu: tuple[float, float]
+    idle: float = 0.0
 
     @property
     def bytes(self) -> float:
@@ -90,28 +94,72 @@ def estimate(work: Workload, mesh: Mesh, gpu: Gpu, *, per_node: int) -> Estimate
     sequences = math.ceil(work.global_batch / (mesh.replicate * mesh.shard))
     micro_steps = max(1, math.ceil(sequences / work.micro_batch))
     tokens = min(work.micro_batch, sequences) * work.length
-    memory = _memory(work, mesh, tokens, micro_steps)
-    traffic = _traffic(work, mesh, tokens, micro_steps)
+    parts = [_Part.of(work.architecture, mesh, place, micro_steps) for place in range(mesh.pipeline)]
+    memory = max(
+        (_memory(work, mesh, part, tokens, micro_steps) for part in parts), key=lambda sizes: sum(sizes.values())
+    )
+    traffic = max(
+        (_traffic(work, mesh, part, tokens, micro_steps) for part in parts), key=lambda sizes: sum(sizes.values())
+    )
     operations = work.architecture.operations(work.length) * work.global_batch * work.length / mesh.ranks
     extra = {"none": 0.0, "selective": 0.05, "full": 1 / 3}[work.checkpointing]
     low, high = MIXTURE_SPEED if work.architecture.mixture_layers else DENSE_SPEED
     hidden, exposed = _waits(mesh, traffic, gpu, per_node)
-    best = max(operations * (1 + extra) / (gpu.peak * high), hidden) + exposed
-    worst = operations * (1 + extra) / (gpu.peak * low) + hidden + exposed
+    turns = micro_steps * mesh.stages / mesh.pipeline
+    idle = (mesh.pipeline - 1) / (turns + mesh.pipeline - 1)
+    best = (max(operations * (1 + extra) / (gpu.peak * high), hidden) + exposed) / (1 - idle)
+    worst = (operations * (1 + extra) / (gpu.peak * low) + hidden + exposed) / (1 - idle)
     ideal = operations / gpu.peak
-    return Estimate(mesh, memory, traffic, (best, worst), (ideal / worst, ideal / best))
+    return Estimate(mesh, memory, traffic, (best, worst), (ideal / worst, ideal / best), idle)
 
 
-def _memory(work: Workload, mesh: Mesh, tokens: int, micro_steps: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class _Part:
+    """What one rank of a pipeline has of the model; without a pipeline all of it.
+
+    Attributes:
+        kinds: as `Architecture.kinds`, of its layers.
+        embeddings: how many matrices of the size of the embedding it has: that and the output layer, if they are two.
+        last: whether it computes the logits.
+        kept: of how many micro-batches it keeps the activations at once.
+        kept_logits: of how many it keeps the logits.
+    """
+
+    kinds: list[tuple[int, Block, int]]
+    embeddings: int
+    last: bool
+    kept: float
+    kept_logits: int
+
+    @classmethod
+    def of(cls, model: Architecture, mesh: Mesh, place: int, micro_steps: int) -> _Part:
+        stages = mesh.stages_of(place)
+        layers = [layer for stage in stages for layer in mesh.layers_of(stage, model.layers)]
+        dense = sum(layer < model.dense_layers for layer in layers)
+        kinds = [(dense, model.dense, 0), (len(layers) - dense, model.mixture, model.routed)]
+        first, last = place == 0, place == mesh.pipeline - 1
+        matrices = 1 if model.tied and (first or last) else first + last
+        if mesh.schedule == "GPipe":
+            kept: float = micro_steps
+        elif len(stages) == 1:
+            kept = mesh.pipeline - place
+        else:
+            kept = ((len(stages) - 1) * mesh.pipeline + 2 * (mesh.pipeline - 1 - place) + 1) / len(stages)
+        kept = min(kept, micro_steps) if mesh.pipeline > 1 else 1
+        logits = micro_steps if mesh.pipeline > 1 and mesh.schedule == "GPipe" else 1
+        return cls([kind for kind in kinds if kind[0]], matrices, last, kept, logits)
+
+
+def _memory(work: Workload, mesh: Mesh, part: _Part, tokens: int, micro_steps: int) -> dict[str, float]:
     model = work.architecture
-    local = _local(model, mesh)
+    local = _local(model, mesh, part)
     state = STATE_BYTES * (local.root + local.dense + local.experts) / mesh.shard
     largest = 2 * local.largest * work.width + local.root * work.width + local.largest * 4
     memory = {
         "weights, gradients, AdamW": 0.0 if work.cpu_offload else state,
         "gathered weights": 0.0 if mesh.shard == 1 and not work.bf16 else largest,
-        "activations": _activations(work, mesh, tokens),
-        "logits": tokens * model.vocabulary * (2 * work.width + 8.0),
+        "activations": _activations(work, mesh, part, tokens),
+        "logits": part.kept_logits * tokens * model.vocabulary * (2 * work.width + 8.0) if part.last else 0.0,
         "reserved": RESERVED,
     }
     if micro_steps > 1 and not work.reduced_each_time:
@@ -130,41 +178,45 @@ class _Local:
     largest: float
 
 
-def _local(model: Architecture, mesh: Mesh) -> _Local:
+def _local(model: Architecture, mesh: Mesh, part: _Part) -> _Local:
     """Of what the tensor axis leaves each rank. Experts count as if gathered over the whole shard axis."""
 
     def of(block: Block) -> float:
         return block.whole + block.shared / mesh.tensor
 
-    layers = [(count, of(model.attention) + of(block), routed / mesh.tensor) for count, block, routed in model.kinds]
-    head = 0.0 if model.tied else model.embedding / mesh.tensor
+    layers = [(count, of(model.attention) + of(block), routed / mesh.tensor) for count, block, routed in part.kinds]
+    head = part.last and not model.tied
     return _Local(
-        root=model.embedding + head + model.hidden,
+        root=(part.embeddings - head) * model.embedding
+        + head * model.embedding / mesh.tensor
+        + part.last * model.hidden,
         dense=sum(count * dense for count, dense, _ in layers),
         experts=sum(count * routed for count, _, routed in layers),
         largest=max(dense + routed / mesh.expert for _, dense, routed in layers),
     )
 
 
-def _activations(work: Workload, mesh: Mesh, tokens: int) -> float:
+def _activations(work: Workload, mesh: Mesh, part: _Part, tokens: int) -> float:
     """What all layers keep, and what one of them takes while it is computed again."""
     model = work.architecture
 
     def kept(block: Block) -> float:
         return block.narrow + block.wide / mesh.tensor
 
-    layers = [(count, kept(model.attention) + kept(block)) for count, block, _ in model.kinds]
+    layers = [(count, kept(model.attention) + kept(block)) for count, block, _ in part.kinds]
     if work.checkpointing == "none":
-        return tokens * work.width * sum(count * size for count, size in layers)
-    inputs = model.layers * model.hidden
+        return part.kept * tokens * work.width * sum(count * size for count, size in layers)
+    inputs = sum(count for count, _ in layers) * model.hidden
     if work.checkpointing == "selective":
-        inputs += sum(count * (model.attention.products + block.products) for count, block, _ in model.kinds)
-    return tokens * work.width * (inputs + max(size for _, size in layers))
+        inputs += sum(count * (model.attention.products + block.products) for count, block, _ in part.kinds)
+    return tokens * work.width * (part.kept * inputs + max(size for _, size in layers))
 
 
-def _traffic(work: Workload, mesh: Mesh, tokens: int, micro_steps: int) -> dict[str, float]:
+def _traffic(work: Workload, mesh: Mesh, part: _Part, tokens: int, micro_steps: int) -> dict[str, float]:
     """Bytes that a rank sends in a step: rings send a share of (n - 1) / n."""
-    model, local = work.architecture, _local(work.architecture, mesh)
+    model, local = work.architecture, _local(work.architecture, mesh, part)
+    layers = sum(count for count, *_ in part.kinds)
+    mixtures = sum(count for count, _, routed in part.kinds if routed)
     rows = tokens * model.hidden * work.width * micro_steps
     again = 2 if work.checkpointing == "full" else 1
 
@@ -179,14 +231,11 @@ def _traffic(work: Workload, mesh: Mesh, tokens: int, micro_steps: int) -> dict[
         "shard": gathers * (dense * ring(mesh.shard) + experts * ring(mesh.expert_copies)),
         "replicate": 2 * ring(mesh.replicate) * 4 * (dense + local.experts) / mesh.shard,
         # Two sums forward, of attention and feed-forward, and two sums of gradients backward.
-        "tensor": 2 * ring(mesh.tensor) * rows * model.layers * (2 * again + 2),
+        "tensor": 2 * ring(mesh.tensor) * rows * layers * (2 * again + 2),
         # There and back, forward and backward.
-        "expert": ring(mesh.expert)
-        * rows
-        * model.experts_per_token
-        * model.mixture_layers
-        * (2 * again + 2)
-        / mesh.tensor,
+        "expert": ring(mesh.expert) * rows * model.experts_per_token * mixtures * (2 * again + 2) / mesh.tensor,
+        # What each stage has made, and the gradient of what it was given.
+        "pipeline": rows * 2 * mesh.stages / mesh.pipeline if mesh.pipeline > 1 else 0.0,
     }
     return {axis: size for axis, size in traffic.items() if size}
 
@@ -197,11 +246,12 @@ def _waits(mesh: Mesh, traffic: dict[str, float], gpu: Gpu, per_node: int) -> tu
         "tensor": mesh.tensor,
         "expert": mesh.tensor * mesh.expert,
         "shard": mesh.tensor * mesh.shard,
-        "replicate": mesh.ranks,
+        "replicate": mesh.ranks // mesh.pipeline,
+        "pipeline": mesh.ranks // mesh.pipeline + 1,  # the next stage's ranks come after all of this one's
     }
     seconds = {
         axis: size / (LINK_SHARE * (gpu.link if span[axis] <= per_node else gpu.network))
         for axis, size in traffic.items()
     }
-    hidden = seconds.get("shard", 0.0) + seconds.get("replicate", 0.0)
+    hidden = sum(seconds.get(axis, 0.0) for axis in ("shard", "replicate", "pipeline"))
     return hidden, seconds.get("tensor", 0.0) + seconds.get("expert", 0.0)

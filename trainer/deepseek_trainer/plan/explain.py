@@ -13,6 +13,7 @@ WHY = {
     "replicate": "{0} groups of ranks have all of it each, and average gradients",
     "tensor": "{0} neighbours share each matrix, and work on the same rows",
     "expert": "{0} neighbours share the routed experts",
+    "pipeline": "{0} groups of ranks have some of the layers each, and work on micro-batches one after the other",
 }
 
 
@@ -26,12 +27,15 @@ def lines(work: Workload, cost: Estimate, gpu: Gpu, name: str, *, per_node: int)
     yield f"ranks: {mesh.ranks} on {name} ({gpu.memory / GIB:.0f} GiB), {min(per_node, mesh.ranks)} a node"
     yield from _axes(mesh)
     state = "fits" if cost.fits(gpu) else "DOESN'T FIT"
-    yield f"memory of a rank: {_size(cost.bytes)} of {_size(gpu.memory)}: {state}"
+    whose = "the rank that needs most" if mesh.pipeline > 1 else "a rank"
+    yield f"memory of {whose}: {_size(cost.bytes)} of {_size(gpu.memory)}: {state}"
     for what, size in sorted(cost.memory.items(), key=lambda entry: -entry[1]):
         yield f"  {_size(size):>10}  {what}"
     yield f"sent by a rank in a step: {_size(sum(cost.traffic.values()))}"
     for axis, size in sorted(cost.traffic.items(), key=lambda entry: -entry[1]):
         yield f"  {_size(size):>10}  along {axis}"
+    if mesh.pipeline > 1:
+        yield f"the pipeline fills and runs empty: {cost.idle:.0%} of the time; more micro-batches a step make it less"
     best, worst = cost.seconds
     low, high = cost.mfu
     tokens = work.global_batch * work.length
