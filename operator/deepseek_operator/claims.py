@@ -1,7 +1,7 @@
 """The claims for a job's checkpoints, read from the API server.
 
 Nobody watches them. One that is as it should be is remembered until the next resync; one that is given is looked at only
-until all of the job's pods were ready once: then they have it.
+until all of the job's pods were ready once: then they have it. Nor is it where none may be read, until the next resync.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import Any
 
 from deepseek_operator.api.conditions import is_true
 from deepseek_operator.api.names import LABEL_JOB_NAME, LABEL_MANAGED_BY, MANAGER, ConditionType
-from deepseek_operator.api.v1alpha1 import DeepSeekJob
+from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
 from deepseek_operator.cluster.client import KubeClient, controller_uid
 from deepseek_operator.cluster.errors import Forbidden, NotFound
 from deepseek_operator.decide.storage import is_settled
+from deepseek_operator.decide.turn import ended
 from deepseek_operator.decide.types import Claim
 from deepseek_operator.render.claims import other_claim, own_claim, template_of
 
@@ -25,23 +26,27 @@ class Claims:
     def __init__(self, client: KubeClient) -> None:
         self._client = client
         self._known: dict[tuple[str, str], Claim] = {}
+        self._closed: set[str] = set()
+        """Namespaces whose claims may not be read."""
 
     def forget(self) -> None:
         """All of them are asked for again: somebody may have changed one."""
         self._known.clear()
+        self._closed.clear()
 
     async def look(self, job: DeepSeekJob) -> Mapping[str, Claim | None]:
         """What there is of the job's claims, by name; None: there is none of that name. What may not be read, or need not
         be, is left out."""
-        own, other = own_claim(job), other_claim(job)
-        if own is None or (template_of(job) is None and is_true(job.status.conditions, ConditionType.PODS_READY)):
+        own, other, namespace = own_claim(job), other_claim(job), job.metadata.namespace
+        if own is None or (template_of(job) is None and (namespace in self._closed or _is_done_with(job.status))):
             return {}
         found = {}
         for name in (own, other) if other is not None else (own,):
             try:
                 found[name] = await self._claim(job, name)
             except Forbidden:
-                continue
+                self._closed.add(namespace)
+                break
         return found
 
     async def _claim(self, job: DeepSeekJob, name: str) -> Claim | None:
@@ -55,6 +60,11 @@ class Claims:
         if not own or is_settled(job, claim):
             self._known[job.metadata.uid, name] = claim
         return claim
+
+
+def _is_done_with(status: Status) -> bool:
+    """Whether nothing depends any more on the claim that the job was given."""
+    return ended(status) or is_true(status.conditions, ConditionType.PODS_READY)
 
 
 def claim_from(raw: Mapping[str, Any]) -> Claim:

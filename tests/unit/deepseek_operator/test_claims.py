@@ -32,9 +32,9 @@ def answer(name: str, mode: str = "ReadWriteMany", size: str = "1Gi") -> web.Res
     return web.json_response({"metadata": meta, "spec": spec, "status": {"phase": "Bound"}})
 
 
-def whole(job: DeepSeekJob) -> DeepSeekJob:
-    """All of its pods are ready."""
-    facts = [Fact(ConditionType.PODS_READY, "True", Reason.ALL_READY)]
+def whole(job: DeepSeekJob, kind: ConditionType = ConditionType.PODS_READY) -> DeepSeekJob:
+    """All of its pods are ready, or what else is said of it."""
+    facts = [Fact(kind, "True", Reason.ALL_READY)]
     return job.model_copy(update={"status": Status(conditions=merge((), facts, START, 1))})
 
 
@@ -56,6 +56,7 @@ async def test_a_given_claim_is_read_once_and_never_of_a_job_whose_pods_have_it(
     assert asked(server) == ["ckpt", "other"]
     claims.forget()
     assert await claims.look(whole(job)) == {}
+    assert await claims.look(whole(job, ConditionType.COMPLETE)) == {}
     assert asked(server) == []
 
 
@@ -68,6 +69,16 @@ async def test_one_that_will_not_do_is_read_again_each_time(server: Server) -> N
     claims.forget()
     assert await claims.look(make_job()) == {"ckpt": None}
     assert await claims.look(make_job()) == {}
+
+
+async def test_where_none_may_be_read_only_a_job_that_needs_it_asks_again_before_the_resync(server: Server) -> None:
+    claims = Claims(await server.client())
+    server.script = [refusal(403), refusal(403), refusal(403), answer("ckpt"), answer("other")]
+    for job in (make_job(spec={"checkpoint": RESUME}), make_job(), template(), template()):
+        assert await claims.look(job) == {}
+    assert asked(server) == ["ckpt", "demo-checkpoints", "demo-checkpoints"]
+    claims.forget()
+    assert len(await claims.look(make_job(spec={"checkpoint": RESUME}))) == 2
 
 
 async def test_a_claim_that_is_made_is_read_again_after_a_change_and_after_a_resync(server: Server) -> None:
