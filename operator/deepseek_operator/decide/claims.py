@@ -56,22 +56,15 @@ def in_the_way(job: DeepSeekJob, found: Claim | None, status: Status) -> Held | 
     return _differs(template, found)
 
 
-def missing_claim(seen: Observation, status: Status) -> Manifest | None:
-    """The claim that must be made; None: none, or it may not be."""
-    job, template = seen.job, template_of(seen.job)
-    name = own_claim(job) or ""
-    if template is None or not seen.claims or name not in seen.claims or seen.claims[name] is not None:
+def before_pods(seen: Observation, status: Status) -> tuple[Manifest, ...] | None:
+    """What is to be made before any pod: the claim, or nothing while it can't be the job's; None: pods needn't wait for it."""
+    job, template, name = seen.job, template_of(seen.job), own_claim(seen.job)
+    if template is None or name is None or seen.claims is None or name not in seen.claims:
         return None
-    return claim(job, template) if in_the_way(job, None, status) is None else None
-
-
-def waits_for_claim(seen: Observation, status: Status) -> bool:
-    """Whether the job's pods can't be made yet, because the claim is not there, or is not the job's."""
-    name = own_claim(seen.job) or ""
-    if template_of(seen.job) is None or seen.claims is None or name not in seen.claims:
-        return False
     found = seen.claims[name]
-    return found is None or in_the_way(seen.job, found, status) is not None
+    if in_the_way(job, found, status) is not None:
+        return ()
+    return (claim(job, template),) if found is None else None
 
 
 def claim_change(job: DeepSeekJob, found: Claim | None) -> PatchClaim | None:

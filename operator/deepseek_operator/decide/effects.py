@@ -10,7 +10,7 @@ from collections import defaultdict
 
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP, ANNOTATION_REMINDER
 from deepseek_operator.api.v1alpha1 import Status
-from deepseek_operator.decide.claims import missing_claim, waits_for_claim
+from deepseek_operator.decide.claims import before_pods
 from deepseek_operator.decide.exclusion import excluded_nodes
 from deepseek_operator.decide.gang import (
     candidates,
@@ -47,20 +47,20 @@ def may_have_pods(status: Status) -> bool:
 
 
 def creations(seen: Observation, status: Status) -> tuple[Manifest, ...]:
-    """What asks for quota; else the claim, the Service, the PodGroup, the PodDisruptionBudget, the parts of the Ray cluster, and the pods
-    of the present generation that are missing.
+    """What asks for quota; else the claim, the Service, the PodGroup, the PodDisruptionBudget, the parts of the Ray cluster,
+    and the pods of the present generation that are missing.
 
     No pod is created before its PodGroup was seen: its scheduler would not know what it belongs to; none before the claim
-    that is made for the job was seen, and seen to be its own; and none of a job with
-    a queue while it can't be seen where its quota is.
+    that is made for the job was seen, and seen to be its own; and none of a job with a queue while it can't be seen where
+    its quota is.
     """
     if not may_have_pods(status):
         asking = quota_wanted(seen, status)
         return (asking,) if asking is not None else ()
     service = [] if seen.service_exists else [headless_service(seen.job)]
-    if waits_for_claim(seen, status):
-        claim = missing_claim(seen, status)
-        return (*service, claim) if claim is not None else tuple(service)
+    awaited = before_pods(seen, status)
+    if awaited is not None:
+        return (*service, *awaited)
     group = pod_group(seen.job, _scheduled_together(seen, status))
     if group is not None and seen.group_members is None:
         return (*service, group)

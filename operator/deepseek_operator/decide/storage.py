@@ -10,8 +10,6 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from deepseek_operator.api.conditions import Fact, Truth, fact_of
 from deepseek_operator.api.names import ConditionType, Reason
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Status
@@ -22,17 +20,13 @@ from deepseek_operator.decide.turn import Turn
 from deepseek_operator.decide.types import Claim, Event, Held, Observation
 from deepseek_operator.render.claims import other_claim, own_claim, template_of
 
-UNREAD = (
-    "the operator may not read claim {name}, so that it can't tell whose it is; let its service account get, create and patch "
-    "persistentvolumeclaims (the chart's value rbac.claims)"
-)
-
 
 def storage(turn: Turn) -> Turn:
     """Gate: states VolumeUsable, and lets no run begin on a claim that can't serve it."""
-    if own_claim(turn.seen.job) is None:
+    name = own_claim(turn.seen.job)
+    if name is None:
         return turn.stating(_fact("False", Reason.NOT_USED))
-    why, fact = _judged(turn.seen, turn.status)
+    why, fact = _judged(turn.seen, turn.status, name)
     if fact is None:
         return turn
     turn = turn.stating(fact)
@@ -52,9 +46,13 @@ def is_settled(job: DeepSeekJob, claim: Claim) -> bool:
     return problem is None or not problem.refused
 
 
-def _judged(seen: Observation, status: Status) -> tuple[Held | None, Fact | None]:
-    """Why no run may begin, and the condition; None for either: nothing."""
-    job, name, claims = seen.job, own_claim(seen.job) or "", seen.claims
+def _judged(seen: Observation, status: Status, name: str) -> tuple[Held | None, Fact | None]:
+    """Why no run may begin, and the condition; None for either: nothing.
+
+    Args:
+        name: of the job's own claim.
+    """
+    job, claims = seen.job, seen.claims
     if claims is None:
         return None, _fact("True", Reason.AS_EXPECTED)
     if name not in claims:
@@ -62,16 +60,15 @@ def _judged(seen: Observation, status: Status) -> tuple[Held | None, Fact | None
     why = in_the_way(job, claims[name], status)
     if why is not None:
         return why, _fact("False", why.reason, why.message)
-    problem = _worst(job, claims)
+    problem = _worst(job, claims[name], claims.get(other_claim(job) or ""))
     if problem is not None:
         why = Held(problem.reason, problem.message) if problem.refused else None
         return why, _fact("False", problem.reason, problem.message)
     return None, _as_it_is(job, name, claims[name])
 
 
-def _worst(job: DeepSeekJob, claims: Mapping[str, Claim | None]) -> Problem | None:
+def _worst(job: DeepSeekJob, own: Claim | None, other: Claim | None) -> Problem | None:
     """What is wrong with sharing the job's claim, or the one that it begins with."""
-    own, other = claims.get(own_claim(job) or ""), claims.get(other_claim(job) or "")
     found = [sharing(job, own)] if own is not None else []
     found += [sharing(job, other, reads=True)] if other is not None else []
     problems = [problem for problem in found if problem is not None]
@@ -87,7 +84,10 @@ def _as_it_is(job: DeepSeekJob, name: str, claim: Claim | None) -> Fact:
 
 
 def _unread(name: str) -> tuple[Held, Fact]:
-    message = UNREAD.format(name=name)
+    message = (
+        f"the operator may not read claim {name}, so that it can't tell whose it is; let its service account get, create and "
+        "patch persistentvolumeclaims (the chart's value rbac.claims)"
+    )
     return Held(Reason.VOLUME_NOT_CHECKED, message), _fact("Unknown", Reason.VOLUME_NOT_CHECKED, message)
 
 
