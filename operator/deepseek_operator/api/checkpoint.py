@@ -23,7 +23,7 @@ from deepseek_operator.api.memory import CheckpointMemory
 from deepseek_operator.api.objectstore import ObjectStore
 
 SMALLEST = "1Mi"
-"""Claim that is made."""
+"""Size of a claim that is made, at least."""
 ONE_POD = "ReadWriteOncePod"
 
 

@@ -25,6 +25,17 @@ from deepseek_operator.api.schema import Schema, SchemaError, structural
 from deepseek_operator.api.v1alpha1 import DeepSeekJob, Spec, Status
 
 CATEGORY = "ai"
+ARCHITECTURE = (
+    *("architecture", "hiddenSize", "numLayers", "numAttentionHeads", "numKeyValueHeads", "intermediateSize"),
+    *("numExperts", "expertsPerToken", "expertIntermediateSize"),
+)
+"""Optional fields of a model that say, beside its preset, what it is like."""
+
+
+def _undescribed(model: str) -> str:
+    """CEL: the job says nothing of what the model is like."""
+    return " && ".join((f"{model}.preset == 'tiny'", *(f"!has({model}.{field})" for field in ARCHITECTURE)))
+
 
 INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
     "trainer": (
@@ -69,11 +80,7 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             ".tokenizer.kind",
         ),
         Rule(
-            "self.task != 'finetune' || (self.model.preset == 'tiny' && !has(self.model.hiddenSize) && "
-            "!has(self.model.numLayers) && !has(self.model.numAttentionHeads) && !has(self.model.numExperts) && "
-            "!has(self.model.expertsPerToken) && !has(self.model.expertIntermediateSize) && "
-            "!has(self.model.intermediateSize) && !has(self.model.numKeyValueHeads) && !has(self.model.architecture) && "
-            "!has(self.model.path))",
+            f"self.task != 'finetune' || ({_undescribed('self.model')} && !has(self.model.path))",
             "with task finetune the architecture comes from the config.json of initialWeights: remove model",
             ".model",
         ),
@@ -91,10 +98,7 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             ".architecture",
         ),
         Rule(
-            "!has(self.path) || (self.preset == 'tiny' && !has(self.architecture) && !has(self.hiddenSize) && "
-            "!has(self.numLayers) && !has(self.numAttentionHeads) && !has(self.numKeyValueHeads) && "
-            "!has(self.intermediateSize) && !has(self.numExperts) && !has(self.expertsPerToken) && "
-            "!has(self.expertIntermediateSize))",
+            f"!has(self.path) || ({_undescribed('self')})",
             "path says the whole architecture: remove preset, architecture and sizes, or path",
             ".path",
         ),

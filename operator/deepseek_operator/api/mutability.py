@@ -77,6 +77,8 @@ def _checkpoint() -> tuple[Rule, ...]:
             "checkpoint.volume.template.size can only grow: Kubernetes makes no volume smaller; put it back",
             ".checkpoint.volume.template.size",
         ),
+        _of_checkpoint("objectStore", ", or its checkpoints would be lost to it"),
+        _of_checkpoint("resumeFrom"),
         Rule(
             "oldSelf.suspend || (has(self.checkpoint) == has(oldSelf.checkpoint) && (!has(self.checkpoint) || "
             f"{_others(Checkpoint, 'checkpoint', 'volume')}))",
@@ -84,6 +86,15 @@ def _checkpoint() -> tuple[Rule, ...]:
             "suspend: true, apply, change it, and resume",
             ".checkpoint",
         ),
+    )
+
+
+def _of_checkpoint(field: str, why: str = "") -> Rule:
+    """A field of `checkpoint` that never changes; that it may not go altogether is the volume's rule."""
+    return Rule(
+        f"!has(oldSelf.checkpoint) || !has(self.checkpoint) || {_same(f'checkpoint.{field}', required=False)}",
+        f"checkpoint.{field} can't change while the job exists{why}; {ANEW}",
+        f".checkpoint.{field}",
     )
 
 
@@ -107,18 +118,6 @@ def _workers() -> tuple[Rule, ...]:
 
 TRANSITIONS: tuple[Rule, ...] = (
     *_checkpoint(),
-    Rule(
-        f"!has(oldSelf.checkpoint) || !has(self.checkpoint) || ({_same('checkpoint.objectStore', required=False)})",
-        f"checkpoint.objectStore can't change while the job exists, or its checkpoints would be lost to it; {ANEW}",
-        ".checkpoint.objectStore",
-    ),
-    Rule(
-        "!has(oldSelf.checkpoint) || !has(self.checkpoint) || (has(self.checkpoint.resumeFrom) ? "
-        "has(oldSelf.checkpoint.resumeFrom) && self.checkpoint.resumeFrom == oldSelf.checkpoint.resumeFrom : "
-        "!has(oldSelf.checkpoint.resumeFrom))",
-        f"checkpoint.resumeFrom can't change while the job exists; {ANEW}",
-        ".checkpoint.resumeFrom",
-    ),
     *map(_never, NEVER),
     *(_while_suspended(field, required) for field, required in WHILE_SUSPENDED.items()),
     *_workers(),
