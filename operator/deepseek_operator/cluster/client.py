@@ -25,7 +25,7 @@ from deepseek_operator.api.names import (
     VERSION,
 )
 from deepseek_operator.cluster.errors import AlreadyExists, Forbidden, NamespaceTerminating, NotFound, NotServed
-from deepseek_operator.cluster.transport import METADATA_LIST, METADATA_ONLY, Transport
+from deepseek_operator.cluster.transport import METADATA_LIST, METADATA_ONLY, Answer, Transport
 from deepseek_operator.decide.types import PatchClaim
 from deepseek_operator.render import kueue
 from deepseek_operator.render.claims import CLAIM
@@ -105,13 +105,8 @@ class KubeClient:
         Raises:
             Conflict: somebody else changed the job in the meantime.
         """
-        answer = await self._http.send(
-            "patch",
-            f"{JOBS}/namespaces/{namespace}/{PLURAL}/{name}/status",
-            body={"metadata": {"resourceVersion": resource_version}, "status": status},
-            query={"fieldManager": MANAGER},
-            accept=METADATA_ONLY,
-        )
+        change = {"metadata": {"resourceVersion": resource_version}, "status": status}
+        answer = await self._patch(f"{JOBS}/namespaces/{namespace}/{PLURAL}/{name}/status", change)
         return str(answer.json()["metadata"]["resourceVersion"])
 
     async def get_profile(self, name: str) -> Object:
@@ -120,12 +115,7 @@ class KubeClient:
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """Deletes the job with that UID; Kubernetes collects its children. No harm done when it is gone or another one
         has its name."""
-        await self._http.send(
-            "delete",
-            f"{JOBS}/namespaces/{namespace}/{PLURAL}/{name}",
-            body=_delete_options(uid) | {"propagationPolicy": "Background"},
-            accept=METADATA_ONLY,
-        )
+        await self._delete(f"{JOBS}/namespaces/{namespace}/{PLURAL}/{name}", uid, propagationPolicy="Background")
 
     # ---- children -----------------------------------------------------------------------------
     async def list_pods(self, namespace: str, job_uid: str) -> list[Object]:
@@ -200,13 +190,8 @@ class KubeClient:
             Conflict: the pod of that name is another one by now.
             NotFound: it is gone.
         """
-        await self._http.send(
-            "patch",
-            f"{CORE}/namespaces/{namespace}/pods/{name}",
-            body={"metadata": {"uid": uid, "annotations": dict(annotations)}},
-            query={"fieldManager": MANAGER},
-            accept=METADATA_ONLY,
-        )
+        change = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
+        await self._patch(f"{CORE}/namespaces/{namespace}/pods/{name}", change)
 
     async def delete_pod(self, namespace: str, name: str, uid: str, *, force: bool = False) -> None:
         """Deletes the pod with that UID; no harm done when it is gone or another one has its name.
@@ -214,12 +199,8 @@ class KubeClient:
         Args:
             force: without waiting for its node to confirm that it has ended.
         """
-        await self._http.send(
-            "delete",
-            f"{CORE}/namespaces/{namespace}/pods/{name}",
-            body=_delete_options(uid) | ({"gracePeriodSeconds": 0} if force else {}),
-            accept=METADATA_ONLY,
-        )
+        options = {"gracePeriodSeconds": 0} if force else {}
+        await self._delete(f"{CORE}/namespaces/{namespace}/pods/{name}", uid, **options)
 
     # ---- claims -------------------------------------------------------------------------------
     async def get_claim(self, namespace: str, name: str) -> Object:
@@ -241,13 +222,8 @@ class KubeClient:
         if change.owners is not None:
             meta["ownerReferences"] = list(change.owners)
         grown = {"spec": {"resources": {"requests": {"storage": change.size}}}} if change.size is not None else {}
-        await self._http.send(
-            "patch",
-            f"{CORE}/namespaces/{namespace}/persistentvolumeclaims/{change.name}",
-            body={"metadata": meta, **grown},
-            query={"fieldManager": MANAGER},
-            accept=METADATA_ONLY,
-        )
+        path = f"{CORE}/namespaces/{namespace}/persistentvolumeclaims/{change.name}"
+        await self._patch(path, {"metadata": meta, **grown})
 
     # ---- Kueue --------------------------------------------------------------------------------
     async def get_flavor(self, name: str) -> Object:
@@ -281,22 +257,12 @@ class KubeClient:
         Raises:
             Conflict: Kueue changed it in the meantime.
         """
-        await self._http.send(
-            "patch",
-            f"{KUEUE}/namespaces/{namespace}/workloads/{name}/status",
-            body={"metadata": {"resourceVersion": version}, "status": dict(status)},
-            query={"fieldManager": MANAGER},
-            accept=METADATA_ONLY,
-        )
+        change = {"metadata": {"resourceVersion": version}, "status": dict(status)}
+        await self._patch(f"{KUEUE}/namespaces/{namespace}/workloads/{name}/status", change)
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
         """Deletes the Workload with that UID."""
-        await self._http.send(
-            "delete",
-            f"{KUEUE}/namespaces/{namespace}/workloads/{name}",
-            body=_delete_options(uid),
-            accept=METADATA_ONLY,
-        )
+        await self._delete(f"{KUEUE}/namespaces/{namespace}/workloads/{name}", uid)
 
     # ---- nodes --------------------------------------------------------------------------------
     async def get_node(self, name: str) -> Object:
@@ -350,6 +316,16 @@ class KubeClient:
         found: Object = (await self._http.send("get", path)).json()
         return found
 
+    async def _patch(self, path: str, change: Object) -> Answer:
+        """Merges a change into an object. The metadata in it may say which one, or which version of it, is meant."""
+        query = {"fieldManager": MANAGER}
+        return await self._http.send("patch", path, body=change, query=query, accept=METADATA_ONLY)
+
+    async def _delete(self, path: str, uid: str, **options: str | int) -> None:
+        """Deletes the object with that UID."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}, **options}
+        await self._http.send("delete", path, body=body, accept=METADATA_ONLY)
+
 
 def _collection(manifest: Mapping[str, Any]) -> str:
     """Where objects of the manifest's kind and namespace are."""
@@ -360,10 +336,6 @@ def _collection(manifest: Mapping[str, Any]) -> str:
 
 def _path(manifest: Mapping[str, Any]) -> str:
     return f"{_collection(manifest)}/{manifest['metadata']['name']}"
-
-
-def _delete_options(uid: str) -> Object:
-    return {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
 
 
 def controller_uid(metadata: Mapping[str, Any]) -> str | None:
