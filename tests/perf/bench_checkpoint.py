@@ -4,7 +4,8 @@
 
 blocked seconds   in which no step is made: asynchronous (the copy), synchronous (all of it), and `torch.save` with an fsync,
                   which neither hashes nor commits. The state is that of the small model with its optimizer, on one rank
-bytes a second    of a whole save, beside a file of as many bytes that is written in pieces of 16 MiB and synced
+bytes a second    of a whole save, beside a file of as many bytes that is written in pieces of 16 MiB and synced. All three write
+                  anew, and only then is the one before gone, as it is with whoever wants to keep a checkpoint
 reading           verified, read and put into model and optimizer, beside `torch.load` and the same
 restart           two ranks from their start to their first step: from scratch, from the volume, from their nodes' memory,
                   and from the neighbour's where one node is new
@@ -131,18 +132,21 @@ def _timed(work: Callable[[], Any]) -> float:
 
 
 def _torch_save(path: Path, collected: dict[str, Any]) -> None:
-    with path.open("wb") as file:
+    new = path.with_suffix(".new")
+    with new.open("wb") as file:
         torch.save(collected, file)
         file.flush()
         os.fsync(file.fileno())
+    new.replace(path)
 
 
 def _write(path: Path, size: int) -> None:
-    piece = os.urandom(PIECE)
-    with path.open("wb", buffering=0) as file:
+    piece, new = os.urandom(PIECE), path.with_suffix(".new")
+    with new.open("wb", buffering=0) as file:
         for begin in range(0, size, PIECE):
             file.write(piece[: size - begin])
         os.fsync(file.fileno())
+    new.replace(path)
 
 
 def _read(folder: Path, world: World, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

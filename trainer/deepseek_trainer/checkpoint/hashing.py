@@ -1,6 +1,8 @@
 """Hashing beside writing: nothing is read back to be hashed.
 
-`hashlib` lets go of Python's lock, so that one thread hashes a piece while another writes it.
+`hashlib` lets go of Python's lock, so that one thread hashes a piece while another writes it. And what is written is on its way
+to the disk at once, and then out of the kernel's cache: the memory of a few windows is used again and again, where a
+shard would otherwise take as many new pages as it has, within the container's limit, and be waited for at the end.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 
 APART = 256 * 1024
 """Bytes of a piece for which it is worth to have another thread hash it."""
+WINDOW = 16 * 2**20
+"""Bytes after which the disk is given what has been written."""
+LAG = 4
+"""Windows that may be on their way to it."""
 
 
 Described = dict[str, dict[str, Any]]
@@ -99,20 +105,30 @@ class Hashing(io.RawIOBase):
 
 
 class HashedFile(Hashing):
-    """A file on a volume: a large piece is hashed beside its writing."""
+    """A file on a volume: a large piece is hashed beside its writing. What makes it durable is the sync at its end alone."""
 
     def __init__(self, file: io.BufferedWriter, apart: ThreadPoolExecutor, copy: Copy | None = None) -> None:
         super().__init__()
         self._file, self._apart, self._copy = file, apart, copy
+        self._written = self._told = 0
 
     def _pass_on(self, piece: memoryview) -> None:
         hashed = self._apart.submit(self._digest.update, piece) if len(piece) >= APART else None
         if hashed is None:
             self._digest.update(piece)
         try:
-            self._file.write(piece)
-            if self._copy is not None:
-                self._copy.write(piece)
+            for first in range(0, len(piece), WINDOW):
+                self._write(piece[first : first + WINDOW])
         finally:
             if hashed is not None:
                 hashed.result()
+
+    def _write(self, piece: memoryview) -> None:
+        self._file.write(piece)
+        if self._copy is not None:
+            self._copy.write(piece)
+        self._written += len(piece)
+        if self._written - self._told >= WINDOW:
+            since = max(0, self._told - LAG * WINDOW)
+            os.posix_fadvise(self._file.fileno(), since, self._written - since, os.POSIX_FADV_DONTNEED)
+            self._told = self._written
