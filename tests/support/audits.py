@@ -12,7 +12,7 @@ from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import layout, load
 from deepseek_trainer.checkpoint.layout import Manifest, Start
 from deepseek_trainer.data.audit.records import Encoder, Header, LeaseRecord, Reader, Record, file_of
-from deepseek_trainer.data.audit.writer import AuditLog
+from deepseek_trainer.data.audit.writer import AuditFile
 from deepseek_trainer.data.deal import micro_batches
 from deepseek_trainer.data.ledger import Ledger
 
@@ -79,13 +79,13 @@ def begin(
     ledger: dict[str, Any],
     *,
     audited: bool = True,
-) -> tuple[Start, list[AuditLog]]:
+) -> tuple[Start, list[AuditFile]]:
     """A start of training from that checkpoint, on record, and the ranks' files of it."""
     start = load.new_start(
         job="uid-1", generation=generation, attempt=generation, found=found, world_size=ranks, audited=audited
     )
     load.record_start(folder, start)
-    return start, [AuditLog(folder / layout.AUDIT, Header.of(start, rank, ledger)) for rank in range(ranks)]
+    return start, [AuditFile(folder / layout.AUDIT, Header.of(start, rank, ledger)) for rank in range(ranks)]
 
 
 def newest(folder: Path, step: int | None = None) -> load.Found[Any] | None:

@@ -341,17 +341,14 @@ def streaming_job() -> Manifest:
 
 
 def object_job() -> Manifest:
-    """The same with its checkpoints in an object store, which no container mounts and which keeps no audit."""
+    """The same with its checkpoints in an object store, which no container mounts."""
     job = trainer_job()
     helper = HELPER | {"mounts": [mount for mount in HELPER["mounts"] if mount["name"] != "checkpoints"]}
     workers = WORKERS | {"initContainers": [FETCHER | helper], "sidecars": [SIDECAR | helper]}
-    checkpoint = {name: value for name, value in job["spec"]["checkpoint"].items() if name not in ("volume", "memory")}
+    checkpoint = {name: value for name, value in job["spec"]["checkpoint"].items() if name != "volume"}
     checkpoint["resumeFrom"] = {"subPath": "earlier", "step": 400, "optimizer": True}
     store = {"url": "s3://bucket/runs", "endpointUrl": "https://minio.storage.svc:9000", "subPath": "full"}
-    data = job["spec"]["data"] | {"audit": False}
-    return job | {
-        "spec": job["spec"] | {"workers": workers, "data": data, "checkpoint": checkpoint | {"objectStore": store}}
-    }
+    return job | {"spec": job["spec"] | {"workers": workers, "checkpoint": checkpoint | {"objectStore": store}}}
 
 
 def script_job() -> Manifest:

@@ -22,6 +22,7 @@ from deepseek_trainer.checkpoint.objects.layout import MANIFEST, Save
 from deepseek_trainer.checkpoint.objects.manifests import Manifests
 from deepseek_trainer.checkpoint.objects.store import Store, connect, look
 from deepseek_trainer.config import ConfigError
+from deepseek_trainer.data.audit.__main__ import main as audit_command
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.errors import DataError, FencedError, UnavailableError
 from safetensors.torch import load_file
@@ -299,7 +300,12 @@ def test_a_large_shard_goes_up_in_parts_and_comes_back(server: Server, store: St
 
 
 def test_a_run_that_is_killed_goes_on_bit_for_bit_and_can_be_exported(
-    server: Server, store: Store, store_folder: Path, data_cache: Path, tmp_path: Path
+    server: Server,
+    store: Store,
+    store_folder: Path,
+    data_cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It is killed when it begins to save step 8, which it has logged and evaluated by then; the next one makes it again.
 
@@ -310,6 +316,7 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit_and_can_be_exported(
     def start(name: str) -> Processes:
         config = run_config(checkpoints=Path("/nowhere"), data_cache=data_cache, steps=8)
         config["checkpoint"] |= {"directory": store.url, "endpoint": server.endpoint}
+        config["data"]["audit"] = True
         config["checkpoint"]["memory"] = {"directory": str(memory), "bytes": 2**30}
         return start_training(config, world_size=2, folder=tmp_path / name, environ=CREDENTIALS | ALONE)
 
@@ -344,6 +351,16 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit_and_can_be_exported(
     assert losses(ended[0].output) == {step: loss for step, loss in curve.items() if step > 4}
 
     where = [store.url, "--endpoint", store.endpoint]
+    capsys.readouterr()
+    assert audit_command([*where, "--json", "--at", "8"]) == 0
+    proof = json.loads(capsys.readouterr().out)
+    assert (proof["step"], proof["audited"], proof["starts"], proof["counted"]) == (8, 8, 2, 2)
+    assert proof["chain_at"] == [8, said["chain"]]
+    parts = [key for key in store.sizes() if key.startswith("audit/") and "/rank-00001.ids/" in key]
+    assert len(parts) == 3, "one for each save, also for the one that the killed start had only begun"
+    store.delete(key for key in parts if key.endswith("/000000000000"))
+    assert audit_command([*where, "--json"]) == 2
+    assert "rank-00001.ids can't be read" in capsys.readouterr().out
     assert export_command([*where, str(tmp_path / "hf"), "--tokenizer", str(store_folder / "tokenizer.json")]) == 0
     exported = load_file(tmp_path / "hf" / "model.safetensors")["model.embed_tokens.weight"]
     found = load.newest_whole(store, Manifests(store), look(store))

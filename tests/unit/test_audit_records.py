@@ -14,7 +14,7 @@ from deepseek_trainer.checkpoint import layout
 from deepseek_trainer.data.audit.frames import MAGIC, DamagedError
 from deepseek_trainer.data.audit.records import Encoder, Header, Reader, Record, file_of
 from deepseek_trainer.data.audit.tally import Tally
-from deepseek_trainer.data.audit.writer import AuditLog
+from deepseek_trainer.data.audit.writer import AuditFile
 from deepseek_trainer.errors import UnavailableError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,7 +38,7 @@ def test_what_was_recorded_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, steps: list[list[tuple[int, int]]]
 ) -> None:
     folder = tmp_path_factory.mktemp("audit")
-    log = AuditLog(folder, header())
+    log = AuditFile(folder, header())
     for step, uses in enumerate(steps, start=1):
         samples, epochs = np.array(uses, np.int64).reshape(-1, 2).T
         log.record(step, samples, epochs)

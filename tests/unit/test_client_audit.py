@@ -140,6 +140,19 @@ def test_the_pod_goes_where_the_workers_can() -> None:
     assert spec["serviceAccountName"] == "trainer"
 
 
+def test_with_an_object_store_the_pod_has_the_workers_credentials_and_a_disk_of_its_own() -> None:
+    changes: dict[str, Any] = {
+        "spec/checkpoint": {"objectStore": {"url": "s3://bucket/runs", "endpointUrl": "http://minio:9000"}},
+        "spec/workers/envFrom": [{"secretRef": {"name": "s3"}}],
+    }
+    spec = audit_pod(job(**changes))["spec"]
+    [container] = spec["containers"]
+    assert container["command"][2:4] == ["deepseek_trainer.data.audit", "s3://bucket/runs/right"]
+    assert container["command"][-2:] == ["--endpoint", "http://minio:9000"]
+    assert [entry["secretRef"]["name"] for entry in container["envFrom"]] == ["s3"]
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/tmp"]
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

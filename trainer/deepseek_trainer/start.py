@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from deepseek_trainer import numerics, profiling
-from deepseek_trainer.checkpoint import author, home, layout, load, state
+from deepseek_trainer.checkpoint import author, home, load, state
 from deepseek_trainer.checkpoint.home import AnyWriter, Begun, Home
 from deepseek_trainer.checkpoint.memory import tier
 from deepseek_trainer.checkpoint.saver import Saver
@@ -87,7 +86,7 @@ def set_up(
         found, writer = begun.found, begun.writer
         world.lead(lambda: place.keep_configuration(source.config))
         ledger = _continued(ledger, found, config.data)
-        audit = _audit(begun.start, world, config, ledger)
+        audit = place.audit(Header.of(begun.start, world.rank, ledger.to_json())) if begun.start.audited else None
     other = None if found is not None or place is None else _other(config, place, world, source.identity())
     model = source.bare()
     parameters = build.parameter_count(model)
@@ -213,13 +212,6 @@ def _begin(place: Home, writer: AnyWriter, ledger: Ledger, data: DataSpec) -> Be
             log.warning("other data than in %s: %s; a new segment begins", found.path.name, "; ".join(changes))
 
     return place.begin(writer, audited=data.audit, fits=fits)
-
-
-def _audit(start: layout.Start, world: World, config: RunConfig, ledger: Ledger) -> AuditLog | None:
-    """Where this rank writes down what it trains; None: it is not asked to."""
-    if not start.audited or config.checkpoint is None:
-        return None
-    return AuditLog(Path(config.checkpoint.directory) / layout.AUDIT, Header.of(start, world.rank, ledger.to_json()))
 
 
 def resume(run: Run, ledger: Ledger, found: load.Found | None) -> int | None:

@@ -45,6 +45,7 @@ def errand(job: DeepSeekJob, *, memory: str, timeout_s: float) -> Errand:
         MODULE,
         ("--at", str(step)) if step is not None else (),
         memory=memory,
+        scratch=spec.checkpoint.object_store is not None,
         needs="125 MB for 10^9 samples an epoch, three times",
         timeout_s=timeout_s,
     )

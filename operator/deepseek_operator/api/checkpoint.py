@@ -162,8 +162,7 @@ class Checkpoint(Model):
     object_store: ObjectStore | None = Field(
         None,
         description="The object store where checkpoints live, in place of a volume. What a volume has beside them is then not kept: "
-        "prepared data is made anew in each pod, stacks of hung processes go with the pod, and data.audit is refused. Only for "
-        "the built-in trainer.",
+        "prepared data is made anew in each pod, and stacks of hung processes go with the pod. Only for the built-in trainer.",
     )
     interval: CheckpointInterval = Field(
         default_factory=CheckpointInterval, description="How often the state is saved."

@@ -271,19 +271,6 @@ class Spec(Model):
             ),
         ),
         Rule(
-            "!has(self.data) || !has(self.data.audit) || !self.data.audit || !has(self.checkpoint) || "
-            "!has(self.checkpoint.objectStore)",
-            "data.audit is a file that grows with each step, which an object store has none of; set checkpoint.volume in place of "
-            "checkpoint.objectStore, or remove data.audit",
-            ".data.audit",
-            holds=lambda spec: (
-                spec.data is None
-                or not spec.data.trainers().get("audit")
-                or spec.checkpoint is None
-                or spec.checkpoint.object_store is None
-            ),
-        ),
-        Rule(
             "!has(self.checkpoint) || !has(self.checkpoint.objectStore) || has(self.trainer)",
             "checkpoint.objectStore is of the built-in trainer; with entrypoint, set checkpoint.volume, or remove checkpoint and "
             "write to the store yourself",

@@ -66,12 +66,6 @@ BAD = [
         "spec.checkpoint.resumeFrom",
         "remove claimName, or set volume in place of",
     ),
-    trainer(
-        "audit-in-an-object-store",
-        {"data/audit": True, "checkpoint": {"objectStore": {"url": "s3://bucket/runs"}}},
-        "spec.data.audit",
-        "set checkpoint.volume in place of",
-    ),
     script(
         "object-store-with-entrypoint",
         {"checkpoint": {"objectStore": {"url": "s3://bucket/runs"}}},

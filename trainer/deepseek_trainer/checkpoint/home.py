@@ -25,7 +25,10 @@ from deepseek_trainer.checkpoint.objects.manifests import Manifests
 from deepseek_trainer.checkpoint.objects.save import ObjectWriter
 from deepseek_trainer.checkpoint.objects.store import Store, connect, look
 from deepseek_trainer.checkpoint.save import Writer
-from deepseek_trainer.config import CheckpointSpec, ConfigError, ResumeFrom
+from deepseek_trainer.config import CheckpointSpec, ResumeFrom
+from deepseek_trainer.data.audit.objects import AuditObjects
+from deepseek_trainer.data.audit.records import Header
+from deepseek_trainer.data.audit.writer import AuditFile, AuditLog
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import DataError
 from deepseek_trainer.model import pretrained
@@ -60,6 +63,9 @@ class Home(Protocol):
 
     def begin(self, writer: AnyWriter, *, audited: bool, fits: Judge) -> Begun:
         """See `load.begin`. A collective."""
+
+    def audit(self, header: Header) -> AuditLog:
+        """What keeps a rank's records of a start."""
 
     def another(self, wanted: ResumeFrom) -> Found[Any]:
         """See `load.of_another`."""
@@ -114,6 +120,9 @@ class Volume:
         )
         return Begun(found, start, replace(writer, start=start.start))
 
+    def audit(self, header: Header) -> AuditLog:
+        return AuditFile(self.folder / layout.AUDIT, header)
+
     def another(self, wanted: ResumeFrom) -> Found[Path]:
         return load.of_another(wanted)
 
@@ -154,13 +163,11 @@ class Bucket:
 
     def begin(self, writer: AnyWriter, *, audited: bool, fits: Judge) -> Begun:
         assert isinstance(writer, ObjectWriter)  # noqa: S101  `writer` has made it
-        if audited:
-            raise ConfigError(
-                "data.audit is kept on a volume, a line for each step: set checkpoint.volume in place of "
-                "checkpoint.objectStore, or remove data.audit"
-            )
-        found, start, number = objects.begin(writer, fits)
+        found, start, number = objects.begin(writer, fits, audited=audited)
         return Begun(found, start, replace(writer, start=start.start, number=number))
+
+    def audit(self, header: Header) -> AuditLog:
+        return AuditObjects(self.store, header)
 
     def another(self, wanted: ResumeFrom) -> Found[keys.Save]:
         store, field = connect(wanted.directory, self.store.endpoint), "checkpoint.resumeFrom"

@@ -8,6 +8,7 @@
       failed/<start>.json                    starts that went on from it and failed soon; see checkpoint.probation
     left-out/<step>-<token>.json             steps that are left out since a rollback; see checkpoint.leftout
     model/config.json                        the architecture in the format of Hugging Face
+    audit/                                   which samples each start has trained, with data.audit; see data.audit
 
 No key is written twice with another content (but for marks), so whoever still writes for a start that is over disturbs
 nobody. Nothing here decides, and nothing makes a request.

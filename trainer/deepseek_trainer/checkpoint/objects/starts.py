@@ -7,6 +7,7 @@ its next commit, when it sees a newer number.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,9 @@ from deepseek_trainer.checkpoint.objects.manifests import opened, signed
 from deepseek_trainer.checkpoint.objects.store import Store
 from deepseek_trainer.config import ConfigError
 from deepseek_trainer.errors import DataError, FencedError
+
+READS = 8
+"""Starts that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,21 @@ class Record:
     first: str = ""
     count: int = 0
     former: tuple[str, ...] = ()
+
+
+def on_record(store: Store, view: View) -> list[Start]:
+    """All starts, oldest first; one that is damaged is passed over."""
+
+    def read(number: int) -> Start | None:
+        try:
+            said = opened(store.read(start_key(number)) or b"")
+            return Start(**{field.name: said[field.name] for field in fields(Start) if field.name in said})
+        except (ValueError, TypeError):
+            return None
+
+    with ThreadPoolExecutor(READS) as pool:
+        found = pool.map(read, range(1, view.last_start() + 1))
+        return [start for start in found if start is not None]
 
 
 def newest(store: Store, view: View) -> Record:

@@ -8,13 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from deepseek_trainer.checkpoint.layout import Manifest
-from deepseek_trainer.checkpoint.objects.layout import Save, View
+from deepseek_trainer.checkpoint.objects.layout import DAMAGED, MANIFEST, Save, View
 from deepseek_trainer.checkpoint.objects.store import BLOCK, Store
 
 THREADS = 4
 """Objects that one process reads at a time."""
 Files = Mapping[str, Mapping[str, Any]]
 """Of a manifest: size and sha256 by name."""
+
+
+def is_committed(view: View, save: Save) -> bool:
+    """Whether a save has a manifest, which may also say that it is void, and no later reading has found it damaged."""
+    return view.has(save, MANIFEST) and not view.has(save, DAMAGED)
 
 
 def sizes(view: View, save: Save, manifest: Manifest) -> str:

@@ -1,6 +1,6 @@
 """`python -m deepseek_trainer.data.audit FOLDER`: proves that a job's data was used exactly once.
 
-FOLDER is the job's folder on the checkpoint volume; nothing is written there, and nothing of the training is needed.
+FOLDER is the job's folder on the checkpoint volume, or its URL in an object store; nothing is written there, and nothing of the training is needed.
 Exit status: 0 proven; 1 not proven: samples were lost or repeated; 2 it can't be judged.
 """
 
@@ -21,12 +21,15 @@ EXIT = {Verdict.PROVEN: 0, Verdict.NOT_PROVEN: 1, Verdict.UNKNOWN: 2}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the answer; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deepseek_trainer.data.audit", description=__doc__)
-    parser.add_argument("folder", type=Path, help="the job's folder on the checkpoint volume")
+    parser.add_argument("folder", help="the job's folder on the checkpoint volume, or its URL in an object store")
+    parser.add_argument(
+        "--endpoint", default="", metavar="URL", help="of the object store's server, if not the provider's"
+    )
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--at", type=int, metavar="STEP", help="show the chain at this step too")
     parser.add_argument("--brief-to", type=Path, metavar="FILE", help="put 4 KiB of JSON there, a pod's last words")
     told = parser.parse_args(arguments)
-    found = answer(told.folder, at=told.at)
+    found = answer(told.folder, at=told.at, endpoint=told.endpoint)
     if told.brief_to is not None:
         told.brief_to.write_text(json.dumps(brief(found)), encoding="utf-8")
     print(json.dumps(found, sort_keys=True) if told.json else _table(found["rows"]))  # noqa: T201  its output is the answer

@@ -12,15 +12,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from deepseek_trainer.checkpoint import layout
 from deepseek_trainer.checkpoint.layout import Manifest
 from deepseek_trainer.data.audit.frames import DamagedError
-from deepseek_trainer.data.audit.lineage import Part, lineage, newest
+from deepseek_trainer.data.audit.lineage import Part, lineage
+from deepseek_trainer.data.audit.places import Place, in_folder
 from deepseek_trainer.data.audit.reading import Evidence
 from deepseek_trainer.data.audit.segments import Segment, Trained, segment_of
 from deepseek_trainer.data.audit.tally import EXAMPLES
 from deepseek_trainer.data.ledger import GENESIS
-from deepseek_trainer.errors import DataError
 
 
 class Verdict(StrEnum):
@@ -104,27 +103,27 @@ class Proof:
 
 
 def prove(folder: Path, *, at: int | None = None) -> Proof:
-    """Judges the newest checkpoint in a job's folder.
-
-    Args:
-        at: a step whose chain is wanted too.
+    """Judges the newest checkpoint in a job's folder; see `judge`.
 
     Raises:
         DataError: there is nothing to judge: no folder, or no whole checkpoint.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; give the job's folder on the checkpoint volume")
-    found = newest(folder)
-    if found is None:
-        raise DataError(f"no checkpoint in {folder} is whole: nothing is committed yet, so there is nothing to prove")
-    path, manifest = found
-    starts = layout.starts(folder)
-    parts = lineage(starts, manifest)
+    return judge(in_folder(folder), at=at)
+
+
+def judge(place: Place, *, at: int | None = None) -> Proof:
+    """Judges the newest checkpoint of a place.
+
+    Args:
+        at: a step whose chain is wanted too.
+    """
+    manifest, parts = place.manifest, lineage(place.starts, place.manifest)
     counted = sum(part.start is not None for part in parts)
-    proof = Proof(str(folder), path.name, manifest.step, len(starts), counted, expected_chain=manifest.ledger["chain"])
+    chain = manifest.ledger["chain"]
+    proof = Proof(place.where, place.checkpoint, manifest.step, len(place.starts), counted, expected_chain=chain)
     walk = _Walk(proof, at)
     for part in parts:
-        walk.take(folder / layout.AUDIT, part)
+        walk.take(place.records, part)
     walk.end(manifest)
     _bound(proof.gaps)
     _bound(proof.problems)

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from deepseek_trainer.config import ConfigError
 from deepseek_trainer.contract import TERMINATION_LOG_MAX_BYTES
-from deepseek_trainer.data.audit.proof import Proof, Verdict, prove
-from deepseek_trainer.errors import DataError
+from deepseek_trainer.data.audit import places
+from deepseek_trainer.data.audit.proof import Proof, Verdict, judge
+from deepseek_trainer.errors import TrainerError
 
 _WORDS = {
     Verdict.PROVEN: "proven: every sample exactly once",
@@ -20,15 +22,18 @@ _ROW_MAX = 400
 """Characters of a row in a brief answer."""
 
 
-def answer(folder: Path, *, at: int | None = None) -> dict[str, Any]:
+def answer(where: Path | str, *, at: int | None = None, endpoint: str = "") -> dict[str, Any]:
     """The proof about a job's folder as JSON, with its rows; unknown where there is nothing to judge.
 
     Args:
+        where: the folder, or the URL of the job's part of an object store.
         at: a step whose chain is wanted too.
+        endpoint: URL of the store's server, where it is not the provider's own.
     """
     try:
-        proof = prove(folder, at=at)
-    except (DataError, OSError) as error:
+        with places.opened(where, endpoint) as place:
+            proof = judge(place, at=at)
+    except (TrainerError, ConfigError, OSError) as error:
         return {"verdict": Verdict.UNKNOWN.value, "rows": [("unknown", str(error))]}
     return {**proof.to_json(), "rows": rows(proof)}
 

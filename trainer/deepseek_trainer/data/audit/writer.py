@@ -1,12 +1,13 @@
-"""Keeping the audit while training: a copy into memory at each step, the disk's turn before a checkpoint is committed.
+"""Keeping the audit while training: a copy into memory at each step, the disk's or the store's turn before a commit.
 
-Rule: what a checkpoint contains is on the disk here before it is committed. What comes after the newest checkpoint may
-be lost or torn with the process: it is trained anew, and those records never count.
+Rule: what a checkpoint contains is on the disk, or in the object store, before it is committed. What comes after the newest
+checkpoint may be lost or torn with the process: it is trained anew, and those records never count.
 """
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,19 +23,15 @@ _BUFFER_BYTES = 1 << 20
 """More than this is handed to the system between two checkpoints, without waiting for the disk."""
 
 
-class AuditLog:
-    """One rank's file of one start of training; it is made when it is first written.
+class AuditLog(ABC):
+    """One rank's records of one start of training, in their order.
 
-    A checkpoint cuts it between two steps, and then waits for the disk, in a thread of its own if it likes.
+    A checkpoint cuts it between two steps, and then waits until they are kept, in a thread of its own if it likes.
     """
 
-    def __init__(self, folder: Path, header: Header) -> None:
-        """Args: folder: of the audit, on the checkpoint volume."""
-        self._path = file_of(folder, header.start, header.rank)
+    def __init__(self, header: Header) -> None:
         self._encoder = Encoder(header)
         self._pending = bytearray(self._encoder.first)
-        self._written = 0
-        self._named = False
         self._cut = False
         self._lock = threading.Lock()
 
@@ -68,12 +65,30 @@ class AuditLog:
         """A checkpoint is made of the steps recorded so far."""
         self._cut = True
 
+    @abstractmethod
     def sync(self) -> None:
-        """Returns when everything that was recorded before is on the disk; for any thread. Before a checkpoint is committed.
+        """Returns when everything that was recorded before is kept; for any thread. Before a checkpoint is committed.
 
         Raises:
-            UnavailableError: the volume is full, read-only or gone.
+            UnavailableError: the volume is full, read-only or gone; or the store refuses, or can't be reached.
         """
+
+    def _append(self, record: Record | LeaseRecord) -> None:
+        with self._lock:
+            self._pending += self._encoder.record(record)
+
+
+class AuditFile(AuditLog):
+    """In a file on the checkpoint volume; it is made when it is first written."""
+
+    def __init__(self, folder: Path, header: Header) -> None:
+        """Args: folder: of the audit, on the checkpoint volume."""
+        super().__init__(header)
+        self._path = file_of(folder, header.start, header.rank)
+        self._written = 0
+        self._named = False
+
+    def sync(self) -> None:
         try:
             self._write()
             durable.sync(self._path)
@@ -85,8 +100,7 @@ class AuditLog:
             raise self._unavailable(error) from error
 
     def _append(self, record: Record | LeaseRecord) -> None:
-        with self._lock:
-            self._pending += self._encoder.record(record)
+        super()._append(record)
         if len(self._pending) > _BUFFER_BYTES:
             try:
                 self._write()
