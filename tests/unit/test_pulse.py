@@ -74,6 +74,15 @@ def test_a_wait_for_data_is_own_work_that_is_told_beside_it(file: Path) -> None:
     assert math.isnan(seen(file).data_s), "nobody told"
 
 
+def test_what_is_apart_from_the_step_counts_for_none(file: Path) -> None:
+    pulse = writer(file)
+    pulse.enter("training")  # at 101
+    with pytest.raises(OSError, match="full"), pulse.apart():
+        raise OSError("the disk is full")  # after a second
+    pulse.stepped(1)  # at 106
+    assert seen(file).step_s == 4.0
+
+
 def test_an_evaluation_is_no_part_of_a_step(file: Path) -> None:
     pulse = writer(file)
     pulse.enter("training")

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile
@@ -20,6 +20,7 @@ from deepseek_trainer.contract import Env, Paths
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import first_line
 from deepseek_trainer.logs import fields
+from deepseek_trainer.progress import Progress
 from deepseek_trainer.request import Request
 
 log = logging.getLogger(__name__)
@@ -31,11 +32,8 @@ REQUEST = "profile"
 class Profiler:
     """Of one rank and one start of training: call `stepped` before the first step and after each."""
 
-    def __init__(
-        self, spec: ProfileSpec, world: World, folder: Path, request: Request, *, tick: Callable[[], None]
-    ) -> None:
-        """Args: tick: called before and after what takes long."""
-        self._spec, self._world, self._folder, self._request, self._tick = spec, world, folder, request, tick
+    def __init__(self, spec: ProfileSpec, world: World, folder: Path, request: Request, progress: Progress) -> None:
+        self._spec, self._world, self._folder, self._request, self._progress = spec, world, folder, request, progress
         self._planned = spec.from_step if world.rank in spec.ranks else None
         self._trace: profile | None = None
         self._first = self._last = 0
@@ -43,7 +41,9 @@ class Profiler:
     def stepped(self, step: int) -> None:
         """Steps up to this one are made: ends and begins what is due."""
         if self._trace is not None and step >= self._last:
-            self.close()
+            with self._progress.pulse.apart():  # else this rank would be told as a slow one
+                self.close()
+            self._progress.started()
         if self._trace is None and (step + 1 == self._planned or self._request.is_new()):
             self._begin(step + 1)
 
@@ -52,7 +52,6 @@ class Profiler:
         trace, self._trace = self._trace, None
         if trace is None:
             return
-        self._tick()
         path = self._folder / f"step-{self._first:08d}-rank-{self._world.rank:05d}.json.gz"
         scratch = path.with_name(f".{os.getpid()}-{path.name}")
         try:
@@ -65,14 +64,13 @@ class Profiler:
             log.warning("trainer.profile: no trace in %s: %s; training goes on", path, first_line(error))
             with contextlib.suppress(OSError):
                 scratch.unlink(missing_ok=True)
-        self._tick()
 
     def _begin(self, first: int) -> None:
         activities = [ProfilerActivity.CPU]
         if self._world.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
         self._first, self._last = first, first + self._spec.steps - 1
-        self._trace = profile(activities=activities, with_stack=self._spec.stacks, acc_events=True)
+        self._trace = profile(activities=activities, with_stack=self._spec.stacks)
         try:
             self._trace.start()
         except RuntimeError as error:
@@ -80,9 +78,9 @@ class Profiler:
             log.warning("trainer.profile: the profiler doesn't start: %s; training goes on", first_line(error))
 
 
-def of(config: RunConfig, world: World, environ: Mapping[str, str], *, tick: Callable[[], None]) -> Profiler:
+def of(config: RunConfig, world: World, environ: Mapping[str, str], progress: Progress) -> Profiler:
     """This rank's profiler."""
     spec, run_dir = config.trainer.profile, Path(environ.get(Env.RUN_DIR) or Paths.RUN_DIR)
     folder = config.profile_directory
     request = Request(run_dir / REQUEST, clock=time.monotonic)
-    return Profiler(spec, world, Path(folder) if folder else run_dir / "profiles", request, tick=tick)
+    return Profiler(spec, world, Path(folder) if folder else run_dir / "profiles", request, progress)

@@ -137,6 +137,17 @@ class PulseWriter:
             self._loading_s = (self._loading_s or 0.0) + self._clock() - began
 
     @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is done in here is no part of the step, though it is between its begin and its end."""
+        self.tick()
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._began += self._clock() - began
+            self.tick()
+
+    @contextmanager
     def part(self, name: Part) -> Iterator[None]:
         """What is done in here is that part of the step, but for what of it is waiting, for other ranks or for data."""
         began = self._clock() - self._elsewhere_s

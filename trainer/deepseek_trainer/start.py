@@ -120,7 +120,7 @@ def set_up(
     written = runlog.begin(config, environ, after) if world.leader else None
     tell = Telling(config, world, progress, guard, speed(config, world, source.config, parameters), written)
     samples = spec.evaluation.samples
-    profiler = profiling.of(config, world, environ, tick=progress.pulse.tick)
+    profiler = profiling.of(config, world, environ, progress)
     sampler = Sampler(samples, training, world, data.vocabulary) if samples is not None else None
     run = Run(
         config,
