@@ -188,8 +188,8 @@ def connect(url: str, endpoint: str = "") -> Store:
         files, root = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         raise ConfigError(
-            f"checkpoint.objectStore.url: {url}: {first_line(error)}; the image lacks that package: add it, or take s3://, "
-            "whose package is deepseek-trainer[s3]"
+            f"checkpoint.objectStore.url: {url}: {first_line(error)}; the image lacks that package: add it "
+            "(deepseek-trainer[gs], for gs://), or take s3://, whose package is deepseek-trainer[s3]"
         ) from error
     except (ValueError, TypeError) as error:
         raise ConfigError(f"checkpoint.objectStore: {url}: {first_line(error)}; correct url, or endpointUrl") from error
