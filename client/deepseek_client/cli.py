@@ -180,10 +180,7 @@ def get(
     """Show one job."""
     with DeepSeekJobClient(kubeconfig, context, namespace) as client:
         job = client.get(name)
-    if output is Output.JSON:
-        shown.print_json(_out(), shown.as_dict(job))
-    else:
-        _out().print(shown.job_table(job))
+    shown.print_answer(_out(), output is Output.JSON, shown.as_dict(job), shown.job_table(job))
 
 
 @app.command()

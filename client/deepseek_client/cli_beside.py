@@ -55,10 +55,7 @@ def audit(
 
         with _cluster(name, namespace, kubeconfig, context) as (client, job):
             answer = audit_job(client, job, timeout_s=timeout, memory=memory)
-    if output is Output.JSON:
-        shown.print_json(Console(), answer.facts)
-    else:
-        Console().print(shown.audit_table(name or str(folder), answer))
+    shown.print_answer(Console(), output is Output.JSON, answer.facts, shown.audit_table(name or str(folder), answer))
     raise typer.Exit(answer.exit_status)
 
 
@@ -87,10 +84,9 @@ def checkpoints(  # noqa: PLR0913, PLR0917  a parameter is an option
     else:
         with _cluster(name, namespace, kubeconfig, context) as (client, job):
             found = asked.of_job(client, job, question, timeout_s=timeout, memory=memory)
-    if output is Output.JSON:
-        shown.print_json(Console(), {"checkpoints": found.rows, "leftOut": found.left_out})
-    else:
-        Console().print(shown.checkpoints_table(name or str(folder), found.rows, found.left_out))
+    facts = {"checkpoints": found.rows, "leftOut": found.left_out}
+    table = shown.checkpoints_table(name or str(folder), found.rows, found.left_out)
+    shown.print_answer(Console(), output is Output.JSON, facts, table)
 
 
 def export(  # noqa: PLR0913, PLR0917  a parameter is an option

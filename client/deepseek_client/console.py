@@ -35,6 +35,14 @@ def print_json(console: Console, value: object) -> None:
     console.print(json.dumps(value, indent=2), markup=False, highlight=False, soft_wrap=True)
 
 
+def print_answer(console: Console, as_json: bool, facts: object, table: Table) -> None:
+    """One answer, for a program or for people."""
+    if as_json:
+        print_json(console, facts)
+    else:
+        console.print(table)
+
+
 def jobs_table(jobs: Iterable[DeepSeekJob], now: datetime, namespaces: bool) -> Table:
     """One line a job, with the columns of `kubectl get dsj`."""
     table = Table(box=None, header_style="bold", pad_edge=False)
