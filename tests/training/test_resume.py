@@ -79,28 +79,43 @@ def test_other_numbers_of_ranks_go_on_with_the_same_batches(
         assert report(tmp_path / name)["chain"] == report(undisturbed)["chain"]
 
 
+@pytest.mark.parametrize(
+    ("parallelism", "mesh", "ranks", "after"),
+    [
+        ({"tensor": 2, "expert": 2}, "mesh=shard:2,tensor:2,expert:2", 4, 4),
+        ({"pipeline": 2}, "mesh=pipeline:2,shard:1", 2, 8),
+    ],
+    ids=["tensor and expert", "pipeline"],
+)
 def test_a_mesh_of_every_axis_goes_on_with_the_same_batches(
-    undisturbed: Path, config: MakeConfig, tmp_path: Path
+    undisturbed: Path,
+    config: MakeConfig,
+    tmp_path: Path,
+    parallelism: dict[str, int],
+    mesh: str,
+    ranks: int,
+    after: int,
 ) -> None:
-    """From a checkpoint of two ranks of FSDP2; the ranks of a tensor group get the same rows, and each counts once."""
-    checkpoints = _copy(undisturbed / "checkpoints", tmp_path / "checkpoints", steps=[4])
+    """From a checkpoint of two ranks of FSDP2; ranks of a tensor group or of a pipeline get the same rows, and each counts
+    once."""
+    checkpoints = _copy(undisturbed / "checkpoints", tmp_path / "checkpoints", steps=[after])
     asked = config(steps=12)
-    asked["trainer"]["parallelism"] = {"tensor": 2, "expert": 2}
+    asked["trainer"]["parallelism"] = parallelism
     asked["data"]["audit"] = True
 
-    ended = start_training(asked, world_size=4, folder=tmp_path / "run").wait()
+    ended = start_training(asked, world_size=ranks, folder=tmp_path / "run").wait()
 
     assert all(rank.exit_code == 0 for rank in ended), ended[0].output
-    assert "mesh=shard:2,tensor:2,expert:2" in ended[0].output
+    assert mesh in ended[0].output
     curve = losses((undisturbed / "rank-0.log").read_text())
-    wanted = {step: loss for step, loss in curve.items() if step > 4}
+    wanted = {step: loss for step, loss in curve.items() if step > after}
     assert losses(ended[0].output) == pytest.approx(wanted, rel=1e-5)
     said, before = report(tmp_path / "run"), report(undisturbed)
     assert said["chain"] == before["chain"]
     assert said["validationLoss"] == pytest.approx(before["validationLoss"], rel=1e-5)
     start = resumes(checkpoints)[-1]["start"]
-    trained = [Reader(file_of(checkpoints / layout.AUDIT, start, rank)) for rank in range(4)]
-    for step in range(5, 13):
+    trained = [Reader(file_of(checkpoints / layout.AUDIT, start, rank)) for rank in range(ranks)]
+    for step in range(after + 1, 13):
         records = [reader.next() for reader in trained]
         samples = [sample for record in records if isinstance(record, Record) for sample in record.samples.tolist()]
         assert len(set(samples)) == len(samples) == asked["trainer"]["training"]["globalBatchSize"], step
