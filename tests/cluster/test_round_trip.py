@@ -78,7 +78,14 @@ DEFAULTS: dict[str, Any] = {
             "reduceGradients": "step",
             "seed": 0,
         },
-        "parallelism": {"auto": False, "tensor": 1, "expert": 1},
+        "parallelism": {
+            "auto": False,
+            "tensor": 1,
+            "expert": 1,
+            "pipeline": 1,
+            "pipelineSchedule": "1F1B",
+            "stagesPerProcess": 2,
+        },
         "optimizer": {
             "kind": "AdamW",
             "learningRate": 0.003,
