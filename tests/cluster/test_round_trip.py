@@ -82,6 +82,7 @@ DEFAULTS: dict[str, Any] = {
             "auto": False,
             "tensor": 1,
             "expert": 1,
+            "context": 1,
             "pipeline": 1,
             "pipelineSchedule": "1F1B",
             "stagesPerProcess": 2,

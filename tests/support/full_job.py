@@ -181,6 +181,7 @@ TRAINER: Manifest = {
         "shard": 4,
         "tensor": 1,
         "expert": 1,
+        "context": 1,
         "pipeline": 1,
         "pipelineSchedule": "Interleaved1F1B",
         "stagesPerProcess": 4,

@@ -24,6 +24,7 @@ from deepseek_trainer.data import deal
 from deepseek_trainer.data.samples import MicroBatch, nothing
 from deepseek_trainer.distributed import alone, mesh, sharding
 from deepseek_trainer.distributed.clipping import clip
+from deepseek_trainer.distributed.context import WHOLE, Context
 from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.shards import local
 from deepseek_trainer.distributed.waits import Waits
@@ -153,9 +154,10 @@ def batch(step: int) -> torch.Tensor:
     return torch.randint(VOCABULARY, (BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(step))
 
 
-def loss_of(model: Any, rows: torch.Tensor) -> torch.Tensor:
-    logits = model(input_ids=rows[:, :-1], use_cache=False).logits
-    return cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten(), reduction="sum")
+def loss_of(model: Any, rows: torch.Tensor, context: Context = WHOLE) -> torch.Tensor:
+    own = context.own(context.begin(MicroBatch(rows[:, :-1], rows[:, 1:], None)))
+    logits = model(input_ids=own.inputs, position_ids=own.positions, use_cache=False).logits
+    return cross_entropy(logits.flatten(0, 1).float(), own.labels.flatten(), reduction="sum")
 
 
 def in_one_process(model: Any) -> tuple[Course, Course]:
@@ -179,14 +181,14 @@ class Sharded:
 
     def __init__(self, layout: dict[str, Any], world: World) -> None:
         sizes = ParallelismSpec.model_validate(layout["parallelism"]).mesh(world.size)
-        self.world = replace(world, alike=sizes.tensor, stages=sizes.pipeline)
+        self.world = replace(world, alike=sizes.tensor * sizes.context, parts=sizes.context, stages=sizes.pipeline)
         source = MODELS[layout["model"]]()
         self.model: Any = source.bare()
         waits = Waits(PulseWriter.from_environment({}), world.device)
         self.training = TrainingSpec.model_validate({"steps": 3, **layout.get("training", {})})
         groups = mesh.groups(sizes, self.world)
         self.pipeline = Pipeline(self.model, groups, self.world, self.training, waits) if groups.pipeline else None
-        sharding.shard(self.model, self.world, groups, self.training, waits)
+        self.context = sharding.shard(self.model, self.world, groups, self.training, waits)
         source.fill(self.model, world.device, offloaded=self.training.cpu_offload)
         alone.settle(self.model, self.world)
         if self.pipeline is not None:
@@ -203,7 +205,7 @@ class Sharded:
                 world_size=world.data_size,
                 micro_batch_size=MICRO_BATCH,
             )
-            summed = self.accumulated([batch(step)[places] for places in parts], world.data_size / (BATCH * LENGTH))
+            summed = self.accumulated([batch(step)[places] for places in parts], world.averaged / (BATCH * LENGTH))
             course.norms.append(float(clip(self.model.parameters(), LIMIT, world)))
             if not course.gradients:
                 own = {name: _whole(p.grad) for name, p in self.model.named_parameters()}
@@ -211,7 +213,7 @@ class Sharded:
                 course.gradients = {name: tensor for stage in stages for name, tensor in stage.items()}
             self.optimizer.step()
             self.optimizer.zero_grad()
-            course.losses.append(world.total(summed if world.counts else 0.0)[0] / (BATCH * LENGTH))
+            course.losses.append(world.total(summed if world.adds else 0.0)[0] / (BATCH * LENGTH))
         course.weights = {name: _own(tensor).clone() for name, tensor in self.model.named_parameters()}
         return course
 
@@ -229,7 +231,8 @@ class Sharded:
         summed = 0.0
         for i, rows in enumerate(parts):
             sharding.sync_on_last(self.model, self.training, last=i == len(parts) - 1)
-            loss = loss_of(self.model, rows) if len(rows) else 0 * loss_of(self.model, batch(0)[:1])
+            loss = loss_of(self.model, rows if len(rows) else batch(0)[:1], self.context)
+            loss = loss if len(rows) else 0 * loss
             (loss * weight).backward()  # type: ignore[no-untyped-call]
             summed += float(loss)
         return summed

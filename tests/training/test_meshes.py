@@ -17,6 +17,7 @@ ON_FOUR: list[Layout] = [
     {"model": "deepseek", "parallelism": {"shard": 2, "expert": 2}},
     {"model": "deepseek", "parallelism": {"pipeline": 2, "expert": 2}},
     {"model": "deepseek", "parallelism": {"tensor": 2, "expert": 2}},
+    {"model": "deepseek", "parallelism": {"context": 2, "expert": 4}},
     {"model": "gpt2", "parallelism": {"pipeline": 2, "pipelineSchedule": "Interleaved1F1B"}},
 ]
 ON_TWO: list[Layout] = [
@@ -27,6 +28,7 @@ ON_TWO: list[Layout] = [
     {"model": "dense", "parallelism": {}, "training": {"reduceGradients": "microBatch"}},
     {"model": "dense", "parallelism": {"pipeline": 2, "pipelineSchedule": "GPipe"}},
     {"model": "dense", "parallelism": {"tensor": 2}},
+    {"model": "dense", "parallelism": {"context": 2}, "training": {"activationCheckpointing": "selective"}},
 ]
 ROUGH = 5e-2
 """In bf16."""

@@ -82,10 +82,10 @@ def test_other_numbers_of_ranks_go_on_with_the_same_batches(
 @pytest.mark.parametrize(
     ("parallelism", "mesh", "ranks", "after"),
     [
-        ({"tensor": 2, "expert": 2}, "mesh=shard:2,tensor:2,expert:2", 4, 4),
+        ({"context": 2, "tensor": 2, "expert": 2}, "mesh=shard:1,context:2,tensor:2,expert:2", 4, 4),
         ({"pipeline": 2}, "mesh=pipeline:2,shard:1", 2, 8),
     ],
-    ids=["tensor and expert", "pipeline"],
+    ids=["context, tensor and expert", "pipeline"],
 )
 def test_a_mesh_of_every_axis_goes_on_with_the_same_batches(
     undisturbed: Path,
@@ -96,8 +96,8 @@ def test_a_mesh_of_every_axis_goes_on_with_the_same_batches(
     ranks: int,
     after: int,
 ) -> None:
-    """From a checkpoint of two ranks of FSDP2; ranks of a tensor group or of a pipeline get the same rows, and each counts
-    once."""
+    """From a checkpoint of two ranks of FSDP2; ranks of a context or tensor group or of a pipeline get the same rows, and
+    each counts once."""
     checkpoints = _copy(undisturbed / "checkpoints", tmp_path / "checkpoints", steps=[after])
     asked = config(steps=12)
     asked["trainer"]["parallelism"] = parallelism

@@ -20,6 +20,7 @@ from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.ledger import Ledger
 from deepseek_trainer.data.positions import PositionFeed
 from deepseek_trainer.data.samples import Samples
+from deepseek_trainer.distributed.context import WHOLE
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.gradient import accumulate
 from deepseek_trainer.progress import Progress
@@ -97,6 +98,7 @@ def shared_out(data: Samples, batch: int, ranks: int, dtype: torch.dtype) -> tup
             config=config,
             update=SimpleNamespace(scale=1.0),
             routing=None,
+            context=WHOLE,
             model=model,
         )
         audit = Noted()

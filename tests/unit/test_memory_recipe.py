@@ -38,6 +38,7 @@ def test_the_recipe_names_what_is_not_used_yet() -> None:
     assert "microBatchSize" not in used
     assert "activationCheckpointing" not in used
     assert "parallelism.tensor" in used
+    assert "parallelism.context" in used
 
 
 def test_the_operator_still_takes_it_for_what_it_is() -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from deepseek_trainer.config import ConfigError, RunConfig
+from deepseek_trainer.config import ConfigError, RunConfig, TrainerSpec
 from deepseek_trainer.config.parallelism import Divisible, Mesh, ParallelismSpec
 from pydantic import ValidationError
 
@@ -32,6 +32,8 @@ DENSE = SimpleNamespace(num_attention_heads=8, num_key_value_heads=2, intermedia
         ({"tensor": 4}, 32, Mesh(1, 8, 4, 1)),
         ({"shard": 4, "tensor": 2, "expert": 4}, 16, Mesh(2, 4, 2, 4)),
         ({"replicate": 2, "shard": 2}, 4, Mesh(2, 2, 1, 1)),
+        ({"context": 4}, 32, Mesh(1, 8, context=4)),
+        ({"shard": 2, "context": 2, "tensor": 2, "expert": 4}, 16, Mesh(2, 2, 2, 4, context=2)),
         ({"pipeline": 2, "shard": 2}, 8, Mesh(2, 2, pipeline=2, stages=2)),
         (
             {"pipeline": 4, "tensor": 2, "pipelineSchedule": "Interleaved1F1B"},
@@ -56,6 +58,13 @@ def test_what_is_left_open_fills_the_world(sizes: dict[str, int], ranks: int, wa
         ({"pipeline": 3}, 8, "pipeline: 3 does not divide the 8 processes; take one of 1, 2, 4, 8"),
         ({"pipeline": 2, "tensor": 8}, 8, "tensor: 8 does not divide the 8 processes / pipeline 2"),
         ({"pipeline": 2, "replicate": 2, "shard": 4}, 8, "pipeline 2 x replicate 2 x shard 4 x tensor 1 is 16"),
+        ({"context": 3, "tensor": 2}, 8, "context: 3 does not divide the 8 processes / tensor 2; take one of 1, 2, 4"),
+        (
+            {"replicate": 2, "shard": 1, "context": 2},
+            8,
+            "replicate 2 x shard 1 x context 2 x tensor 1 is 4, and there are 8",
+        ),
+        ({"context": 2, "expert": 3}, 8, "expert: 3 does not divide shard 4 x context 2; take one of 1, 2, 4, 8"),
         ({"expert": 4}, 6, "expert: 4 does not divide shard 6; take one of 1, 2, 3, 6"),
     ],
 )
@@ -98,6 +107,9 @@ def test_a_mesh_that_does_not_fit_the_model_is_refused(config: Any, mesh: Mesh, 
         ({"auto": True, "pipeline": 2}, {}, "auto chooses the sizes itself"),
         ({"pipeline": 2}, {"mode": "Dynamic"}, "or of a pipeline need the same ones; set data.mode to Deterministic"),
         ({"tensor": 2}, {"mode": "Dynamic"}, "set data.mode to Deterministic"),
+        ({"context": 2}, {"mode": "Dynamic"}, "a tensor or context group"),
+        ({"auto": True, "context": 2}, {}, "auto chooses the sizes itself"),
+        ({"context": 2, "pipeline": 2}, {}, "set one of them to 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused(parallelism: dict[str, Any], data: dict[str, Any], says: str) -> None:
@@ -109,3 +121,9 @@ def test_what_does_not_go_together_is_refused(parallelism: dict[str, Any], data:
     }
     with pytest.raises(ValidationError, match=says):
         RunConfig.model_validate(config)
+
+
+def test_a_ring_is_no_kernel_that_was_chosen() -> None:
+    trainer = {"training": {"steps": 1}, "parallelism": {"context": 2}, "model": {"attention": "Eager"}}
+    with pytest.raises(ValidationError, match=r"set model\.attention to SDPA, or context to 1"):
+        TrainerSpec.model_validate(trainer)

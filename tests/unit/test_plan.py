@@ -74,6 +74,13 @@ def test_each_axis_does_what_it_is_for() -> None:
     assert set(alone.traffic) == {"replicate"}
     assert set(sharded.traffic) == {"shard"}
     assert set(split.traffic) == {"tensor"}
+    divided = estimate(replace(work, global_batch=1), Mesh(1, 1, context=8), CARD, per_node=8)
+    one = estimate(replace(work, global_batch=1), Mesh(), CARD, per_node=8)
+    assert divided.memory["activations"] == pytest.approx(one.memory["activations"] / 8)
+    assert divided.memory[state] == pytest.approx(one.memory[state] / 8)
+    assert set(divided.traffic) == {"shard", "context"}
+    numbers = 2 * work.length / 8 * 2048 * 24  # keys and values of a part, in all layers: as wide as the model
+    assert divided.traffic["context"] == pytest.approx(numbers * (7 * 3 * 2 + 8 * 4))
     kept = [
         estimate(replace(work, checkpointing=mode), Mesh(1, 8), CARD, per_node=8)
         for mode in ("none", "selective", "full")

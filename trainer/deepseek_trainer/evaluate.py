@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from deepseek_trainer.data.feed import HeldOut
+from deepseek_trainer.distributed.context import WHOLE, Context
 from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.optim.loss import objective, summed_loss
@@ -20,12 +21,14 @@ def validation_loss(
     world: World,
     *,
     pipeline: Pipeline | None = None,
+    context: Context = WHOLE,
     tick: Callable[[], None] = lambda: None,
 ) -> float | None:
     """Mean loss over what is held out, nats per token; None where nothing is yet. A collective.
 
     Args:
         pipeline: that the model is a part of.
+        context: which part of each sequence is this rank's.
         tick: called after each micro-batch.
     """
     if not held_out.targets:
@@ -36,7 +39,7 @@ def validation_loss(
         total += pipeline.loss(held_out.micro_batches, objective, tick=tick)
     else:
         for micro_batch in held_out.micro_batches:
-            total += summed_loss(model, micro_batch.to(world.device))
+            total += summed_loss(model, micro_batch.to(world.device), context=context)
             tick()
     model.train()
-    return world.total(float(total) if world.counts else 0.0)[0] / held_out.targets
+    return world.total(float(total) if world.adds else 0.0)[0] / held_out.targets

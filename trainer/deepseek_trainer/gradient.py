@@ -18,7 +18,7 @@ def accumulate(run: Run, feed: Feed, step: Step) -> float:
     scale = run.update.scale
     summed = torch.zeros((), dtype=torch.float64, device=run.world.device)
     spec = run.config.trainer
-    weight = scale * run.world.data_size / step.targets  # FSDP takes the mean over the ranks
+    weight = scale * run.world.averaged / step.targets  # FSDP takes the mean over the ranks
     if run.pipeline is not None:
         summed = run.pipeline.gradient(
             [feed.micro_batch() for _ in range(step.micro_steps)],
@@ -27,7 +27,7 @@ def accumulate(run: Run, feed: Feed, step: Step) -> float:
             routing=run.routing,
             tick=run.progress.pulse.tick,
         )
-        return float(summed) / step.targets if run.world.counts else 0.0
+        return float(summed) / step.targets if run.world.adds else 0.0
     for i in range(step.micro_steps):
         sharding.sync_on_last(run.model, run.config.trainer.training, last=i == step.micro_steps - 1)
         micro_batch = feed.micro_batch()
@@ -39,12 +39,13 @@ def accumulate(run: Run, feed: Feed, step: Step) -> float:
                 z_loss=spec.training.z_loss,
                 routing=run.routing,
                 further_weight=spec.model.multi_token.loss_weight,
+                context=run.context,
             )
         with run.waits.part("backward"):
             (minimized * weight).backward()
         summed += loss.detach()
         run.progress.pulse.tick()
-    return float(summed) / step.targets if run.world.counts else 0.0
+    return float(summed) / step.targets if run.world.adds else 0.0
 
 
 def refused(run: Run, ledger: Ledger, *, loss: float, grad_norm: float) -> str | None:

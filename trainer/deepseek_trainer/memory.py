@@ -31,6 +31,8 @@ def recipe(error: BaseException, spec: TrainerSpec) -> ExhaustedError:
     if mesh.shard is not None or mesh.replicate is not None:
         changes.append("more ranks along parallelism.shard")
     changes.append("parallelism.tensor with the GPUs of a node")
+    if training.micro_batch_size == 1:
+        changes.append("parallelism.context, where sequences are long")
     if not training.cpu_offload:
         changes.append("training.cpuOffload: true")
     text = first_line(error).rstrip(".")

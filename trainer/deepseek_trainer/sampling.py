@@ -15,7 +15,9 @@ import torch.distributed as dist
 from tokenizers import Tokenizer
 
 from deepseek_trainer.config import SamplesSpec, TrainingSpec
+from deepseek_trainer.data.samples import IGNORED, MicroBatch
 from deepseek_trainer.data.tokenizer import end_of_text
+from deepseek_trainer.distributed.context import WHOLE, Context
 from deepseek_trainer.distributed.world import World
 
 
@@ -29,13 +31,17 @@ class Sample(NamedTuple):
 class Sampler:
     """The prompts of a run, as token ids on every rank."""
 
-    def __init__(self, spec: SamplesSpec, training: TrainingSpec, world: World, vocabulary: Path) -> None:
+    def __init__(
+        self, spec: SamplesSpec, training: TrainingSpec, world: World, vocabulary: Path, context: Context = WHOLE
+    ) -> None:
         """A collective.
 
         Args:
             vocabulary: file of the tokenizer; rank 0 reads it.
+            context: which part of each row is this rank's.
         """
         self._spec, self._training, self._world, self._vocabulary = spec, training, world, vocabulary
+        self._context = context
         self._end, self._prompts = world.lead(self._encoded)
 
     def sample(self, model: Any, step: int, *, tick: Callable[[], None] = lambda: None) -> list[Sample]:
@@ -62,14 +68,14 @@ class Sampler:
         """What comes behind each. Each pass computes the rows anew, all to the same width: no model needs a cache for it."""
         rows, new = [list(prompt) for prompt in prompts], self._spec.new_tokens
         width = min(self._training.sequence_length, max(map(len, rows)) + new - 1)
-        positions = torch.arange(width, device=self._world.device).expand(len(rows), -1)
         for _ in range(new):
             seen = [row[-width:] for row in rows]
             # What fills a row up is behind its last token, where a causal model doesn't look.
             inputs = torch.tensor([row + [self._end] * (width - len(row)) for row in seen], device=self._world.device)
-            logits = model(input_ids=inputs, position_ids=positions, use_cache=False).logits
+            own = self._context.own(self._context.begin(MicroBatch(inputs, torch.full_like(inputs, IGNORED), None)))
+            logits = model(input_ids=own.inputs, position_ids=own.positions, use_cache=False).logits
             last = torch.tensor([len(row) - 1 for row in seen], device=self._world.device)
-            chosen = self._chosen(logits[torch.arange(len(rows), device=logits.device), last], generator)
+            chosen = self._chosen(self._context.at(logits, last), generator)
             for row, token in zip(rows, chosen, strict=True):
                 row.append(token)
             tick()

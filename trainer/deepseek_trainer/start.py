@@ -23,6 +23,7 @@ from deepseek_trainer.data.audit.writer import AuditLog
 from deepseek_trainer.data.feed import Data, Ledger
 from deepseek_trainer.distributed import alone, mesh, sharding
 from deepseek_trainer.distributed.choice import mesh_of
+from deepseek_trainer.distributed.context import Context
 from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
@@ -55,6 +56,7 @@ class Run:
     update: Update
     guard: Guard
     routing: Routing
+    context: Context
     waits: Waits
     home: Home | None
     """Where checkpoints are; None: nothing is saved."""
@@ -74,7 +76,7 @@ def set_up(
     spec, training = config.trainer, config.trainer.training
     numerics.set_up(training, world.device)
     sizes = mesh_of(spec, world, environ)
-    world = replace(world, alike=sizes.tensor, stages=sizes.pipeline)
+    world = replace(world, alike=sizes.tensor * sizes.context, parts=sizes.context, stages=sizes.pipeline)
     progress.update(phase="preparing", total_steps=training.steps)
     data = modes.open_data(config, world, progress, environ)
     source = origin.of(spec, vocab_size=data.vocab_size, device=world.device)
@@ -94,11 +96,11 @@ def set_up(
     numerics.convert(model, training)
     groups = mesh.groups(sizes, world)
     pipeline = Pipeline(model, groups, world, training, waits) if groups.pipeline is not None else None
-    sharding.shard(model, world, groups, training, waits)
+    context = sharding.shard(model, world, groups, training, waits)
     _fill(model, source, world, drawn=found is None and other is None, offloaded=training.cpu_offload)
     if pipeline is not None:
         pipeline.filled()
-    routing = Routing(model, source.config, spec.model.experts, world.device)
+    routing = Routing(model, source.config, spec.model.experts, world.device, context)
     log.info(
         "set up %s",
         fields(
@@ -121,7 +123,7 @@ def set_up(
     tell = Telling(config, world, progress, guard, speed(config, world, source.config, parameters), written)
     samples = spec.evaluation.samples
     profiler = profiling.of(config, world, environ, progress)
-    sampler = Sampler(samples, training, world, data.vocabulary) if samples is not None else None
+    sampler = Sampler(samples, training, world, data.vocabulary, context) if samples is not None else None
     run = Run(
         config,
         world,
@@ -132,6 +134,7 @@ def set_up(
         update,
         guard,
         routing,
+        context,
         waits,
         place,
         writer,

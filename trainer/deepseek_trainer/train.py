@@ -109,7 +109,9 @@ def _evaluate(run: Run, feed: Feed) -> None:
     run.progress.update(phase="evaluating")
     with run.update.evaluated_weights():
         tick = run.progress.pulse.tick
-        loss = validation_loss(run.model, feed.held_out(), run.world, pipeline=run.pipeline, tick=tick)
+        loss = validation_loss(
+            run.model, feed.held_out(), run.world, pipeline=run.pipeline, context=run.context, tick=tick
+        )
         samples = run.sampler.sample(run.model, feed.ledger.step, tick=tick) if run.sampler is not None else []
     run.tell.evaluated(feed.ledger, loss, run.data.unigram_entropy, samples)
     run.progress.update(phase="training", validation_loss=loss)

@@ -52,6 +52,11 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             ".training.precision",
         ),
         Rule(
+            "self.parallelism.context == 1 || self.model.attention == 'SDPA'",
+            "parallelism.context has an attention of its own, in a ring: set model.attention to SDPA, or context to 1",
+            ".model.attention",
+        ),
+        Rule(
             "self.parallelism.pipeline == 1 || !has(self.model.multiToken) || self.model.multiToken.depth == 0",
             "model.multiToken needs the embedding and the output in one process, and a pipeline has them in its first and its "
             "last: set multiToken.depth to 0, or parallelism.pipeline to 1",
@@ -128,14 +133,20 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "!has(self.auto) || !self.auto || (!has(self.replicate) && !has(self.shard) && "
             "(!has(self.tensor) || self.tensor == 1) && (!has(self.expert) || self.expert == 1) && "
-            "(!has(self.pipeline) || self.pipeline == 1))",
+            "(!has(self.pipeline) || self.pipeline == 1) && (!has(self.context) || self.context == 1))",
             "auto chooses the sizes itself: remove them, or set auto to false",
             ".auto",
         ),
         Rule(
-            "!has(self.shard) || !has(self.expert) || self.shard % self.expert == 0",
-            "expert doesn't divide shard, of which it is a part: change one of them",
+            "!has(self.shard) || !has(self.expert) || "
+            "(self.shard * (has(self.context) ? self.context : 1)) % self.expert == 0",
+            "expert doesn't divide shard x context, of which it is a part: change one of them",
             ".expert",
+        ),
+        Rule(
+            "!has(self.context) || self.context == 1 || !has(self.pipeline) || self.pipeline == 1",
+            "a pipeline takes whole sequences, and context divides them: set one of them to 1",
+            ".context",
         ),
     ),
     "data.batching": (

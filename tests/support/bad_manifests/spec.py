@@ -240,6 +240,24 @@ BAD = [
         "spec.data.mode",
         "set data.mode to Deterministic",
     ),
+    trainer(
+        "leases-to-a-context-group",
+        {"trainer/parallelism": {"context": 2}, "data/mode": "Dynamic"},
+        "spec.data.mode",
+        "context and pipeline to 1",
+    ),
+    trainer(
+        "parts-of-sequences-in-a-pipeline",
+        {"trainer/parallelism": {"context": 2, "pipeline": 2}},
+        "spec.trainer.parallelism.context",
+        "set one of them to 1",
+    ),
+    trainer(
+        "two-attentions",
+        {"trainer/parallelism": {"context": 2}, "trainer/model": {"attention": "Flash"}},
+        "spec.trainer.model.attention",
+        "set model.attention to SDPA",
+    ),
     at("trainer/training/activationCheckpointing", "bad-recompute", "some", '"none", "selective", "full"'),
     trainer(
         "more-experts-per-token-than-experts",

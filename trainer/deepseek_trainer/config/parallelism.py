@@ -1,6 +1,6 @@
 """The device mesh: along which axes the ranks share the batch and the model. Sizes only; importable without torch.
 
-    ranks = pipeline x replicate x shard x tensor            expert divides shard
+    ranks = pipeline x replicate x shard x context x tensor            expert divides shard x context
 
 Rule: what is left open fills the world, so that a job whose number of workers changes keeps a valid mesh.
 """
@@ -30,10 +30,11 @@ class Mesh:
         replicate: groups of ranks that have the whole model each.
         shard: ranks that share weights, gradients and optimizer of each such group (FSDP2).
         tensor: neighbouring ranks that share each matrix, and work on the same rows.
-        expert: of the shard axis, neighbours that share the routed experts.
+        expert: of the ranks that share weights, neighbours that share the routed experts.
         pipeline: ranks that share the layers, each with some of them, and work on the same rows one after the other.
         schedule: in which order these do it.
         stages: runs of neighbouring layers that the model is cut into; a multiple of `pipeline`.
+        context: ranks that have a part of each sequence of the same rows. They share weights as those of `shard` do.
     """
 
     replicate: int = 1
@@ -43,15 +44,21 @@ class Mesh:
     pipeline: int = 1
     schedule: Schedule = "1F1B"
     stages: int = 1
+    context: int = 1
 
     @property
     def ranks(self) -> int:
-        return self.pipeline * self.replicate * self.shard * self.tensor
+        return self.pipeline * self.replicate * self.sharded * self.tensor
+
+    @property
+    def sharded(self) -> int:
+        """Ranks among which weights, gradients and optimizer lie."""
+        return self.shard * self.context
 
     @property
     def expert_copies(self) -> int:
-        """Ranks along the shard axis that have the same experts, and share their weights."""
-        return self.shard // self.expert
+        """Ranks of these that have the same experts, and share their weights."""
+        return self.sharded // self.expert
 
     def layers_of(self, stage: int, layers: int) -> range:
         """Which of the model's layers are a stage's. Where they can't be shared evenly, the stages in the middle have one
@@ -66,20 +73,16 @@ class Mesh:
         return range(place, self.stages, self.pipeline)
 
     def __str__(self) -> str:
-        sizes = {
-            "pipeline": self.pipeline,
-            "replicate": self.replicate,
-            "shard": self.shard,
-            "tensor": self.tensor,
-            "expert": self.expert,
-        }
+        names = ("pipeline", "replicate", "shard", "context", "tensor", "expert")
+        sizes = {name: getattr(self, name) for name in names}
         return ",".join(f"{name}:{size}" for name, size in sizes.items() if size > 1 or name == "shard")
 
 
 class ParallelismSpec(Section):
     """The device mesh: how the training processes share the batch and the model.
 
-    Their number (workers.replicas x procPerNode) is pipeline x replicate x shard x tensor; expert is a part of shard.
+    Their number (workers.replicas x procPerNode) is pipeline x replicate x shard x context x tensor; expert is a part of
+    shard x context.
     """
 
     auto: bool = Field(
@@ -105,7 +108,13 @@ class ParallelismSpec(Section):
     expert: Size = Field(
         1,
         description="Processes of the shard axis that share the routed experts: tokens travel to the experts' owner and back. "
-        "It must divide shard and the number of experts.",
+        "It must divide shard x context and the number of experts.",
+    )
+    context: Size = Field(
+        1,
+        description="Processes that divide each sequence of the same rows: each computes its part, and keys and values go "
+        "round among them (ring attention). For sequences whose activations are too large for one GPU; attention must be SDPA, "
+        "and pipeline 1. They have a part of the weights each, as those of shard.",
     )
     pipeline: Size = Field(
         1,
@@ -134,8 +143,10 @@ class ParallelismSpec(Section):
     def _goes_together(self) -> ParallelismSpec:
         if self.auto and not self.model_copy(update={"auto": False}).is_default:
             raise ValueError("auto chooses the sizes itself; remove them, or set auto to false")
-        if self.shard is not None and self.shard % self.expert:
-            raise ValueError("expert doesn't divide shard, of which it is a part; change one of them")
+        if self.shard is not None and (self.shard * self.context) % self.expert:
+            raise ValueError("expert doesn't divide shard x context, of which it is a part; change one of them")
+        if self.context > 1 and self.pipeline > 1:
+            raise ValueError("a pipeline takes whole sequences, and context divides them; set one of them to 1")
         return self
 
     def mesh(self, ranks: int) -> Mesh:
@@ -145,7 +156,7 @@ class ParallelismSpec(Section):
             ConfigError: they can't be laid out so; says which size to change.
         """
         data, whole = ranks, f"the {ranks} processes"
-        for name, size in (("pipeline", self.pipeline), ("tensor", self.tensor)):
+        for name, size in (("pipeline", self.pipeline), ("tensor", self.tensor), ("context", self.context)):
             if data % size:
                 raise _misfit(name, size, whole, _divisors(data))
             data, whole = data // size, whole + (f" / {name} {size}" if size > 1 else "")
@@ -160,17 +171,20 @@ class ParallelismSpec(Section):
                 raise _misfit("shard", shard, whole, _divisors(data))
             if replicate * shard != data:
                 pipeline = f"pipeline {self.pipeline} x " if self.pipeline > 1 else ""
+                context = f" x context {self.context}" if self.context > 1 else ""
                 raise ConfigError(
-                    f"{FIELD}: {pipeline}replicate {replicate} x shard {shard} x tensor {self.tensor} is "
-                    f"{self.pipeline * replicate * shard * self.tensor}, and there are {ranks} processes (workers.replicas x "
-                    "procPerNode); "
+                    f"{FIELD}: {pipeline}replicate {replicate} x shard {shard}{context} x tensor {self.tensor} is "
+                    f"{replicate * shard * ranks // data}, and there are {ranks} processes (workers.replicas x procPerNode); "
                     "leave replicate or shard out, and it takes what is left"
                 )
-        if shard % self.expert:
-            raise _misfit("expert", self.expert, f"shard {shard}", _divisors(shard))
+        if shard * self.context % self.expert:
+            of = f"shard {shard}" + (f" x context {self.context}" if self.context > 1 else "")
+            raise _misfit("expert", self.expert, of, _divisors(shard * self.context))
         each = self.stages_per_process if self.pipeline_schedule == "Interleaved1F1B" else 1
         stages = self.pipeline * each if self.pipeline > 1 else 1
-        return Mesh(replicate, shard, self.tensor, self.expert, self.pipeline, self.pipeline_schedule, stages)
+        return Mesh(
+            replicate, shard, self.tensor, self.expert, self.pipeline, self.pipeline_schedule, stages, self.context
+        )
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _leases_fit_the_mesh(self) -> RunConfig:
         mesh = self.trainer.parallelism
-        if self.data.mode == "Dynamic" and (mesh.tensor > 1 or mesh.pipeline > 1):
+        if self.data.mode == "Dynamic" and max(mesh.tensor, mesh.context, mesh.pipeline) > 1:
             raise ValueError(
-                "mode Dynamic leases rows to each process, and those of a tensor group or of a pipeline need the same ones; set "
-                "data.mode to Deterministic, or trainer.parallelism.tensor and pipeline to 1"
+                "mode Dynamic leases rows to each process, and those of a tensor or context group or of a pipeline need the same "
+                "ones; set data.mode to Deterministic, or trainer.parallelism.tensor, context and pipeline to 1"
             )
         return self
 

@@ -73,6 +73,10 @@ class TrainerSpec(Section):
             raise ValueError(
                 "parallelism.tensor computes matrices in parts, and fp8 whole ones; take bf16, or tensor 1"
             )
+        if self.parallelism.context > 1 and self.model.attention != "SDPA":
+            raise ValueError(
+                "parallelism.context has an attention of its own, in a ring; set model.attention to SDPA, or context to 1"
+            )
         if self.parallelism.pipeline > 1 and self.model.multi_token.depth:
             raise ValueError(
                 "model.multiToken needs the embedding and the output in one process, and a pipeline has them in its first and "

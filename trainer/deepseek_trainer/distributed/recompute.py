@@ -20,6 +20,8 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from deepseek_trainer.distributed import ring
+
 Mode = Literal["none", "selective", "full"]
 
 _aten = torch.ops.aten
@@ -34,6 +36,7 @@ _KEPT = frozenset(
         _aten._scaled_dot_product_efficient_attention.default,
         _aten._scaled_dot_product_cudnn_attention.default,
         _aten._scaled_dot_product_flash_attention_for_cpu.default,
+        ring.OPERATION,
     }
 )
 

@@ -1,5 +1,6 @@
 """How the model lies over the ranks. The one module that knows all of it; each axis has a module of its own.
 
+    context            attention is of sequences of which each rank has a part
     tensor, experts    matrices and experts are shared out, as DTensors of their whole shape
     recompute          how much a layer keeps for its backward pass
     shard              FSDP2 by decoder layer, over what each rank has then: torch's `fully_shard`
@@ -25,7 +26,8 @@ from torch.distributed.tensor import DTensor, Shard
 
 from deepseek_trainer.config import ConfigError, TrainingSpec
 from deepseek_trainer.config.parallelism import FIELD, Divisible
-from deepseek_trainer.distributed import experts, recompute, tensor
+from deepseek_trainer.distributed import context, experts, recompute, tensor
+from deepseek_trainer.distributed.context import Context
 from deepseek_trainer.distributed.mesh import Groups
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
@@ -35,8 +37,8 @@ COMPUTED: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.bflo
 """By precision: the type that the forward and backward pass are in, but for what has one of its own; else it is fp32."""
 
 
-def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, waits: Waits) -> FSDPModule:
-    """Shards a model in place over the mesh. Its collectives tell `waits`.
+def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, waits: Waits) -> Context:
+    """Shards a model in place over the mesh, and says how its sequences are divided. Its collectives tell `waits`.
 
     A model on the meta device stays there, to be filled shard by shard; another one is moved to the world's device.
 
@@ -49,6 +51,7 @@ def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, wait
     Divisible.of(model.config).require(groups.mesh)
     if not any(parameter.is_meta for parameter in model.parameters()):
         model.to(world.device)
+    divided = context.divide(model, groups.context, waits)
     if groups.tensor is not None:
         tensor.split(model, groups.tensor, waits)
     policy, computed = MixedPrecisionPolicy(), COMPUTED.get(training.precision)
@@ -84,9 +87,9 @@ def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, wait
             # It stays gathered, which is little: selective recomputation, which it is within, must find the same operations.
             fully(gate, policy=MixedPrecisionPolicy(param_dtype=torch.float32), resharded=False)
         fully(layer)
-    whole = fully(model)
+    fully(model)
     _measure(model, groups, waits)
-    return whole
+    return divided
 
 
 def _measure(model: Any, groups: Groups, waits: Waits) -> None:

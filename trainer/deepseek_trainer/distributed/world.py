@@ -39,7 +39,8 @@ class World:
         device: where the model and the batches are.
         control: a gloo group of all ranks, for objects and long waits.
         timeout: how long a collective of a step may take.
-        alike: how many neighbouring ranks work on the same rows, because they share each matrix.
+        alike: how many neighbouring ranks get the same rows, because they share each matrix or each sequence.
+        parts: of these, how many have a part each of a sequence.
         stages: how many ranks of a pipeline work on them one after the other; those of a stage are neighbours.
     """
 
@@ -50,6 +51,7 @@ class World:
     control: dist.ProcessGroup
     timeout: timedelta = timedelta(seconds=DEFAULT_TIMEOUT_S)
     alike: int = 1
+    parts: int = 1
     stages: int = 1
 
     @property
@@ -73,11 +75,21 @@ class World:
 
     @property
     def counts(self) -> bool:
-        """Whether this rank speaks for those that work on the same rows: what they have in common counts once.
+        """Whether this rank speaks for those that get the same rows: what they have in common counts once.
 
         In a pipeline it is in the last stage, which knows the loss.
         """
         return self.rank % self.alike == 0 and self.rank // self.stage_size == self.stages - 1
+
+    @property
+    def adds(self) -> bool:
+        """Whether this rank speaks for those that compute the same: of a part of a sequence the loss counts once."""
+        return self.rank % (self.alike // self.parts) == 0 and self.rank // self.stage_size == self.stages - 1
+
+    @property
+    def averaged(self) -> int:
+        """Over how many ranks gradients are averaged: those that compute different things with the same layers."""
+        return self.data_size * self.parts
 
     @property
     def store(self) -> Store:

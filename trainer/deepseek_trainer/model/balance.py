@@ -25,6 +25,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkR
 
 from deepseek_trainer.config import ExpertsSpec
 from deepseek_trainer.data.samples import IGNORED, MicroBatch
+from deepseek_trainer.distributed.context import WHOLE, Context
 
 AFFINITIES: Mapping[type[torch.nn.Module], Callable[[torch.Tensor], torch.Tensor]] = {
     DeepseekV3TopkRouter: torch.sigmoid,
@@ -51,7 +52,7 @@ class Load:
 
 
 class _Rows(NamedTuple):
-    """Of the micro-batch that is computed, by rows."""
+    """Of the micro-batch that is computed, by rows, which are whole sequences."""
 
     real: torch.Tensor
     """bool, shape (rows, width): there is a token."""
@@ -65,9 +66,12 @@ class Routing:
     Around each micro-batch of training call `begin` and, with its summed loss, `follow`; after the step `balance`.
     """
 
-    def __init__(self, model: torch.nn.Module, config: Any, spec: ExpertsSpec, device: torch.device) -> None:
-        """Args: model: whose routers are hooked: the whole one or a part of its layers; config: of the whole."""
-        self._spec = spec
+    def __init__(
+        self, model: torch.nn.Module, config: Any, spec: ExpertsSpec, device: torch.device, context: Context = WHOLE
+    ) -> None:
+        """Args: model: whose routers are hooked: the whole one or a part of its layers; config: of the whole;
+        context: which part of each sequence they see."""
+        self._spec, self._context = spec, context
         self._rows: _Rows | None = None
         self._scale = torch.zeros((), device=device)
         self._routers: list[tuple[int, Any]] = []
@@ -136,14 +140,16 @@ class Routing:
         if rows is None or not router.training:
             return None
         logits, weights, indices = output
-        shape, experts, each = rows.real.shape, router.num_experts, router.top_k
+        real, context = self._context.part(rows.real), self._context
+        shape, experts, each = real.shape, router.num_experts, router.top_k
         chosen = indices.view(*shape, each)
-        counted = rows.real[:, :, None].expand_as(chosen)
+        counted = real[:, :, None].expand_as(chosen)
         first_time = torch._C._current_graph_task_id() == -1  # else a backward pass computes it again
         if first_time:
             self._loads[layer].scatter_add_(0, chosen.reshape(-1), counted.reshape(-1).long())
         if self._spec.capacity_factor is not None:
-            beyond = _beyond(chosen, rows.real, self._spec.capacity_factor, experts) & counted
+            beyond = _beyond(context.whole(chosen), rows.real, self._spec.capacity_factor, experts)
+            beyond = context.part(beyond) & counted
             weights = weights.masked_fill(beyond.view_as(weights), 0.0)
             if first_time:
                 self._dropped += beyond.sum()
@@ -151,7 +157,8 @@ class Routing:
             scores = affinity(logits.float()).view(*shape, experts)
             if hasattr(router, BIAS):  # the loss is about what they would be without it
                 chosen = scores.topk(each, dim=-1).indices
-            loss = (sequence_loss(scores, chosen, rows.real) * rows.targets).sum() * self._spec.sequence_loss
+            share = sequence_loss(scores, context.whole(chosen), rows.real, real)
+            loss = (share * rows.targets).sum() * self._spec.sequence_loss
             weights = _WithLoss.apply(weights, loss, self._scale)
         return logits, weights, indices
 
@@ -162,20 +169,26 @@ def real_tokens(batch: MicroBatch) -> torch.Tensor:
     return something.flip(1).cummax(1).values.flip(1)
 
 
-def sequence_loss(scores: torch.Tensor, chosen: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+def sequence_loss(
+    scores: torch.Tensor, chosen: torch.Tensor, real: torch.Tensor, own: torch.Tensor | None = None
+) -> torch.Tensor:
     """The balance of each sequence, 1 where every expert is used alike; fp32, shape (rows,). DeepSeek-V3, eq. 17-20.
 
+    It is linear in the affinities: with those of a part of a sequence it is that part's share, and the shares add up.
+
     Args:
-        scores: affinities, shape (rows, width, experts).
+        scores: affinities, shape (rows, width, experts), or of a part of the width.
         chosen: experts of each token, shape (rows, width, k).
         real: where there are tokens, shape (rows, width).
+        own: the same in the part; None: it is the whole.
     """
+    own = real if own is None else own
     experts, each = scores.shape[-1], chosen.shape[-1]
-    there = real[:, :, None].to(scores.dtype)
-    tokens = there.sum(1).clamp(min=1)
-    used = (torch.zeros_like(scores).scatter(-1, chosen, 1.0) * there).sum(1) * (experts / each) / tokens
-    wanted = (scores / scores.sum(-1, keepdim=True) * there).sum(1) / tokens
-    return (used.detach() * wanted).sum(-1)
+    tokens = real.sum(1, keepdim=True).clamp(min=1)
+    sent = real[:, :, None].expand_as(chosen).flatten(1).to(scores.dtype)
+    used = scores.new_zeros(len(scores), experts).scatter_add(1, chosen.flatten(1), sent) * (experts / each) / tokens
+    wanted = (scores / scores.sum(-1, keepdim=True) * own[:, :, None]).sum(1) / tokens
+    return (used * wanted).sum(-1)
 
 
 def _beyond(chosen: torch.Tensor, real: torch.Tensor, factor: float, experts: int) -> torch.Tensor:

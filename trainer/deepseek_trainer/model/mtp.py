@@ -59,6 +59,7 @@ class MultiTokenModel(DeepseekV3ForCausalLM):
         super().__init__(config)
         first = config.num_hidden_layers
         self.model.layers.extend(MultiTokenLayer(config, first + k) for k in range(config.num_mtp_layers))
+        self.ahead = ahead
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
@@ -84,7 +85,7 @@ class MultiTokenModel(DeepseekV3ForCausalLM):
             "position_ids": position_ids,
         }
         for k, layer in enumerate(self.model.layers[self.config.num_hidden_layers :], start=1):
-            hidden = layer(hidden, self.model.embed_tokens(ahead(input_ids, k, 0)), **rest)
+            hidden = layer(hidden, self.model.embed_tokens(self.ahead(input_ids, k, 0)), **rest)
             further.append(self.lm_head(hidden))
         return Predicted(logits, tuple(further))
 

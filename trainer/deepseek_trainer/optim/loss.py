@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from deepseek_trainer.data.samples import IGNORED, MicroBatch
+from deepseek_trainer.distributed.context import WHOLE, Context
 from deepseek_trainer.model import mtp
 from deepseek_trainer.model.balance import Routing
 
@@ -21,27 +22,41 @@ class Objective(NamedTuple):
     """With what is added to it for the gradient's sake."""
 
 
-def summed_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """Sum of the losses of all tokens that are to be predicted, nats, fp32."""
-    return _cross_entropy(_flat(_output(model, batch).logits), batch.labels)
+def summed_loss(model: Any, batch: MicroBatch, *, context: Context = WHOLE) -> torch.Tensor:
+    """Sum of the losses of all tokens of this rank's part that are to be predicted, nats, fp32."""
+    own = context.own(context.begin(batch))
+    return _cross_entropy(_flat(_output(model, own).logits), own.labels)
 
 
 def summed_objective(
-    model: Any, batch: MicroBatch, *, z_loss: float = 0.0, routing: Routing | None = None, further_weight: float = 0.0
+    model: Any,
+    batch: MicroBatch,
+    *,
+    z_loss: float = 0.0,
+    routing: Routing | None = None,
+    further_weight: float = 0.0,
+    context: Context = WHOLE,
 ) -> Objective:
     """The same with what is minimised: beside it are the losses of the routers and of the tokens after the next, and z_loss
     times the squared logarithm of the softmax' denominator (Chowdhery et al. 2022, PaLM), so that logits stay small.
 
     Args:
+        batch: whole sequences; what is computed is this rank's part of them.
         further_weight: of the mean of the losses of the tokens after the next, where the model predicts them.
+        context: which part that is.
     """
+    batch = context.begin(batch)
+    own = context.own(batch)
     if routing is not None:
         routing.begin(batch)
-    output = _output(model, batch)
-    found = objective(output.logits, batch, z_loss=z_loss)
+    output = _output(model, own)
+    found = objective(output.logits, own, z_loss=z_loss)
     if routing is not None:
         routing.follow(found.loss)
-    further = [_cross_entropy(_flat(more), mtp.labels(batch, k)) for k, more in enumerate(_further(output), start=1)]
+    further = [
+        _cross_entropy(_flat(more), context.part(mtp.labels(batch, k)))
+        for k, more in enumerate(_further(output), start=1)
+    ]
     if not further:
         return found
     return Objective(found.loss, found.minimized + further_weight * torch.stack(further).mean())

@@ -5,7 +5,8 @@ to be computed with, and of two layers at once; embedding and output layer stay 
 step gradients stay whole, and so do the weights, for one sum over the ranks a step; unless they are summed each time.
 
 A time is a range: at best computation runs as fast as the best published runs and hides the traffic of weights; at worst
-as slow as usual ones, and hides nothing. Traffic of the tensor and expert axes is hidden by neither.
+as slow as usual ones, and hides nothing. Traffic of the tensor and expert axes is hidden by neither; keys and
+values that go round a context group travel while attention is computed with those that are there.
 
 Of the ranks of a pipeline the one counts that needs the most memory. All wait while it fills and runs empty.
 """
@@ -93,7 +94,7 @@ def estimate(work: Workload, mesh: Mesh, gpu: Gpu, *, per_node: int) -> Estimate
     """
     sequences = math.ceil(work.global_batch / (mesh.replicate * mesh.shard))
     micro_steps = max(1, math.ceil(sequences / work.micro_batch))
-    tokens = min(work.micro_batch, sequences) * work.length
+    tokens = math.ceil(min(work.micro_batch, sequences) * work.length / mesh.context)
     parts = [_Part.of(work.architecture, mesh, place, micro_steps) for place in range(mesh.pipeline)]
     memory = max(
         (_memory(work, mesh, part, tokens, micro_steps) for part in parts), key=lambda sizes: sum(sizes.values())
@@ -153,18 +154,20 @@ class _Part:
 def _memory(work: Workload, mesh: Mesh, part: _Part, tokens: int, micro_steps: int) -> dict[str, float]:
     model = work.architecture
     local = _local(model, mesh, part)
-    state = STATE_BYTES * (local.root + local.dense + local.experts) / mesh.shard
+    state = STATE_BYTES * (local.root + local.dense + local.experts) / mesh.sharded
     largest = 2 * local.largest * work.width + local.root * work.width + local.largest * 4
     memory = {
         "weights, gradients, AdamW": 0.0 if work.cpu_offload else state,
-        "gathered weights": 0.0 if mesh.shard == 1 and not work.bf16 else largest,
+        "gathered weights": 0.0 if mesh.sharded == 1 and not work.bf16 else largest,
         "activations": _activations(work, mesh, part, tokens),
         "logits": part.kept_logits * tokens * model.vocabulary * (2 * work.width + 8.0) if part.last else 0.0,
         "reserved": RESERVED,
     }
     if micro_steps > 1 and not work.reduced_each_time:
-        kept = local.root + local.dense + local.experts * mesh.expert_copies / mesh.shard
+        kept = local.root + local.dense + local.experts * mesh.expert_copies / mesh.sharded
         memory["whole gradients between micro-batches"] = kept * (4.0 + work.width)
+    if mesh.context > 1:
+        memory["keys and values on their way"] = _pairs(model, mesh, tokens) * (2 * work.width + 3 * 4.0)
     return {what: size * (1 if what == "reserved" else FRAGMENTS) for what, size in memory.items() if size}
 
 
@@ -212,6 +215,11 @@ def _activations(work: Workload, mesh: Mesh, part: _Part, tokens: int) -> float:
     return tokens * work.width * (part.kept * inputs + max(size for _, size in layers))
 
 
+def _pairs(model: Architecture, mesh: Mesh, tokens: int) -> float:
+    """Numbers of the keys and values of so many tokens, in a layer."""
+    return tokens * model.key_value_heads * (model.head_size + model.value_size) / mesh.tensor
+
+
 def _traffic(work: Workload, mesh: Mesh, part: _Part, tokens: int, micro_steps: int) -> dict[str, float]:
     """Bytes that a rank sends in a step: rings send a share of (n - 1) / n."""
     model, local = work.architecture, _local(work.architecture, mesh, part)
@@ -219,6 +227,7 @@ def _traffic(work: Workload, mesh: Mesh, part: _Part, tokens: int, micro_steps: 
     mixtures = sum(count for count, _, routed in part.kinds if routed)
     rows = tokens * model.hidden * work.width * micro_steps
     again = 2 if work.checkpointing == "full" else 1
+    pairs = _pairs(model, mesh, tokens) * layers * micro_steps
 
     def ring(ranks: int) -> float:
         return (ranks - 1) / ranks
@@ -228,10 +237,13 @@ def _traffic(work: Workload, mesh: Mesh, part: _Part, tokens: int, micro_steps: 
     if work.reduced_each_time:
         gathers = micro_steps * (2 * work.width + 4)
     traffic = {
-        "shard": gathers * (dense * ring(mesh.shard) + experts * ring(mesh.expert_copies)),
-        "replicate": 2 * ring(mesh.replicate) * 4 * (dense + local.experts) / mesh.shard,
+        "shard": gathers * (dense * ring(mesh.sharded) + experts * ring(mesh.expert_copies)),
+        "replicate": 2 * ring(mesh.replicate) * 4 * (dense + local.experts) / mesh.sharded,
         # Two sums forward, of attention and feed-forward, and two sums of gradients backward.
         "tensor": 2 * ring(mesh.tensor) * rows * layers * (2 * again + 2),
+        # Keys and values go round, all but the last step; backward again, and with them their gradients in fp32, all steps.
+        "context": (mesh.context - 1) * pairs * (again + 1) * work.width
+        + (mesh.context > 1) * mesh.context * pairs * 4,
         # There and back, forward and backward.
         "expert": ring(mesh.expert) * rows * model.experts_per_token * mixtures * (2 * again + 2) / mesh.tensor,
         # What each stage has made, and the gradient of what it was given.
@@ -244,8 +256,9 @@ def _waits(mesh: Mesh, traffic: dict[str, float], gpu: Gpu, per_node: int) -> tu
     """Seconds of traffic that computation can hide, and of traffic that it can't."""
     span = {
         "tensor": mesh.tensor,
+        "context": mesh.tensor * mesh.context,
         "expert": mesh.tensor * mesh.expert,
-        "shard": mesh.tensor * mesh.shard,
+        "shard": mesh.tensor * mesh.sharded,
         "replicate": mesh.ranks // mesh.pipeline,
         "pipeline": mesh.ranks // mesh.pipeline + 1,  # the next stage's ranks come after all of this one's
     }
@@ -253,5 +266,5 @@ def _waits(mesh: Mesh, traffic: dict[str, float], gpu: Gpu, per_node: int) -> tu
         axis: size / (LINK_SHARE * (gpu.link if span[axis] <= per_node else gpu.network))
         for axis, size in traffic.items()
     }
-    hidden = sum(seconds.get(axis, 0.0) for axis in ("shard", "replicate", "pipeline"))
+    hidden = sum(seconds.get(axis, 0.0) for axis in ("shard", "replicate", "context", "pipeline"))
     return hidden, seconds.get("tensor", 0.0) + seconds.get("expert", 0.0)

@@ -11,6 +11,7 @@ from deepseek_trainer.plan.hardware import GIB, Gpu
 WHY = {
     "shard": "{0} ranks share weights, gradients and optimizer",
     "replicate": "{0} groups of ranks have all of it each, and average gradients",
+    "context": "{0} ranks have a part each of the same sequences",
     "tensor": "{0} neighbours share each matrix, and work on the same rows",
     "expert": "{0} neighbours share the routed experts",
     "pipeline": "{0} groups of ranks have some of the layers each, and work on micro-batches one after the other",
