@@ -15,3 +15,5 @@ if compgen -G "$wheels/torch-*.whl" >/dev/null; then find_links=(--find-links "$
 [ -x "$venv/bin/python" ] || "$uv" venv --quiet --python 3.11 "$venv"
 "$uv" pip install --quiet --python "$venv/bin/python" "${find_links[@]}" -r requirements.lock "torch==2.13.0" \
     -e operator -e trainer -e client
+# fp8, for its test, apart from all else: transformers imports torchao wherever it is, a second in each process.
+"$uv" pip install --quiet --python "$venv/bin/python" --target "$venv/fp8" --no-deps --compile-bytecode "torchao==0.18.0"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -372,7 +374,8 @@ def test_fp8_is_refused_where_the_hardware_has_none() -> None:
     numerics.require_fp8((9, 0))
 
 
-def test_fp8_is_near_bf16_and_changes_no_name() -> None:
+def test_fp8_is_near_bf16_and_changes_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(sys.prefix) / "fp8"))  # by tools/install.sh
     pytest.importorskip("torchao", reason="torchao is not installed")
     plain = nn.Sequential(nn.Linear(64, 32, bias=False), nn.Tanh(), nn.Linear(32, 48, bias=False), nn.Linear(48, 7))
     plain = plain.bfloat16()
