@@ -101,8 +101,8 @@ soak: setup ## an hour of jobs under several hundred random faults, their data e
 	DEEPSEEKJOB_SOAK_S=3600 DEEPSEEKJOB_SOAK_FAULTS=10000 $(PYTEST) -s tests/cluster/test_soak.py
 
 # ---- numbers ----------------------------------------------------------------------------------
-.PHONY: bench bench-control-plane bench-recovery bench-data bench-checkpoint
-bench: bench-control-plane bench-recovery bench-data bench-checkpoint ## all of the bench-… verbs; each ends with `ahead …` or `behind in …`
+.PHONY: bench bench-control-plane bench-recovery bench-data bench-checkpoint bench-train
+bench: bench-control-plane bench-recovery bench-data bench-checkpoint bench-train ## all of the bench-… verbs; each ends with `ahead …` or `behind in …`
 
 bench-control-plane: setup ## pods per second, latency, writes and CPU beside a bare client, on a real kube-apiserver
 	PYTHONPATH=tests:tools $(PY) tests/perf/bench_control_plane.py
@@ -115,3 +115,6 @@ bench-data: setup ## data: preparing, order, loading and resuming, beside datase
 
 bench-checkpoint: setup ## saving and loading: blocked seconds, bytes a second, restarts, beside torch.save and the disk
 	PYTHONPATH=tests:tools $(PY) tests/perf/bench_checkpoint.py
+
+bench-train: setup ## the training loop beside the bare one, Accelerate and Trainer; memory of recomputation; compile beside eager
+	PYTHONPATH=tests:tools $(PY) tests/perf/bench_train.py

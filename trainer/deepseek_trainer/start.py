@@ -28,7 +28,7 @@ from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.logs import fields
-from deepseek_trainer.model import build, origin
+from deepseek_trainer.model import build, compiled, origin
 from deepseek_trainer.model.balance import Routing
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim.guard import Guard
@@ -75,6 +75,7 @@ def set_up(
     """Data, model and optimizer, the ledger before the first step, and the checkpoint to go on from, if there is one."""
     spec, training = config.trainer, config.trainer.training
     numerics.set_up(training, world.device)
+    compiled.require(training)
     sizes = mesh_of(spec, world, environ)
     world = replace(world, alike=sizes.tensor * sizes.context, parts=sizes.context, stages=sizes.pipeline)
     progress.update(phase="preparing", total_steps=training.steps)

@@ -69,6 +69,11 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             ".parallelism.pipeline",
         ),
         Rule(
+            "(self.parallelism.tensor == 1 && self.parallelism.context == 1) || self.training.compile == 'none'",
+            "parallelism.tensor and context are not compiled: set training.compile to none, or tensor and context to 1",
+            ".training.compile",
+        ),
+        Rule(
             "self.task != 'finetune' || has(self.initialWeights)",
             "task finetune needs initialWeights: set initialWeights.path to the folder of a model",
             ".initialWeights",

@@ -258,6 +258,18 @@ BAD = [
         "spec.trainer.model.attention",
         "set model.attention to SDPA",
     ),
+    trainer(
+        "compiled-in-parts",
+        {"trainer/parallelism": {"tensor": 2}, "trainer/training/compile": "layers"},
+        "spec.trainer.training.compile",
+        "set training.compile to none",
+    ),
+    trainer(
+        "compiled-in-a-ring",
+        {"trainer/parallelism": {"context": 2}, "trainer/training/compile": "layers"},
+        "spec.trainer.training.compile",
+        "set training.compile to none",
+    ),
     at("trainer/training/activationCheckpointing", "bad-recompute", "some", '"none", "selective", "full"'),
     trainer(
         "more-experts-per-token-than-experts",

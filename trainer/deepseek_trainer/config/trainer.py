@@ -87,6 +87,10 @@ class TrainerSpec(Section):
                 "evaluation.samples writes token by token, and each would go through the whole pipeline alone; remove samples, or "
                 "set parallelism.pipeline to 1"
             )
+        if max(self.parallelism.tensor, self.parallelism.context) > 1 and self.training.compile != "none":
+            raise ValueError(
+                "parallelism.tensor and context are not compiled; set training.compile to none, or tensor and context to 1"
+            )
         return self
 
     @model_validator(mode="after")

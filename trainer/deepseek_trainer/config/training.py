@@ -52,6 +52,12 @@ class TrainingSpec(Section):
         description="What a layer's backward pass finds kept. none: all. selective: the outputs of matrix products and of "
         "attention; the rest is computed again. full: the layer's input alone, for a third more computation.",
     )
+    compile: Literal["none", "layers"] = Field(
+        "none",
+        description="layers: decoder layers are compiled by torch.compile when they are first called, which takes a minute or so "
+        "at each start of a pod and makes each step faster; of layers with experts all but the routed ones. Needs a C++ "
+        "compiler in the image; compiled code is kept in /tmp, or in $TORCHINDUCTOR_CACHE_DIR.",
+    )
     reduce_gradients: Literal["step", "microBatch"] = Field(
         "step",
         description="How often gradients are summed over the processes. step: once a step; until then each process holds whole "

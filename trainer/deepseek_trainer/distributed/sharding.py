@@ -3,6 +3,7 @@
     context            attention is of sequences of which each rank has a part
     tensor, experts    matrices and experts are shared out, as DTensors of their whole shape
     recompute          how much a layer keeps for its backward pass
+    compiled           layers through torch.compile, with that
     shard              FSDP2 by decoder layer, over what each rank has then: torch's `fully_shard`
     replicate          gradients are averaged over the groups that have the same shards, after FSDP2 has summed them
 
@@ -31,6 +32,7 @@ from deepseek_trainer.distributed.context import Context
 from deepseek_trainer.distributed.mesh import Groups
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
+from deepseek_trainer.model import compiled
 from deepseek_trainer.model.layers import decoder_layers
 
 COMPUTED: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp16": torch.float16}
@@ -80,6 +82,7 @@ def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, wait
         if routed is not None and groups.experts is not None:
             experts.spread(routed, groups.experts, waits)
         recompute.apply(layer, training.activation_checkpointing)
+        compiled.apply(layer, training)
         if routed is not None and groups.mesh.expert > 1:
             fully(routed, groups.expert_shard, replace(policy, cast_forward_inputs=False))  # routes' weights stay fp32
         gate = getattr(getattr(layer, "mlp", None), "gate", None)
