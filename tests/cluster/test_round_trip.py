@@ -74,6 +74,7 @@ DEFAULTS: dict[str, Any] = {
             },
             "deterministic": False,
             "activationCheckpointing": "none",
+            "compile": "none",
             "cpuOffload": False,
             "reduceGradients": "step",
             "seed": 0,

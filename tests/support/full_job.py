@@ -172,6 +172,7 @@ TRAINER: Manifest = {
         "deterministic": True,
         "seed": 7,
         "activationCheckpointing": "selective",
+        "compile": "layers",
         "reduceGradients": "microBatch",
         "cpuOffload": True,
     },
