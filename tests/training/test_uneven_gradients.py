@@ -99,6 +99,7 @@ def shared_out(data: Samples, batch: int, ranks: int, dtype: torch.dtype) -> tup
             update=SimpleNamespace(scale=1.0),
             routing=None,
             context=WHOLE,
+            pipeline=None,
             model=model,
         )
         audit = Noted()
