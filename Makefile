@@ -117,4 +117,6 @@ bench-checkpoint: setup ## saving and loading: blocked seconds, bytes a second, 
 	PYTHONPATH=tests:tools $(PY) tests/perf/bench_checkpoint.py
 
 bench-train: setup ## the training loop beside the bare one, Accelerate and Trainer; memory of recomputation; compile beside eager
-	PYTHONPATH=tests:tools $(PY) tests/perf/bench_train.py
+	@# apart from all else: transformers imports accelerate wherever it is, a third of a second in each process
+	$$(tools/uv.sh) pip install --quiet --python $(PY) --target $(VENV)/bench --no-deps accelerate==1.15.0 psutil==7.2.2
+	PYTHONPATH=tests:tools:$(VENV)/bench $(PY) tests/perf/bench_train.py
