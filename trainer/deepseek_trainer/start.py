@@ -42,7 +42,7 @@ from deepseek_trainer.tracking import runlog
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """What one start of training works with; everything that stays the same from step to step."""
 
@@ -126,23 +126,23 @@ def set_up(
     profiler = profiling.of(config, world, environ, progress)
     sampler = Sampler(samples, training, world, data.vocabulary, context) if samples is not None else None
     run = Run(
-        config,
-        world,
-        progress,
-        data,
-        model,
-        pipeline,
-        update,
-        guard,
-        routing,
-        context,
-        waits,
-        place,
-        writer,
-        audit,
-        tell,
-        sampler,
-        profiler,
+        config=config,
+        world=world,
+        progress=progress,
+        data=data,
+        model=model,
+        pipeline=pipeline,
+        update=update,
+        guard=guard,
+        routing=routing,
+        context=context,
+        waits=waits,
+        home=place,
+        writer=writer,
+        audit=audit,
+        tell=tell,
+        sampler=sampler,
+        profiler=profiler,
     )
     if other is not None:
         _begin_with(run, other)

@@ -1,0 +1,81 @@
+"""What the agent and the trainer share with whoever launches them: names, paths, exit codes, JSON shapes.
+
+This is half of the contract between the operator and the worker pods; the operator has its own copy
+(`deepseek_operator.api.names`), and tests/contract proves that the two agree. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from deepseek_trainer.contract.messages import (
+    HANGS_MAX,
+    CheckpointFailure,
+    CheckpointInfo,
+    Data,
+    Experts,
+    Failure,
+    Goodput,
+    Hang,
+    HangReason,
+    Membership,
+    Memory,
+    Phase,
+    Progress,
+    Report,
+    RestoredBytes,
+    Silence,
+    StepSeconds,
+    Straggler,
+)
+from deepseek_trainer.contract.names import (
+    AGENT_PORT,
+    CHECKPOINT_MESSAGE_LENGTH,
+    MASTER_PORT,
+    PASSED_OVER_LENGTH,
+    PASSED_OVER_MAX,
+    PROGRESS_MAX_BYTES,
+    QUARANTINED_LENGTH,
+    QUARANTINED_SHOWN,
+    SILENT_MAX,
+    STRAGGLERS_MAX,
+    TERMINATION_LOG_MAX_BYTES,
+    Env,
+    ExitCode,
+    Paths,
+    RayPorts,
+)
+
+__all__ = [
+    "AGENT_PORT",
+    "CHECKPOINT_MESSAGE_LENGTH",
+    "HANGS_MAX",
+    "MASTER_PORT",
+    "PASSED_OVER_LENGTH",
+    "PASSED_OVER_MAX",
+    "PROGRESS_MAX_BYTES",
+    "QUARANTINED_LENGTH",
+    "QUARANTINED_SHOWN",
+    "SILENT_MAX",
+    "STRAGGLERS_MAX",
+    "TERMINATION_LOG_MAX_BYTES",
+    "CheckpointFailure",
+    "CheckpointInfo",
+    "Data",
+    "Env",
+    "ExitCode",
+    "Experts",
+    "Failure",
+    "Goodput",
+    "Hang",
+    "HangReason",
+    "Membership",
+    "Memory",
+    "Paths",
+    "Phase",
+    "Progress",
+    "RayPorts",
+    "Report",
+    "RestoredBytes",
+    "Silence",
+    "StepSeconds",
+    "Straggler",
+]
