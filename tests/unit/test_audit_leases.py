@@ -35,7 +35,7 @@ def judged(folder: Path) -> tuple[Verdict, Proof]:
 # ---- ranges and counts ------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 8)), max_size=20), st.integers(0, 40))
 def test_ranges_are_a_set_of_numbers(added: list[tuple[int, int]], below: int) -> None:
     spans, numbers = Spans(), set[int]()
@@ -309,7 +309,7 @@ EVENTS = st.one_of(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rows=st.lists(st.integers(0, 30), min_size=1, max_size=9).filter(any),
     batch=st.integers(1, 40),

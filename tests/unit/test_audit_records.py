@@ -27,7 +27,7 @@ def header(**changes: object) -> Header:
     return replace(Header("uid", "g1-a1-0", 1, 1, 0, 1, {"step": 0}), **changes)  # type: ignore[arg-type]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 5)), max_size=8),

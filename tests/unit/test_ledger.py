@@ -21,7 +21,7 @@ def _ledger(samples: int = 100, global_batch: int = 8, seed: int = 0) -> Ledger:
     return Ledger("f" * 64, samples, "stream:32", seed, global_batch)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     samples=st.integers(1, 200),
     global_batch=st.integers(1, 70),

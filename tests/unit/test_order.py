@@ -25,7 +25,7 @@ def everything(order: Order) -> NDArray[np.int64]:
     return order[np.arange(order.size)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(size=st.integers(1, 3000), key=st.text(max_size=20), block=st.integers(1, 70), window=st.integers(1, 20))
 def test_every_sample_comes_exactly_once(size: int, key: str, block: int, window: int) -> None:
     assert np.array_equal(np.sort(everything(Order(size, key, block, window))), np.arange(size))
@@ -79,7 +79,7 @@ def test_a_window_has_its_blocks_whole_and_no_others(size: int, block: int, wind
     assert order.windows == math.ceil(math.ceil(size / block) / window)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(2, 400), block=st.integers(1, 40), window=st.integers(1, 20))
 def test_a_window_can_be_asked_for_as_a_whole(size: int, block: int, window: int) -> None:
     order = Order(size, "windows", block, window)

@@ -38,7 +38,7 @@ class Asked:
         self.times[offset // BYTES : (offset + length) // BYTES] += 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     training=st.integers(30, 900),
     block=st.integers(1, 20),

@@ -339,7 +339,7 @@ def test_every_row_can_be_reached() -> None:
     assert reached == {row.evidence for row in TABLE}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.builds(
         Evidence,

@@ -376,7 +376,6 @@ steps = st.tuples(faults, st.none() | st.integers(0, 4), st.integers(1, 3))
 
 @settings(
     max_examples=int(os.environ.get("DEEPSEEKJOB_HISTORIES", "50")),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # histories are short already; shrinking takes minutes
 )

@@ -193,7 +193,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(list(WHOLE)), JSON))
 def test_any_object_makes_a_status_that_the_api_can_take(found: dict[str, Any]) -> None:
     training = progress_fields(report_from(found))
