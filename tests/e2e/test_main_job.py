@@ -7,6 +7,8 @@ comes from three places that do not know of each other: `kubectl get`, the statu
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,17 @@ def load_example(image: str, claim: str) -> dict[str, Any]:
     job["spec"]["workers"]["image"] = image
     job["spec"]["checkpoint"]["volume"]["claimName"] = claim
     return job
+
+
+def dsj(kubectl: Kubectl, command: str, *arguments: str) -> str:
+    """What the command says, as users run it."""
+    program = str(Path(sys.executable).with_name("dsj"))
+    where = [f"--kubeconfig={kubectl.kubeconfig}", f"--namespace={kubectl.namespace}"]
+    done = subprocess.run(
+        [program, command, *arguments, *where], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_job_survives_the_loss_of_a_worker(
@@ -103,6 +116,15 @@ def test_a_job_survives_the_loss_of_a_worker(
     assert done["training"]["samples"] == training["steps"] * training["globalBatchSize"]
     assert float(done["training"]["validationLoss"]) < float(done["training"]["unigramEntropy"])
     print(kubectl.run("get", "dsj", name, "-o", "wide"))
+
+    # Pods beside its volume list and verify what there is, and make a model for others of it.
+    listed = json.loads(dsj(kubectl, "checkpoints", name, "--verify", "--output=json"))["checkpoints"]
+    assert STEPS in [row["step"] for row in listed if row["state"] == "whole"], listed
+    print(dsj(kubectl, "export", name, "exported", "--memory=1Gi"))
+    exported = volume / "exported"
+    assert json.loads((exported / "config.json").read_text())["model_type"] == "deepseek_v3"
+    assert (exported / "tokenizer.json").exists()
+    assert any(exported.glob("*.safetensors"))
 
     # Deleting it leaves nothing of it in the cluster; the checkpoints stay.
     uid = kubectl.json("get", "dsj", name)["metadata"]["uid"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -68,7 +69,9 @@ def read(state: dict[str, Any], where: object, source: Source, group: ProcessGro
     Args:
         where: the checkpoint, as people are told.
     """
-    with told(f"checkpoint {where}: can't be read"):
+    with told(f"checkpoint {where}: can't be read"), warnings.catch_warnings():
+        if group is None:  # which torch remarks
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
         state_dict_loader.load(state, storage_reader=_Reader(source), process_group=group, no_dist=group is None)
 
 
