@@ -53,7 +53,7 @@ files = [pathlib.Path("/proc/self/fd", name) for name in os.listdir("/proc/self/
 pathlib.Path(sys.argv[1]).write_text(json.dumps({
     "sockets": [str(file) for file in files if file.is_socket()],
     "threads": threading.active_count(),
-    "handled": [number for number in (signal.SIGTERM, signal.SIGQUIT) if signal.getsignal(number) is not signal.SIG_DFL],
+    "handled": [number for number in (signal.SIGTERM, signal.SIGQUIT) if callable(signal.getsignal(number))],
     "log handlers": len(logging.getLogger(LOGGER).handlers),
     "c10 warns": ctypes.c_int.in_dll(c10, "FLAGS_caffe2_log_level").value <= 1,
 }))
