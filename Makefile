@@ -66,9 +66,9 @@ verify: setup ## fail when a generated file differs from what would be generated
 	$(PY) tools/generate.py --check
 
 # ---- tests ------------------------------------------------------------------------------------
-.PHONY: test test-unit test-contract test-chart test-cluster test-training test-e2e test-demo test-native
+.PHONY: test test-unit test-contract test-chart test-cluster test-training test-ray test-e2e test-demo test-native
 # Lanes run side by side: the real nodes of e2e and the API server of the cluster tests mostly wait.
-LANES := test-e2e test-training test-cluster lint,types,verify,test-unit,test-contract,test-chart,test-native,test-demo
+LANES := test-e2e test-training test-cluster lint,types,verify,test-unit,test-contract,test-chart,test-native,test-ray,test-demo
 test: setup ## everything, in lanes side by side; what CI runs
 	@$(PY) tools/stages.py $(LANES)
 
@@ -84,8 +84,12 @@ test-chart: setup ## the Helm chart: lint, schema, rendered objects
 test-cluster: setup ## a real kube-apiserver, no kubelet
 	$(PYTEST) tests/cluster
 
+RAY := $(wildcard tests/training/test_ray_*.py)
 test-training: setup ## 1 to 4 torch processes over gloo
-	$(PYTEST) tests/training
+	$(PYTEST) tests/training $(RAY:%=--ignore=%)
+
+test-ray: setup ## a real Ray of three nodes: what it prepares, whatever of it is killed
+	$(PYTEST) $(RAY)
 
 test-demo: setup ## make demo, and look at what it leaves
 	$(PYTEST) tests/e2e/test_demo.py
