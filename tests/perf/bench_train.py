@@ -44,7 +44,8 @@ OTHERS = {"accelerate": "Accelerate", "trainer": "Trainer"}
 GPU = torch.cuda.is_available()
 MODELS: Mapping[str, dict[str, Any]] = {
     "dense": {"preset": "reference"} if GPU else {"preset": "small", "architecture": "Llama"},
-    "DeepSeek-V3": {"preset": "small", "experts": {"biasUpdateRate": 0, "sequenceLoss": 0}},  # the other loops have neither
+    # Without what the other loops don't have.
+    "DeepSeek-V3": {"preset": "small", "experts": {"biasUpdateRate": 0, "sequenceLoss": 0}},
 }
 BATCH: dict[str, Any] = (
     {"globalBatchSize": 8, "microBatchSize": 8, "sequenceLength": 1024, "precision": "bf16"}
