@@ -1,7 +1,8 @@
 """The worker container's command: `python -m deepseek_trainer.agent [options] (-m MODULE | SCRIPT) [ARGS…]`.
 
 Reads its settings, imports torch, leaves a fork behind that starts from there (`zygote`), then answers over HTTP and
-supervises the training processes. Its exit status is the contract's (`deepseek_trainer.contract.ExitCode`); its last words go to the termination log.
+supervises the training processes. Its exit status is the contract's (`deepseek_trainer.contract.ExitCode`); its last
+words go to the termination log.
 """
 
 from __future__ import annotations
@@ -68,22 +69,28 @@ def run(arguments: Sequence[str]) -> int | None:
         return None
     log.configure()
     status.ready_when(prewarm.is_warm)
+    try:
+        return _supervised(agent_settings, status, events, stop, prewarm)
+    finally:
+        prewarm.stop()
+
+
+def _supervised(
+    agent_settings: Settings, status: Status, events: EventLog, stop: threading.Event, prewarm: Prewarm
+) -> int:
+    """What the agent itself does, from its first answer over HTTP on."""
     environment = quieten_torch()
     try:
         _prepare(agent_settings)
         AgentServer(agent_settings.pod_ip, agent_settings.agent_port, status).start()
     except OSError as error:
         events.error("agent can't start", reason=error, port=agent_settings.agent_port)
-        prewarm.stop()
         return ExitCode.UNAVAILABLE
     events.info("agent started", port=agent_settings.agent_port, command=" ".join(agent_settings.command))
-    try:
-        with imports.lasting():
-            from deepseek_trainer.agent.running import supervise
+    with imports.lasting():
+        from deepseek_trainer.agent.running import supervise
 
-        code = supervise(agent_settings, status, events, stop, environment, prewarm)
-    finally:
-        prewarm.stop()
+    code = supervise(agent_settings, status, events, stop, environment, prewarm)
     lastwords.write(agent_settings.termination_log, status.progress(), events)
     events.info("agent ends", exit_code=int(code))
     return code

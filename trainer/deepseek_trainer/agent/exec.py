@@ -22,18 +22,18 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signa
 
 def main() -> None:
     agent, command = int(sys.argv[1]), sys.argv[2:]
-    die_with(agent)
+    die_with_parent(agent)
     address = os.environ.pop(ZYGOTE, "")
     if address and (status := run_forked(address, command)) is not None:
         end_as(status)
     os.execv(command[0], command)  # noqa: S606 - no shell: the command is the interpreter and its arguments
 
 
-def die_with(agent: int) -> None:
-    """Has the kernel kill this process when the agent, its parent, dies."""
+def die_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when its parent, the agent, dies."""
     if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         sys.stderr.write("deepseek agent: no death signal here; processes may outlive a killed agent\n")
-    if os.getppid() != agent:  # it died before the signal was set
+    if os.getppid() != parent:  # it died before the signal was set
         os.kill(os.getpid(), signal.SIGKILL)
 
 

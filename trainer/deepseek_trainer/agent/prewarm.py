@@ -51,7 +51,7 @@ class Prewarm:
         if pid:
             self._process = Forked(pid)
             return False
-        exec.die_with(agent)
+        exec.die_with_parent(agent)
         os.environ.update(NO_CUDA_CONTEXT)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what libraries say of being imported
         return True

@@ -1,8 +1,9 @@
 """A process that has imported torch once and forks a training process each time one is asked for.
 
 Most of what a restart costs is imports: seconds of CPU time for torch and transformers. `recovery.prewarm` pays them
-once a pod, while nobody waits; torch's once for the agent and it, as it is a fork of the agent. Each fork is a process of its own that runs the very command it would have run anyway:
-same arguments, environment, standard streams and working directory; `exec.py` stands for it towards torch's agent.
+once a pod, while nobody waits; torch's once for the agent and it, as it is a fork of the agent. Each fork is a process of
+its own that runs the very command it would have run anyway: same arguments, environment, standard streams and working
+directory; `exec.py` stands for it towards torch's agent.
 
 Rules
 - Nothing but imports happens before a fork: no thread, no CUDA context, no random number that two forks would share.
