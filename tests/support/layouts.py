@@ -146,7 +146,8 @@ class Course:
 
     def is_same(self, other: Course) -> bool:
         """Bit for bit, weights too."""
-        same = all(torch.equal(tensor, other.weights[name]) for name, tensor in self.weights.items())
+        same = self.weights.keys() == other.weights.keys()
+        same = same and all(torch.equal(tensor, other.weights[name]) for name, tensor in self.weights.items())
         return same and self.differs(other) == 0
 
 

@@ -14,12 +14,17 @@ pytestmark = [pytest.mark.training, pytest.mark.timeout(300)]
 Layout = dict[str, Any]
 
 ON_FOUR: list[Layout] = [
-    {"model": "deepseek", "parallelism": {"shard": 2, "expert": 2}},
+    {"model": "deepseek", "parallelism": {"replicate": 2, "shard": 2, "expert": 2}},
     {"model": "deepseek", "parallelism": {"pipeline": 2, "expert": 2}},
+    {"model": "deepseek", "parallelism": {"pipeline": 2, "tensor": 2}},
     {"model": "deepseek", "parallelism": {"tensor": 2, "expert": 2}},
     {"model": "deepseek", "parallelism": {"context": 2, "expert": 4}},
-    {"model": "gpt2", "parallelism": {"pipeline": 2, "pipelineSchedule": "Interleaved1F1B"}},
+    {"model": "dense", "parallelism": {"replicate": 2, "tensor": 2}},
+    {"model": "dense", "parallelism": {"replicate": 2, "context": 2}},
+    {"model": "dense", "parallelism": {"context": 2, "tensor": 2}},
+    {"model": "gpt2", "parallelism": {"pipeline": 2, "replicate": 2, "pipelineSchedule": "Interleaved1F1B"}},
 ]
+"""Each two axes together; what a size leaves is of `shard`."""
 ON_TWO: list[Layout] = [
     {"model": "deepseek", "parallelism": {"shard": 1}},
     {"model": "deepseek", "parallelism": {"tensor": 2}},
