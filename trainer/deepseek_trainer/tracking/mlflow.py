@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from deepseek_trainer.tracking.memo import Memo
 from deepseek_trainer.tracking.record import Place, Record
 
 AT_ONCE = 1000
 """Metrics in a request: MLflow's limit."""
+PARAMS_AT_ONCE = 100
+"""The same of parameters."""
 
 
 class MLflow:
@@ -31,8 +34,17 @@ class MLflow:
             self._memo.run = self._client.create_run(experiment, run_name=place.job, tags=tags).info.run_id
             self._memo.keep(self._memo.told)
             self._client.log_dict(self._memo.run, place.config, "run-config.json")
+            self._log_params(self._memo.run, place.config)
         self._run = self._memo.run
         self._client.update_run(self._run, status="RUNNING")
+
+    def _log_params(self, run: str, config: dict[str, Any]) -> None:
+        """What runs are compared by: each field of the config."""
+        from mlflow.entities import Param
+
+        params = [Param(name, value) for name, value in flat(config)]
+        for first in range(0, len(params), PARAMS_AT_ONCE):
+            self._client.log_batch(run, params=params[first : first + PARAMS_AT_ONCE])
 
     def write(self, records: Sequence[Record]) -> None:
         from mlflow.entities import Metric
@@ -51,3 +63,12 @@ class MLflow:
 
     def close(self) -> None:
         self._client.set_terminated(self._run)
+
+
+def flat(config: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """The fields below all sections, as trainer.training.steps; a list is one value."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", str(value)
