@@ -69,8 +69,8 @@ verify: setup ## fail when a generated file differs from what would be generated
 .PHONY: test test-unit test-contract test-chart test-cluster test-training test-ray test-e2e test-demo test-native
 # Lanes run side by side: the real nodes of e2e and the API server of the cluster tests mostly wait.
 LANES := test-e2e test-training test-cluster lint,types,verify,test-unit,test-contract,test-chart,test-native,test-ray,test-demo
-test: setup ## everything, in lanes side by side; what CI runs
-	@$(PY) tools/stages.py $(LANES)
+test: setup ## everything, in lanes side by side; what CI runs (KEEP_GOING=1 doesn't end at the first failure)
+	@$(PY) tools/stages.py $(if $(KEEP_GOING),--keep-going) $(LANES)
 
 test-unit: setup ## pure logic, seconds
 	$(PYTEST) tests/unit

@@ -1,10 +1,10 @@
-"""Runs the Makefile's verbs side by side: `python tools/stages.py LANE…`, where a lane is verbs joined by commas.
+"""Runs the Makefile's verbs side by side: `python tools/stages.py [--keep-going] LANE…`, where a lane is verbs joined by commas.
 
 Rules
 - The verbs of a lane run one after the other, the lanes at the same time.
 - What a verb prints is shown whole when it has ended, a line with its seconds above it; one that failed is shown last.
 - The first failure ends everything, and so do Ctrl-C and SIGTERM: each verb is interrupted, has time to clean up what it
-  started, and is killed when it takes longer.
+  started, and is killed when it takes longer. With --keep-going a failure ends nothing: all that failed is shown at the end.
 """
 
 from __future__ import annotations
@@ -56,9 +56,13 @@ class Stage:
         with contextlib.suppress(ProcessLookupError):  # nothing of it is left
             os.killpg(self._process.pid, number)
 
-    def show(self, ending: str) -> None:
+    @property
+    def ending(self) -> str:
+        return f"failed with exit status {self.code}" if self.code else "passed"
+
+    def show(self, ending: str = "") -> None:
         """Prints how it ended and all that it said."""
-        print(f"\n===== {self.verb}: {ending}, {self.seconds} =====", flush=True)
+        print(f"\n===== {self.verb}: {ending or self.ending}, {self.seconds} =====", flush=True)
         self._log.seek(0)
         sys.stdout.buffer.write(self._log.read())
         sys.stdout.flush()
@@ -68,11 +72,12 @@ class Stage:
         return f"{self.wall_s:.0f} s (CPU {self.cpu_s:.0f} s)"
 
 
-def run(lanes: Sequence[Sequence[str]], asked: Sequence[int]) -> int:
+def run(lanes: Sequence[Sequence[str]], asked: Sequence[int], *, keep_going: bool = False) -> int:
     """Runs them all; answers the exit status of the first that failed, else 0.
 
     Args:
         asked: the signals that asked for the end, as they come.
+        keep_going: whether what comes after a failure is run all the same.
     """
     waiting = [list(lane) for lane in lanes]
     running: dict[int, Stage] = {}
@@ -86,20 +91,33 @@ def run(lanes: Sequence[Sequence[str]], asked: Sequence[int]) -> int:
         time.sleep(LOOK_EVERY_S)
         if asked:
             _stop(list(running.values()), asked)
+            _show_failed(done)
             print(f"\nended by {signal.Signals(asked[0]).name}", flush=True)
             return 128 + asked[0]
         for number in [number for number, stage in running.items() if stage.ended()]:
             stage = running.pop(number)
             done.append(stage)
-            if stage.code:
+            if not stage.code:
+                stage.show()
+            elif keep_going:
+                print(f"\n===== {stage.verb}: {stage.ending}; what it said comes last =====", flush=True)
+            else:
                 _stop(list(running.values()), asked)
-                stage.show(f"failed with exit status {stage.code}")
-                return stage.code if stage.code > 0 else 128 - stage.code
-            stage.show("passed")
-    print(f"\n===== all passed, {time.monotonic() - began:.0f} s =====")
+                return _show_failed(done)
+    status = _show_failed(done)
+    print(f"\n===== {'failed' if status else 'all passed'}, {time.monotonic() - began:.0f} s =====")
     for stage in done:
-        print(f"{stage.verb:15} {stage.seconds}")
-    return 0
+        print(f"{stage.verb:15} {stage.seconds}{f', {stage.ending}' if stage.code else ''}")
+    return status
+
+
+def _show_failed(stages: Sequence[Stage]) -> int:
+    """Shows those that failed; the exit status of the first one, else 0."""
+    failed = [stage for stage in stages if stage.code]
+    for stage in failed:
+        stage.show()
+    codes = [stage.code if stage.code > 0 else 128 - stage.code for stage in failed if stage.code]
+    return codes[0] if codes else 0
 
 
 def _stop(stages: Sequence[Stage], asked: Sequence[int]) -> None:
@@ -120,4 +138,5 @@ if __name__ == "__main__":
     asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: asked.append(number))
-    sys.exit(run([lane.split(",") for lane in sys.argv[1:]], asked))
+    keep_going = "--keep-going" in sys.argv
+    sys.exit(run([a.split(",") for a in sys.argv[1:] if a != "--keep-going"], asked, keep_going=keep_going))

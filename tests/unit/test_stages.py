@@ -93,6 +93,17 @@ def test_a_failure_ends_everything_and_is_shown_last(start: Start, tmp_path: Pat
     assert not (tmp_path / "written").exists(), "a stage was started after the failure"
 
 
+def test_with_keep_going_all_is_run_and_each_failure_is_shown_last(start: Start) -> None:
+    code, output = start("--keep-going", "long-not,write,read", "bad-not").ends()
+    assert code == 2
+    assert "===== read: passed" in output
+    rest = output.partition("===== read: passed")[2]
+    for failed in ("long-not", "bad-not"):
+        assert f"===== {failed}: failed with exit status 2; what it said comes last" in output
+        assert f"No rule to make target '{failed}'" in rest.partition(f"===== {failed}: failed")[2]
+    assert "===== failed, " in rest.partition("===== bad-not: failed")[2]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_everything(start: Start, tmp_path: Path, number: signal.Signals, code: int) -> None:
     run = start("long", "write")
