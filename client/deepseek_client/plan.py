@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deepseek_operator.api.v1alpha1 import DeepSeekJob
-from deepseek_trainer.config import ConfigError, TrainerSpec
+from deepseek_operator.render import run_config_json
+from deepseek_trainer.config import ConfigError, RunConfig
 from deepseek_trainer.plan import explain
 from deepseek_trainer.plan.choose import choose
 from deepseek_trainer.plan.estimate import estimate
 from deepseek_trainer.plan.hardware import GPUS, USUAL, of_product
-from deepseek_trainer.plan.job import workload
+from deepseek_trainer.plan.job import refusal, workload
 
 from deepseek_client.errors import ClientError
 
@@ -35,9 +36,11 @@ def told(job: DeepSeekJob, gpu: str | None, model_config: Path | None) -> list[s
 
 
 def _lines(job: DeepSeekJob, gpu: str | None, model_config: Path | None) -> Iterator[str]:
-    if job.spec.trainer is None:
+    wire = run_config_json(job)
+    if wire is None:
         raise ClientError("only the built-in trainer can be planned; with entrypoint, the script knows what it does")
-    spec, workers = TrainerSpec.model_validate(job.spec.trainer), job.spec.workers
+    config, workers = RunConfig.model_validate_json(wire), job.spec.workers
+    spec = config.trainer
     if spec.task == "finetune" and model_config is None:
         raise ClientError("with task finetune the model is on a volume: give its config.json with --model-config")
     work, parts = workload(spec, model_config)
@@ -47,8 +50,10 @@ def _lines(job: DeepSeekJob, gpu: str | None, model_config: Path | None) -> Iter
     per_node = workers.processes()
     ranks = workers.replicas * per_node
     if spec.parallelism.auto:
-        cost = choose(work, parts, ranks, GPUS[name], per_node=per_node)
+        choice = choose(work, refusal(config, parts), ranks, GPUS[name], per_node=per_node)
+        cost = choice.cost
         yield f"parallelism.auto takes {cost.mesh}"
+        yield from explain.compared(choice, GPUS[name])
     else:
         mesh = spec.parallelism.mesh(ranks)
         parts.require(mesh)

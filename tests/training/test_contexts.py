@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from deepseek_trainer.config import ConfigError
-from deepseek_trainer.distributed.context import divide
+from deepseek_trainer.config.parallelism import Divisible, Mesh
 from support.contexts import ATTENTIONS, MESHES
 from support.procs import start_training
-from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(200)]
@@ -29,15 +28,15 @@ def test_parts_of_sequences_make_the_whole(tmp_path: Path) -> None:
 
 
 def test_layers_that_see_a_window_are_refused() -> None:
-    sizes: dict[str, Any] = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2}
+    few: dict[str, Any] = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2}
     config = Qwen2Config(
-        **sizes,
+        **few,
         num_attention_heads=2,
         num_key_value_heads=2,
         use_sliding_window=True,
         sliding_window=4,
         max_window_layers=1,
     )
-    model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ConfigError, match=r"Qwen2ForCausalLM has sliding_attention, which needs .* set context to 1"):
-        divide(model, cast(Any, "a mesh"), cast(Any, "waits"))
+    for axis, sizes in (("context", Mesh(context=2)), ("pipeline", Mesh(pipeline=2, stages=2))):
+        with pytest.raises(ConfigError, match=rf"{axis}: .* sliding_attention.*; set {axis} to 1"):
+            Divisible.of(config).require(sizes)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from deepseek_client.cli import main
-from deepseek_trainer.config import ConfigError
-from deepseek_trainer.config.parallelism import Divisible, Mesh
+from deepseek_trainer.config import ConfigError, RunConfig
+from deepseek_trainer.config.parallelism import Divisible, Mesh, ParallelismSpec
 from deepseek_trainer.plan.architecture import Architecture
-from deepseek_trainer.plan.choose import choose
-from deepseek_trainer.plan.estimate import Workload, estimate
+from deepseek_trainer.plan.choose import Choice, choose
+from deepseek_trainer.plan.estimate import FRAGMENTS, Workload, estimate
 from deepseek_trainer.plan.hardware import GPUS, of_product
+from deepseek_trainer.plan.job import refusal
+from support.runs import run_config
 
 CARD = GPUS["a100-40"]
 LLAMA = SimpleNamespace(
@@ -24,6 +27,24 @@ LLAMA = SimpleNamespace(
     num_attention_heads=16,
     num_hidden_layers=24,
     intermediate_size=5632,
+)
+LLAMA_8B = SimpleNamespace(
+    model_type="llama",
+    vocab_size=128_256,
+    hidden_size=4096,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    num_hidden_layers=32,
+    intermediate_size=14_336,
+)
+LLAMA_70B = SimpleNamespace(
+    **{
+        **vars(LLAMA_8B),
+        "hidden_size": 8192,
+        "num_attention_heads": 64,
+        "num_hidden_layers": 80,
+        "intermediate_size": 28_672,
+    }
 )
 DEEPSEEK_V3 = SimpleNamespace(
     vocab_size=129_280,
@@ -125,17 +146,124 @@ def test_a_pipeline_shares_the_layers_and_waits_for_its_ends() -> None:
     assert estimate(tied, Mesh(pipeline=2, stages=2), CARD, per_node=8).memory[state] == halves.memory[state]
 
 
+def test_a_rank_of_a_pipeline_by_hand() -> None:
+    """Four layers in two stages, each over two ranks: 32 micro-batches of one sequence go through."""
+    layer = 2048 * 8192 + 3 * 2048 * 5632 + 2 * 2048  # attention, feed-forward, norms
+    head = 32_000 * 2048
+    cost = estimate(dense(4), Mesh(shard=2, pipeline=2, stages=2), CARD, per_node=4)
+    last = 2 * layer + head + 2048
+    inputs, within = 2 * 2048, 6 * 2048 + 7 * 2048 + 4 * 5632  # numbers of a token: two layers', and in one of them
+    memory = {what: size / FRAGMENTS for what, size in cost.memory.items() if what != "reserved"}
+    assert memory == pytest.approx(
+        {
+            "weights, gradients, AdamW": 16 * last / 2,
+            "gathered weights": 2 * layer * 2 + layer * 4 + (head + 2048) * 2,
+            "activations": 2048 * 2 * (1 * inputs + within),  # the last stage keeps one micro-batch
+            "logits": 2048 * 32_000 * 12,
+            "whole gradients between micro-batches": last * (4 + 2),
+        }
+    )
+    assert cost.traffic == {"shard": (33 * 2 + 4) * last / 2, "pipeline": 32 * 2048 * 2048 * 2 * 2}
+    assert cost.micro_batches == 32
+    assert cost.idle == pytest.approx(1 / 33)
+    of_layer, of_head = 6 * layer + 3 * 16 * 256 * 2048, 6 * head
+    slowest = (2 * of_layer + of_head) / (4 * of_layer + of_head)
+    # Of the best speed a quarter is recomputation; half of the ranks wait for those that have the head, and all for the ends.
+    assert cost.mfu[1] == pytest.approx(0.55 * 3 / 4 * (0.5 / slowest) * 32 / 33, rel=1e-3)
+
+    first = estimate(
+        replace(dense(4), architecture=replace(dense(4).architecture, vocabulary=1)), cost.mesh, CARD, per_node=4
+    )
+    assert first.memory["activations"] / FRAGMENTS == 2048 * 2 * (2 * inputs + within), "the first keeps two"
+
+
+def test_the_ring_moves_its_scores_and_idle_ranks_make_no_step_shorter() -> None:
+    work = replace(dense(24), global_batch=1)
+    ring = estimate(work, Mesh(context=8), CARD, per_node=8)
+    scores = 24 * 16 * 2048**2 / 2 / 8
+    assert ring.ring == pytest.approx(scores * (2 * 64 + 86) / (0.8 * 1.56e12))
+    assert ring.seconds[0] > ring.ring
+    few, enough = (estimate(replace(work, global_batch=batch), Mesh(8, 1), CARD, per_node=8) for batch in (4, 8))
+    assert few.seconds == enough.seconds, "each of four ranks has a sequence, and four have none"
+    assert few.mfu == pytest.approx([share / 2 for share in enough.mfu])
+
+
+def taken(model: Any, ranks: int, gpu: str, length: int, batch: int, **more: Any) -> Choice:
+    work = Workload(Architecture.of(model), length, batch, 1, checkpointing="full")
+    refuse = more.pop("refuse", Divisible.of(model).require)
+    return choose(work, refuse, ranks, GPUS[gpu], per_node=8)
+
+
+def test_auto_takes_a_pipeline_where_nothing_else_fits_or_the_network_is_slow() -> None:
+    large = taken(LLAMA_70B, 64, "h100", 8192, 256)
+    assert large.cost.mesh.pipeline > 1
+    assert large.cost.fits(GPUS["h100"])
+    assert large.cost.idle == pytest.approx(
+        (large.cost.mesh.pipeline - 1) / (large.cost.micro_batches + large.cost.mesh.pipeline - 1)
+    )
+    assert not large.without["pipeline"].fits(GPUS["h100"])
+
+    slow = taken(LLAMA_8B, 16, "l40s", 4096, 128)
+    assert str(slow.cost.mesh) == "pipeline:2,shard:8", (
+        "weights stay within the node, activations travel between the two"
+    )
+    assert slow.without["pipeline"].fits(GPUS["l40s"])
+    assert slow.without["pipeline"].typical > 1.3 * slow.cost.typical
+    assert taken(LLAMA_8B, 16, "h100", 8192, 16).cost.mesh.pipeline == 1, (
+        "two micro-batches would leave it empty too long"
+    )
+
+
+def test_auto_divides_sequences_where_one_does_not_fit() -> None:
+    long = taken(LLAMA_8B, 16, "h100", 131_072, 16)
+    assert long.cost.mesh.context > 1
+    assert not long.without["context"].fits(GPUS["h100"])
+    assert taken(LLAMA_8B, 16, "h100", 8192, 16).cost.mesh.context == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({}, {}),
+        ({"evaluation": {"samples": {"prompts": ["x"]}}}, {"pipeline"}),
+        ({"training": {"precision": "fp8"}}, {"tensor"}),
+        ({"training": {"compile": "layers"}}, {"tensor", "context"}),
+        ({"model": {"attention": "Flash"}}, {"context"}),
+        ({"data": {"mode": "Dynamic"}}, {"tensor", "context", "pipeline"}),
+    ],
+)
+def test_auto_takes_only_what_the_config_would(changes: dict[str, Any], refused: set[str], tmp_path: Path) -> None:
+    wire = run_config(checkpoints=tmp_path, data_cache=tmp_path)
+    wire["data"] |= changes.pop("data", {})
+    for section, fields in changes.items():
+        wire["trainer"][section] = {**wire["trainer"].get(section, {}), **fields}
+    config = RunConfig.model_validate(wire)
+    refuse = refusal(config, Divisible.of(LLAMA_70B))
+
+    for axis in ("pipeline", "tensor", "context", "expert"):
+        mesh = ParallelismSpec.model_validate({axis: 2}).mesh(4)
+        assert ParallelismSpec.of(mesh).mesh(4) == mesh
+        if axis in refused:
+            with pytest.raises(ConfigError, match=axis):
+                refuse(mesh)
+        elif axis != "expert":
+            refuse(mesh)
+    if "pipeline" in refused:
+        with pytest.raises(ConfigError, match=r"parallelism.auto: the model doesn't fit .* even shard"):
+            taken(LLAMA_70B, 64, "h100", 8192, 256, refuse=refuse)
+
+
 def test_auto_takes_the_plainest_mesh_that_is_about_as_fast() -> None:
-    parts = Divisible.of(LLAMA)
-    small = choose(dense(4), parts, 16, GPUS["h100"], per_node=8)
-    assert small.mesh.tensor == 1
+    refuse = Divisible.of(LLAMA).require
+    small = choose(dense(4), refuse, 16, GPUS["h100"], per_node=8).cost
+    assert (small.mesh.tensor, small.mesh.pipeline) == (1, 1)
     assert small.fits(GPUS["h100"])
     with pytest.raises(ConfigError, match="doesn't fit on 1 GPUs"):
-        choose(dense(200), parts, 1, CARD, per_node=1)
-    large = Workload(Architecture.of(DEEPSEEK_V3), 4096, 15_360, 1, checkpointing="full")
-    chosen = choose(large, Divisible.of(DEEPSEEK_V3), 2048, GPUS["h100"], per_node=8)
+        choose(dense(200), refuse, 1, CARD, per_node=1)
+    chosen = taken(DEEPSEEK_V3, 2048, "h100", 4096, 15_360).cost
     assert chosen.mesh.ranks == 2048
-    assert chosen.mesh.expert > 1
+    assert chosen.mesh.expert == 8, "rows stay within a node on their way to the experts"
+    assert chosen.mesh.pipeline == 16, "as DeepSeek trained it"
     assert chosen.fits(GPUS["h100"])
 
 
@@ -198,3 +326,22 @@ def test_dsj_plan_says_it_in_lines(tmp_path: Path, capsys: pytest.CaptureFixture
     status, said = told({"expert": 5})
     assert status == 2
     assert "expert: 5 does not divide shard 16" in said
+
+    job["spec"]["workers"]["nodeSelector"] = {"nvidia.com/gpu.product": "NVIDIA-L40S"}  # type: ignore[index]
+    job["spec"]["trainer"] = {  # type: ignore[index]
+        "model": {"preset": "r1-distill-llama-8b"},
+        "tokenizer": {"kind": "deepseek"},
+        "training": {
+            "steps": 1,
+            "precision": "bf16",
+            "sequenceLength": 4096,
+            "globalBatchSize": 128,
+            "microBatchSize": 1,
+            "activationCheckpointing": "full",
+        },
+    }
+    status, said = told({"auto": True})
+    assert status == 0
+    assert "parallelism.auto takes pipeline:2,shard:8\n  with it a step takes" in said
+    assert "  without pipeline, replicate:2,shard:2,tensor:4: " in said
+    assert "6% of the time, with 16 micro-batches a step in 2 groups" in said

@@ -76,7 +76,7 @@ def set_up(
     spec, training = config.trainer, config.trainer.training
     numerics.set_up(training, world.device)
     compiled.require(training)
-    sizes = mesh_of(spec, world, environ)
+    sizes = mesh_of(config, world, environ)
     world = replace(world, alike=sizes.tensor * sizes.context, parts=sizes.context, stages=sizes.pipeline)
     progress.update(phase="preparing", total_steps=training.steps)
     data = modes.open_data(config, world, progress, environ)

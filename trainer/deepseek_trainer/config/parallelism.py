@@ -134,6 +134,13 @@ class ParallelismSpec(Section):
         description="Runs of layers in each group of a pipeline with pipelineSchedule Interleaved1F1B; for that only.",
     )
 
+    @classmethod
+    def of(cls, mesh: Mesh) -> ParallelismSpec:
+        """What asks for a mesh."""
+        names = ("replicate", "shard", "tensor", "expert", "context", "pipeline")
+        runs = {"stages_per_process": mesh.stages // mesh.pipeline} if mesh.stages > mesh.pipeline else {}
+        return cls(**{name: getattr(mesh, name) for name in names}, pipeline_schedule=mesh.schedule, **runs)
+
     @property
     def is_default(self) -> bool:
         """Whether nothing was chosen: FSDP2 over all processes."""
@@ -196,12 +203,14 @@ class Divisible:
         experts: routed experts in a layer; None: it has none.
         layers: that a pipeline can share; None: not known.
         kind: the model's type, by transformers' name; None: not known.
+        attentions: how layers attend, by transformers' names; empty: it says nothing, and all attend to everything.
     """
 
     parts: Mapping[str, int]
     experts: int | None
     layers: int | None = None
     kind: str | None = None
+    attentions: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, config: Any) -> Divisible:
@@ -221,7 +230,9 @@ class Divisible:
         if getattr(config, "model_type", None) == "gpt2":
             parts = {"matrices, which say nowhere how they are shared out": 1}
         known = {name: size for name, size in parts.items() if size}
-        return cls(known, experts, get("num_hidden_layers", "n_layer"), getattr(config, "model_type", None))
+        attentions = frozenset(getattr(config, "layer_types", None) or ())
+        kind = getattr(config, "model_type", None)
+        return cls(known, experts, get("num_hidden_layers", "n_layer"), kind, attentions)
 
     def require(self, mesh: Mesh) -> None:
         """Raises ConfigError, with the sizes that are possible, if the model can't be shared out over the mesh."""
@@ -234,10 +245,20 @@ class Divisible:
         for what, size in self.parts.items():
             if size % mesh.tensor:
                 raise _misfit("tensor", mesh.tensor, f"the model's {what} ({size})", _divisors(size))
+        if mesh.context > 1 and (others := self.attentions - {"full_attention"}):
+            raise ConfigError(
+                f"{FIELD}.context: the model has layers of {', '.join(sorted(others))}, which need whole sequences; set "
+                "context to 1"
+            )
         if mesh.pipeline > 1:
             self._require_stages(mesh)
 
     def _require_stages(self, mesh: Mesh) -> None:
+        if len(self.attentions) > 1:
+            raise ConfigError(
+                f"{FIELD}.pipeline: the layers of this model attend in different ways ({', '.join(sorted(self.attentions))}), "
+                "and a stage can't know which of them are its own; set pipeline to 1"
+            )
         if self.kind is not None and self.kind not in IN_STAGES:
             raise ConfigError(
                 f"{FIELD}.pipeline: it is not known how a model of type {self.kind} is cut into stages (known are "

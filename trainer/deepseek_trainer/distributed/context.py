@@ -95,16 +95,15 @@ def divide(model: Any, mesh: DeviceMesh | None, waits: Waits) -> Context:
         mesh: the context axis; None: there is none.
 
     Raises:
-        ConfigError: the model has layers that need whole sequences.
+        ConfigError: the model has an attention of its own.
     """
     if mesh is None:
         return WHOLE
-    kinds = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention"}
     attentions = [module for module in model.modules() if hasattr(module, "is_causal")]
-    if kinds or not attentions or not model._can_set_attn_implementation():
-        what = ", ".join(sorted(kinds)) or "an attention of its own"
+    if not attentions or not model._can_set_attn_implementation():
         raise ConfigError(
-            f"{FIELD}.context: {type(model).__name__} has {what}, which needs whole sequences; set context to 1"
+            f"{FIELD}.context: {type(model).__name__} has an attention of its own, which needs whole sequences; set context "
+            "to 1"
         )
     context = Context(Ring(mesh.get_group(), waits))
     AttentionInterface.register(_NAME, _attention)

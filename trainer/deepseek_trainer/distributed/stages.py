@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from deepseek_trainer.config.base import ConfigError
-from deepseek_trainer.config.parallelism import FIELD, Mesh
+from deepseek_trainer.config.parallelism import Mesh
 
 
 class _Anatomy(NamedTuple):
@@ -47,15 +46,7 @@ class Cut:
         Args:
             model: a causal language model of transformers.
             place: this rank's, in the pipeline.
-
-        Raises:
-            ConfigError: its layers are not alike, so that a stage of them isn't a smaller model.
         """
-        if len(set(getattr(model.config, "layer_types", None) or ())) > 1:
-            raise ConfigError(
-                f"{FIELD}.pipeline: the layers of this model attend in different ways (layer_types), and a stage can't know "
-                "which of them are its own; set pipeline to 1"
-            )
         self.stages = mesh.stages
         self.own = tuple(mesh.stages_of(place))
         self._base, self._anatomy = model.base_model, _ANATOMY.get(model.config.model_type, _USUAL)

@@ -8,7 +8,8 @@ A time is a range: at best computation runs as fast as the best published runs a
 as slow as usual ones, and hides nothing. Traffic of the tensor and expert axes is hidden by neither; keys and
 values that go round a context group travel while attention is computed with those that are there.
 
-Of the ranks of a pipeline the one counts that needs the most memory. All wait while it fills and runs empty.
+Of the ranks the one counts that has the most sequences. Of those of a pipeline the one that needs the most memory, and the
+one that computes the most: all wait for it, and while the pipeline fills and runs empty.
 """
 
 from __future__ import annotations
@@ -28,11 +29,17 @@ FRAGMENTS = 1.05
 STATE_BYTES = 16
 """A parameter's weight, gradient and two moments, in fp32."""
 LINK_SHARE = 0.8
-"""Of a link's bytes a second that a collective gets."""
+"""Of a link's, or a memory's, bytes a second that is reached."""
 DENSE_SPEED = (0.35, 0.55)
 """Share of the peak at which dense models compute in published runs: Llama-3.1 8B on H100s makes 33 to 42 % of it."""
 MIXTURE_SPEED = (0.13, 0.35)
 """The same for mixtures of experts: 13 to 21 % out of the box for a 16B on B200s, up to 35 % in tuned runs."""
+LAYER_S = 0.5e-3
+"""What a layer takes at least for a micro-batch, forward and backward, however small: its kernels are launched one by one."""
+RING_PASSES = (64, 86)
+"""Bytes that the ring's attention, which has no fused kernel, reads and writes for a score, forward and backward."""
+RING_SCORES = 192 * 2**20
+"""Bytes of the scores that it computes at once, in all their shapes."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,8 @@ class Estimate:
         seconds: of a step, at best and at worst.
         mfu: share of the peak that the model's own operations are, at worst and at best.
         idle: share of the time in which the ranks of a pipeline wait for its beginning and its end.
+        micro_batches: of a step, one after the other.
+        ring: seconds of a step, of those of `seconds`, in which the attention of a context group moves its scores.
     """
 
     mesh: Mesh
@@ -76,7 +85,14 @@ class Estimate:
     traffic: dict[str, float]
     seconds: tuple[float, float]
     mfu: tuple[float, float]
-    idle: float = 0.0
+    idle: float
+    micro_batches: int
+    ring: float
+
+    @property
+    def typical(self) -> float:
+        """Seconds of a step, in the middle of the range."""
+        return sum(self.seconds) / 2
 
     @property
     def bytes(self) -> float:
@@ -95,23 +111,28 @@ def estimate(work: Workload, mesh: Mesh, gpu: Gpu, *, per_node: int) -> Estimate
     sequences = math.ceil(work.global_batch / (mesh.replicate * mesh.shard))
     micro_steps = max(1, math.ceil(sequences / work.micro_batch))
     tokens = math.ceil(min(work.micro_batch, sequences) * work.length / mesh.context)
-    parts = [_Part.of(work.architecture, mesh, place, micro_steps) for place in range(mesh.pipeline)]
+    parts = _parts(work.architecture, mesh, micro_steps)
     memory = max(
         (_memory(work, mesh, part, tokens, micro_steps) for part in parts), key=lambda sizes: sum(sizes.values())
     )
     traffic = max(
         (_traffic(work, mesh, part, tokens, micro_steps) for part in parts), key=lambda sizes: sum(sizes.values())
     )
-    operations = work.architecture.operations(work.length) * work.global_batch * work.length / mesh.ranks
+    whole = work.architecture.operations(work.length) * work.length
+    ideal = whole * work.global_batch / mesh.ranks / gpu.peak
+    operations = whole * sequences * _largest_share(work, parts) / (mesh.context * mesh.tensor)
     extra = {"none": 0.0, "selective": 0.05, "full": 1 / 3}[work.checkpointing]
     low, high = MIXTURE_SPEED if work.architecture.mixture_layers else DENSE_SPEED
     hidden, exposed = _waits(mesh, traffic, gpu, per_node)
     turns = micro_steps * mesh.stages / mesh.pipeline
     idle = (mesh.pipeline - 1) / (turns + mesh.pipeline - 1)
-    best = (max(operations * (1 + extra) / (gpu.peak * high), hidden) + exposed) / (1 - idle)
-    worst = (operations * (1 + extra) / (gpu.peak * low) + hidden + exposed) / (1 - idle)
-    ideal = operations / gpu.peak
-    return Estimate(mesh, memory, traffic, (best, worst), (ideal / worst, ideal / best), idle)
+    ring = max(_ring(work, mesh, part, sequences, gpu) for part in parts)
+    launches = max(sum(count for count, *_ in part.kinds) for part in parts) * micro_steps * LAYER_S
+    fast, slow = (max(operations * (1 + extra) / (gpu.peak * speed), launches) + ring for speed in (high, low))
+    best = (max(fast, hidden) + exposed) / (1 - idle)
+    worst = (slow + hidden + exposed) / (1 - idle)
+    mfu = (ideal / worst, ideal / best)
+    return Estimate(mesh, memory, traffic, (best, worst), mfu, idle, micro_steps, ring)
 
 
 @dataclass(frozen=True)
@@ -151,6 +172,13 @@ class _Part:
         return cls([kind for kind in kinds if kind[0]], matrices, last, kept, logits)
 
 
+def _parts(model: Architecture, mesh: Mesh, micro_steps: int) -> list[_Part]:
+    """What the ranks of a pipeline have; of those that have the same, the one that keeps the most."""
+    parts = [_Part.of(model, mesh, place, micro_steps) for place in range(mesh.pipeline)]
+    parts.sort(key=lambda part: part.kept)
+    return list({(*part.kinds, part.embeddings, part.last): part for part in parts}.values())
+
+
 def _memory(work: Workload, mesh: Mesh, part: _Part, tokens: int, micro_steps: int) -> dict[str, float]:
     model = work.architecture
     local = _local(model, mesh, part)
@@ -168,6 +196,7 @@ def _memory(work: Workload, mesh: Mesh, part: _Part, tokens: int, micro_steps: i
         memory["whole gradients between micro-batches"] = kept * (4.0 + work.width)
     if mesh.context > 1:
         memory["keys and values on their way"] = _pairs(model, mesh, tokens) * (2 * work.width + 3 * 4.0)
+        memory["scores of the ring"] = RING_SCORES
     return {what: size * (1 if what == "reserved" else FRAGMENTS) for what, size in memory.items() if size}
 
 
@@ -213,6 +242,34 @@ def _activations(work: Workload, mesh: Mesh, part: _Part, tokens: int) -> float:
     if work.checkpointing == "selective":
         inputs += sum(count * (model.attention.products + block.products) for count, block, _ in part.kinds)
     return tokens * work.width * (part.kept * inputs + max(size for _, size in layers))
+
+
+def _largest_share(work: Workload, parts: list[_Part]) -> float:
+    """Of the model's operations, that of the part which has the most of them."""
+    model = work.architecture
+
+    def operations(part: _Part) -> float:
+        attended = 3 * model.heads * (model.head_size + model.value_size) * work.length
+        active = model.experts_per_token / model.experts if model.experts else 0
+        own = model.attention.whole + model.attention.shared
+        layers = sum(
+            count * (6 * (own + block.whole + block.shared + routed * active) + attended)
+            for count, block, routed in part.kinds
+        )
+        return layers + part.last * 6 * model.embedding
+
+    return max(map(operations, parts)) / operations(_Part.of(model, Mesh(), 0, 1))
+
+
+def _ring(work: Workload, mesh: Mesh, part: _Part, sequences: int, gpu: Gpu) -> float:
+    """Seconds in which a rank moves the scores of a step between its memory and its processors."""
+    if mesh.context == 1:
+        return 0.0
+    model, layers = work.architecture, sum(count for count, *_ in part.kinds)
+    scores = sequences * layers * model.heads / mesh.tensor * work.length**2 / 2 / mesh.context
+    forward, backward = RING_PASSES
+    again = 2 if work.checkpointing == "full" else 1
+    return scores * (again * forward + backward) / (LINK_SHARE * gpu.bandwidth)
 
 
 def _pairs(model: Architecture, mesh: Mesh, tokens: int) -> float:

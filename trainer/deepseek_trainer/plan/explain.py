@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from deepseek_trainer.config.parallelism import Mesh
+from deepseek_trainer.plan.choose import Choice
 from deepseek_trainer.plan.estimate import Estimate, Workload
 from deepseek_trainer.plan.hardware import GIB, Gpu
 
@@ -36,12 +37,30 @@ def lines(work: Workload, cost: Estimate, gpu: Gpu, name: str, *, per_node: int)
     for axis, size in sorted(cost.traffic.items(), key=lambda entry: -entry[1]):
         yield f"  {_size(size):>10}  along {axis}"
     if mesh.pipeline > 1:
-        yield f"the pipeline fills and runs empty: {cost.idle:.0%} of the time; more micro-batches a step make it less"
+        yield (
+            f"the pipeline fills and runs empty: {cost.idle:.0%} of the time, with {cost.micro_batches} micro-batches a step "
+            f"in {mesh.pipeline} groups; more micro-batches make it less"
+        )
+    if mesh.context > 1:
+        yield f"attention in the ring has no fused kernel: {cost.ring:.3g} s of a step are its scores on their way to memory"
     best, worst = cost.seconds
     low, high = cost.mfu
     tokens = work.global_batch * work.length
-    yield f"a step of {tokens:,} tokens: {best:.3g} to {worst:.3g} s, {tokens / worst:,.0f} to {tokens / best:,.0f} tokens/s"
+    yield f"a step of {tokens:,} tokens: {_range(cost)}, {tokens / worst:,.0f} to {tokens / best:,.0f} tokens/s"
     yield f"model FLOPs utilization: {low:.0%} to {high:.0%} (best: traffic of weights is hidden; worst: nothing is)"
+
+
+def compared(choice: Choice, gpu: Gpu) -> Iterator[str]:
+    """What would be without each axis that the chosen mesh has."""
+    yield f"  with it a step takes {_range(choice.cost)}"
+    for axis, other in choice.without.items():
+        fit = "" if other.fits(gpu) else f"doesn't fit ({_size(other.bytes)} of {_size(gpu.memory)}): "
+        yield f"  without {axis}, {other.mesh}: {fit}{_range(other)}"
+
+
+def _range(cost: Estimate) -> str:
+    best, worst = cost.seconds
+    return f"{best:.3g} to {worst:.3g} s"
 
 
 def _axes(mesh: Mesh) -> Iterator[str]:

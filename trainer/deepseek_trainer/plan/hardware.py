@@ -16,6 +16,7 @@ class Gpu:
         peak: dense bf16 operations a second.
         link: bytes a second and direction to the GPUs of its node.
         network: bytes a second and direction to other nodes, its share of the usual adapters.
+        bandwidth: bytes a second between it and its own memory.
         product: what the label nvidia.com/gpu.product and CUDA's name of it contain.
     """
 
@@ -23,16 +24,17 @@ class Gpu:
     peak: float
     link: float
     network: float
+    bandwidth: float
     product: tuple[str, ...]
 
 
 GPUS = {
-    "a100-40": Gpu(39.4 * GIB, 312e12, 300e9, 25e9, ("A100", "40GB")),
-    "a100-80": Gpu(79.1 * GIB, 312e12, 300e9, 25e9, ("A100", "80GB")),
-    "h100": Gpu(79.1 * GIB, 989e12, 450e9, 50e9, ("H100",)),
-    "h200": Gpu(139.8 * GIB, 989e12, 450e9, 50e9, ("H200",)),
-    "b200": Gpu(178.0 * GIB, 2250e12, 900e9, 50e9, ("B200",)),
-    "l40s": Gpu(44.3 * GIB, 362e12, 32e9, 12.5e9, ("L40S",)),
+    "a100-40": Gpu(39.4 * GIB, 312e12, 300e9, 25e9, 1.56e12, ("A100", "40GB")),
+    "a100-80": Gpu(79.1 * GIB, 312e12, 300e9, 25e9, 2.04e12, ("A100", "80GB")),
+    "h100": Gpu(79.1 * GIB, 989e12, 450e9, 50e9, 3.35e12, ("H100",)),
+    "h200": Gpu(139.8 * GIB, 989e12, 450e9, 50e9, 4.8e12, ("H200",)),
+    "b200": Gpu(178.0 * GIB, 2250e12, 900e9, 50e9, 8e12, ("B200",)),
+    "l40s": Gpu(44.3 * GIB, 362e12, 32e9, 12.5e9, 0.86e12, ("L40S",)),
 }
 USUAL = "a100-80"
 

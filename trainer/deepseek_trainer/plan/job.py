@@ -1,14 +1,17 @@
-"""What a trainer's config asks for, as the formulas want it."""
+"""What a trainer's config asks for, as the formulas want it; and which meshes it takes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from deepseek_trainer.config import ConfigError, TrainerSpec
-from deepseek_trainer.config.parallelism import Divisible
+from pydantic import ValidationError
+
+from deepseek_trainer.config import ConfigError, RunConfig, TrainerSpec, problems
+from deepseek_trainer.config.parallelism import Divisible, Mesh, ParallelismSpec
 from deepseek_trainer.model import presets
 from deepseek_trainer.plan.architecture import Architecture
 from deepseek_trainer.plan.estimate import Workload
@@ -38,6 +41,21 @@ def workload(spec: TrainerSpec, model_config: Path | None) -> tuple[Workload, Di
         reduced_each_time=training.reduce_gradients == "microBatch",
     )
     return work, Divisible.of(shape)
+
+
+def refusal(config: RunConfig, parts: Divisible) -> Callable[[Mesh], None]:
+    """What raises ConfigError if the model can't be shared out over a mesh, or the config would be wrong with it."""
+    given = config.model_dump(by_alias=True)
+
+    def refuse(mesh: Mesh) -> None:
+        parts.require(mesh)
+        try:
+            trainer = {**given["trainer"], "parallelism": ParallelismSpec.of(mesh)}
+            RunConfig.model_validate({**given, "trainer": trainer})
+        except ValidationError as error:
+            raise ConfigError("; ".join(problems.lines(error, RunConfig))) from error
+
+    return refuse
 
 
 def _model(spec: TrainerSpec, model_config: Path | None) -> tuple[Any, int | None]:
