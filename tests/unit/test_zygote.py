@@ -105,15 +105,33 @@ def test_it_is_the_command_and_its_imports_are_done(start: Start, tmp_path: Path
         ("import os; os._exit(7)", 7, ""),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV, ""),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, ""),
-        ("import atexit, os; atexit.register(print, 'done')", 0, ""),
+        ("raise KeyboardInterrupt", -signal.SIGINT, "KeyboardInterrupt"),
+        ("import atexit; atexit.register(print, 'done')", 0, ""),
+        ("import threading; threading.Timer(0.1, print, ['done']).start()", 0, ""),
+        ("import threading; threading.Thread(target=input, daemon=True).start()", 0, ""),
+        ("file = open(1, 'w', closefd=False); file.write('done')", 0, ""),
+        ("import ctypes; ctypes.CDLL(None).printf(b'done')", 0, ""),
     ],
 )
 def test_it_ends_as_the_command_ends(start: Start, code: str, status: int, says: str) -> None:
-    process = start(code)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == status
+    process = start(code, stdin=subprocess.PIPE)
+    status_had = process.wait(30)
+    out, err = process.communicate()
+    assert status_had == status
     assert says in err
-    assert ("done" in out) == ("atexit" in code)
+    assert ("done" in out) == ("done" in code)
+
+
+def test_it_takes_nothing_apart_that_the_zygote_imported(start: Start) -> None:
+    """For that it would copy every page that it shares with the zygote."""
+    code = """
+import colorsys
+class Kept:
+    def __del__(self):
+        print('taken apart')
+colorsys.kept = Kept()
+"""
+    assert start(code).communicate(timeout=30) == ("", "")
 
 
 def test_what_was_imported_is_out_of_the_collector_s_sight(start: Start) -> None:

@@ -34,19 +34,14 @@ TORCH_LEVEL = "TORCH_CPP_LOG_LEVEL"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the agent and ends the process."""
     code = run(sys.argv[1:] if arguments is None else arguments)
-    if code is None:  # a fork
-        return
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: a thread may be blocked for ever in a store whose host is frozen, and nothing is left to do.
     os._exit(code)
 
 
-def run(arguments: Sequence[str]) -> int | None:
-    """The agent from its settings to its last words; answers the exit status.
-
-    None in the zygote and its forks, which are forks of this process; what those have run is over then.
-    """
+def run(arguments: Sequence[str]) -> int:
+    """The agent from its settings to its last words; answers the exit status."""
     stop = threading.Event()
     for number in STOPPED_BY:
         signal.signal(number, _setter(stop))
@@ -66,7 +61,6 @@ def run(arguments: Sequence[str]) -> int | None:
         for number in STOPPED_BY:
             signal.signal(number, signal.SIG_DFL)
         prewarm.serve()
-        return None
     log.configure()
     status.ready_when(prewarm.is_warm)
     try:

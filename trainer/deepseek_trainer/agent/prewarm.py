@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from deepseek_trainer.agent import exec, zygote
 from deepseek_trainer.agent.log import EventLog
@@ -56,8 +57,8 @@ class Prewarm:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what libraries say of being imported
         return True
 
-    def serve(self) -> None:
-        """What the fork does; returns in its own forks, once their command has run."""
+    def serve(self) -> NoReturn:
+        """What the fork does, for ever; its own forks run their commands and end."""
         zygote.serve(str(self._address), self._modules)
 
     def start(self) -> None:

@@ -7,16 +7,21 @@ directory; `exec.py` stands for it towards torch's agent.
 
 Rules
 - Nothing but imports happens before a fork: no thread, no CUDA context, no random number that two forks would share.
+- A fork ends as an interpreter does (threads, exit handlers, open files), but takes nothing apart: each object that it
+  lets go is in a page that it would have to copy, half a second of CPU time for torch and transformers.
 - A fork dies with its zygote (death signal), with the process that stands for it (its lifeline), and so with the agent.
 - The zygote never harms a start: if it can't import what it was told, the command is run plainly and says why itself.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import fcntl
+import gc
 import importlib
+import io
 import itertools
 import json
 import os
@@ -25,9 +30,10 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from deepseek_trainer import imports
 from deepseek_trainer.agent import stacks
@@ -54,8 +60,8 @@ def main() -> None:
     serve(sys.argv[1], sys.argv[2:])
 
 
-def serve(address: str, modules: Sequence[str]) -> None:
-    """Imports the modules, then serves for ever; returns in forks, once their command has run."""
+def serve(address: str, modules: Sequence[str]) -> NoReturn:
+    """Imports the modules, then serves for ever; its forks run their commands and end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C the agent takes care
     # Listening before the imports are done: who asks meanwhile waits, and never longer than its own imports would take.
     listener = socket.socket(socket.AF_UNIX)
@@ -66,8 +72,8 @@ def serve(address: str, modules: Sequence[str]) -> None:
         for module in modules:
             importlib.import_module(module)
     warm_mark(address).touch()
-    if request := Server(listener).serve():
-        run(request)
+    request = Server(listener).serve()
+    end(_status_of(request))
 
 
 def warm_mark(address: str) -> Path:
@@ -190,6 +196,43 @@ def _own_threads() -> None:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and (torch := sys.modules.get("torch")):
         torch.set_num_threads(int(threads))
+
+
+def _status_of(request: Request) -> int:
+    """Runs the command; its exit status, negative for a signal."""
+    try:
+        run(request)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return (ended.code or 0) & 0xFF
+        sys.stderr.write(f"{ended.code}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.excepthook(*sys.exc_info())
+        return -signal.SIGINT
+    except BaseException:  # as an interpreter tells of it
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def end(status: int) -> NoReturn:
+    """Does what an interpreter does at its end for others to see, and ends.
+
+    Args:
+        status: the exit status; negative: the signal to end by.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing's forks do: waits for threads
+    atexit._run_exitfuncs()
+    for each in gc.get_objects():  # those of the zygote are not among them: they are frozen
+        if issubclass(type(each), io.IOBase):
+            with contextlib.suppress(OSError, ValueError):  # it is closed, or nobody reads it any more
+                each.flush()
+    ctypes.CDLL(None).fflush(None)
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
 
 
 def run(request: Request) -> None:
