@@ -15,7 +15,7 @@ import typer
 from deepseek_operator.api.names import State
 from rich.console import Console
 
-from deepseek_client import cli_beside, manifest, overrides, profiles
+from deepseek_client import cli_beside, layers, manifest, profiles
 from deepseek_client import console as shown
 from deepseek_client.cli_options import Context, Format, Kubeconfig, Name, Namespace, Output
 from deepseek_client.errors import ClientError
@@ -37,6 +37,12 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Another value for a field, as spec.trainer.training.steps=50."),
 ]
+Presets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preset", metavar="NAME|FILE", help="What lies below the manifest; `dsj presets` lists those that are here."
+    ),
+]
 ManifestPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Manifest of a DeepSeekJob.")]
 
 
@@ -56,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> Never:
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913, PLR0917  a parameter is an option
     job: ManifestPath,
     kill_one: Annotated[
         bool, typer.Option("--kill-one", help="Kill one worker midway, as if its machine died, and watch it recover.")
@@ -71,6 +77,7 @@ def run(
         typer.Option(metavar="NAME=FOLDER", help="Folder for this PersistentVolumeClaim, ConfigMap or Secret."),
     ] = None,
     profile_file: ProfileFile = None,
+    presets: Presets = None,
     changes: Changes = None,
 ) -> None:
     """Run a manifest on this machine: the same job, the same operator logic, processes for pods."""
@@ -86,21 +93,23 @@ def run(
         keep,
         dict(_volume(text) for text in volume or []),
         profile_file,
-        overrides.parse(changes or []),
+        layers.parse(presets or [], changes or []),
     )
     raise typer.Exit(command.run(job, options, _out()))
 
 
 @app.command()
-def validate(job: ManifestPath, profile_file: ProfileFile = None, changes: Changes = None) -> None:
+def validate(
+    job: ManifestPath, profile_file: ProfileFile = None, presets: Presets = None, changes: Changes = None
+) -> None:
     """Check a manifest of a job, a profile or both without a cluster: one line for each wrong field."""
-    changed = overrides.parse(changes or [])
-    jobs, given = profiles.read(job, profile_file, changed)
+    around = layers.parse(presets or [], changes or [])
+    jobs, given = profiles.read(job, profile_file, around)
     lines = [f"DeepSeekProfile {name} is valid" for name in given]
     for one in jobs:
         unchecked = one.spec.profile is not None and profile_file is None and not given
         if not unchecked:
-            profiles.complete(job, profile_file, changed)
+            profiles.complete(job, profile_file, around)
         note = f"; its profile {one.spec.profile} was not given: --profile-file checks both" if unchecked else ""
         lines.append(f"DeepSeekJob {one.metadata.name} is valid{note}")
     for line in lines:
@@ -117,6 +126,7 @@ def plan(
         Path | None, typer.Option(metavar="config.json", help="Of the model, where task finetune reads it on a volume.")
     ] = None,
     profile_file: ProfileFile = None,
+    presets: Presets = None,
     changes: Changes = None,
 ) -> None:
     """Estimate what a job takes: memory of each GPU, traffic of a step, its time; and what parallelism.auto would choose."""
@@ -124,9 +134,23 @@ def plan(
         from deepseek_client import plan as planning
     except ModuleNotFoundError as error:
         raise ClientError(f"plan needs {error.name}: install deepseek-client[local]") from error
-    whole = profiles.complete(job, profile_file, overrides.parse(changes or []))
+    whole = profiles.complete(job, profile_file, layers.parse(presets or [], changes or []))
     for line in planning.told(whole.job, gpu, model_config):
         _out().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("presets")
+def list_presets(
+    name: Annotated[str | None, typer.Argument(help="Of a preset, which is printed.")] = None,
+) -> None:
+    """List the presets that --preset takes by name, or print one."""
+    if name is not None:
+        _out().out(layers.text(name), highlight=False, end="")
+        return
+    for known, said in layers.shipped().items():
+        _out().print(
+            f"{known}: {said.splitlines()[0].removeprefix('# ')}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 @app.command()
@@ -136,12 +160,13 @@ def submit(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     output: Format = Output.TABLE,
+    presets: Presets = None,
     changes: Changes = None,
 ) -> None:
     """Create a job on the cluster."""
-    changed = overrides.parse(changes or [])
+    around = layers.parse(presets or [], changes or [])
     with DeepSeekJobClient(kubeconfig, context, namespace) as client:
-        created = client.submit(overrides.applied(manifest.load(job), changed) if changed else job, namespace)
+        created = client.submit(around.around(manifest.load(job)) if presets or changes else job, namespace)
     if output is Output.JSON:
         shown.print_json(_out(), shown.as_dict(created))
     else:

@@ -6,7 +6,6 @@ and not given is an error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,27 @@ from deepseek_operator.decide.effective import Effective, effective, take
 from deepseek_operator.decide.types import Held
 from pydantic import ValidationError
 
-from deepseek_client import manifest, overrides
+from deepseek_client import manifest
 from deepseek_client.errors import ManifestError
-from deepseek_client.overrides import Override
+from deepseek_client.layers import Layers
 
 Profiles = dict[str, AppliedProfile]
+ALONE = Layers()
+"""A manifest with nothing below or above it."""
 
 
-def complete(path: Path, profile_file: Path | None = None, changes: Sequence[Override] = ()) -> Effective:
+def complete(path: Path, profile_file: Path | None = None, layers: Layers = ALONE) -> Effective:
     """The job of a file as the operator would start it.
 
     Args:
         path: a DeepSeekJob, and maybe DeepSeekProfiles beside it.
         profile_file: more DeepSeekProfiles.
-        changes: of the job's fields.
+        layers: presets below the job, and other values for its fields.
 
     Raises:
         ManifestError: something is wrong, the job's profile is not given, or it doesn't let the job start.
     """
-    jobs, profiles = read(path, profile_file, changes)
+    jobs, profiles = read(path, profile_file, layers)
     if len(jobs) != 1:
         raise ManifestError(str(path), [f"expected one {KIND}, found {len(jobs)}"])
     job = jobs[0].model_copy(update={"status": Status()})  # a job that was read from a cluster begins anew here
@@ -45,13 +46,11 @@ def complete(path: Path, profile_file: Path | None = None, changes: Sequence[Ove
     return whole
 
 
-def read(
-    path: Path, profile_file: Path | None = None, changes: Sequence[Override] = ()
-) -> tuple[list[DeepSeekJob], Profiles]:
+def read(path: Path, profile_file: Path | None = None, layers: Layers = ALONE) -> tuple[list[DeepSeekJob], Profiles]:
     """The jobs and profiles of the files, each valid by itself.
 
     Args:
-        changes: of every job's fields.
+        layers: around every job.
 
     Raises:
         ManifestError: with one line for each wrong field.
@@ -66,7 +65,7 @@ def read(
                 profile = parse(document, str(source))
                 profiles[profile.name] = profile
             elif isinstance(document, dict) and source == path and (kind == KIND or len(documents) == 1):
-                jobs.append(manifest.parse(overrides.applied(document, changes), str(source)))
+                jobs.append(manifest.parse(layers.around(document), layers.called(str(source))))
             else:
                 wanted = f"{KIND} or {PROFILE_KIND}" if source == path else PROFILE_KIND
                 raise ManifestError(str(source), [f"expected a {wanted} object, found {kind or 'something else'}"])

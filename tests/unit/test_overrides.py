@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from deepseek_client import overrides, profiles
+from deepseek_client import layers, overrides, profiles
 from deepseek_client.cli import app
 from deepseek_client.errors import ClientError, ManifestError
 from deepseek_trainer.config import ConfigError, load
@@ -68,10 +68,10 @@ def test_a_path_that_leads_nowhere_is_one_line_with_the_remedy(text: str, says: 
 def test_a_misspelt_name_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(trainer_job()))
-    right, wrong = (overrides.parse([f"spec.trainer.training.{name}=5"]) for name in ("steps", "setps"))
-    assert profiles.complete(path, changes=right).job.spec.trainer["training"]["steps"] == 5  # type: ignore[index]
+    right, wrong = (layers.parse([], [f"spec.trainer.training.{name}=5"]) for name in ("steps", "setps"))
+    assert profiles.complete(path, layers=right).job.spec.trainer["training"]["steps"] == 5  # type: ignore[index]
     with pytest.raises(ManifestError, match=r"spec.trainer.training.setps: unknown field; did you mean steps\?"):
-        profiles.complete(path, changes=wrong)
+        profiles.complete(path, layers=wrong)
     done = CliRunner().invoke(app, ["validate", str(path), "--set", "spec.trainer.training.steps=0"])
     assert "steps: input should be greater than or equal to 1, not 0" in str(done.exception)
 

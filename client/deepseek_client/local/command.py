@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from rich.console import Console
 
 from deepseek_client import profiles
 from deepseek_client.errors import ClientError
+from deepseek_client.layers import Layers
 from deepseek_client.local.display import view
 from deepseek_client.local.fault import KillOne
 from deepseek_client.local.folders import Folders
 from deepseek_client.local.history import History
 from deepseek_client.local.run import Interrupt, LocalRun, interruptible
 from deepseek_client.local.world import LocalWorld
-from deepseek_client.overrides import Override
 
 EXIT_FAILED = 1
 
@@ -39,8 +38,8 @@ class Options:
     """Folders by name of the claim, ConfigMap or Secret that they stand for."""
     profile_file: Path | None = None
     """Where the job's profile is; None: in the manifest itself, if it names one."""
-    changes: Sequence[Override] = ()
-    """Of the job's fields."""
+    layers: Layers = profiles.ALONE
+    """Presets below the job, and other values for its fields."""
 
 
 def run(path: Path, options: Options, console: Console) -> int:
@@ -52,7 +51,7 @@ def run(path: Path, options: Options, console: Console) -> int:
     Raises:
         ClientError: the manifest is wrong, or this machine can't run it.
     """
-    whole = profiles.complete(path, options.profile_file, options.changes)
+    whole = profiles.complete(path, options.profile_file, options.layers)
     if whole.job.spec.suspend:
         raise ClientError(f"{path}: spec.suspend is true, and nobody would resume the job here; set it to false")
     root = options.workdir or _new_folder(whole.job.metadata.name)
