@@ -23,7 +23,7 @@ from deepseek_trainer.config.parallelism import ParallelismSpec
 from deepseek_trainer.data import deal
 from deepseek_trainer.data.samples import MicroBatch, nothing
 from deepseek_trainer.distributed import alone, mesh, sharding
-from deepseek_trainer.distributed.clipping import clip
+from deepseek_trainer.distributed.clipping import clipped
 from deepseek_trainer.distributed.context import WHOLE, Context
 from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.shards import local
@@ -207,9 +207,11 @@ class Sharded:
                 micro_batch_size=MICRO_BATCH,
             )
             summed = self.accumulated([batch(step)[places] for places in parts], world.averaged / (BATCH * LENGTH))
-            course.norms.append(float(clip(self.model.parameters(), LIMIT, world)))
+            norm, factor = clipped(self.model.parameters(), LIMIT, world)
+            course.norms.append(norm)
+            self.optimizer.gradient_factor = factor
             if not course.gradients:
-                own = {name: _whole(p.grad) for name, p in self.model.named_parameters()}
+                own = {name: factor * _whole(p.grad) for name, p in self.model.named_parameters()}
                 stages = world.gather(own) if self.pipeline else [own]
                 course.gradients = {name: tensor for stage in stages for name, tensor in stage.items()}
             self.optimizer.step()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from deepseek_trainer.config import ConfigError, TrainerSpec
 from deepseek_trainer.distributed import alone, mesh, sharding
+from deepseek_trainer.distributed.shards import local
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.model import compiled, origin
@@ -44,7 +45,7 @@ def gradients(model: Any) -> tuple[float, dict[str, torch.Tensor]]:
     logits = model(input_ids=rows[:, :-1], use_cache=False).logits
     loss = cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
     torch.autograd.backward(loss)
-    return loss.item(), {name: parameter.grad.to_local() for name, parameter in model.named_parameters()}
+    return loss.item(), {name: local(parameter.grad) for name, parameter in model.named_parameters()}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from deepseek_trainer.config import (
     TrainingSpec,
 )
 from deepseek_trainer.data.samples import IGNORED, MicroBatch
-from deepseek_trainer.distributed.clipping import clip
+from deepseek_trainer.distributed.clipping import clipped
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.errors import RollbackError, TrainerError
@@ -222,10 +222,38 @@ def test_clipping_has_its_closed_form_whatever_the_scale(world: World, scale: fl
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]) / scale
     norm = float(gradient.norm())
     for limit in (norm * 2, norm / 4):
-        assert clip(model.parameters(), limit, world, scale=scale) == pytest.approx(norm, rel=1e-6)
-        clipped = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        assert torch.allclose(clipped, gradient * min(1.0, limit / norm), rtol=1e-5)
-        scale = 1.0  # it is out of the gradient now
+        found = clipped(model.parameters(), limit, world, scale=scale)
+        assert found.norm == pytest.approx(norm, rel=1e-6)
+        assert found.factor * scale == pytest.approx(min(1.0, limit / norm), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "Muon"])
+def test_a_step_multiplies_its_gradient_by_the_factor(kind: str) -> None:
+    ways = []
+    for factor in (1.0, 1 / 512):
+        torch.manual_seed(0)
+        model = Stack()
+        taken = optimizer.make(model, OptimizerSpec.model_validate({"kind": kind}))
+        for number in range(3):
+            _backward(model, 1.0 + number)
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(factor)
+            taken.gradient_factor = factor
+            taken.step()
+            taken.zero_grad()
+        ways.append(_weights(model))
+    assert torch.allclose(ways[0], ways[1], rtol=1e-6)
+    assert not torch.allclose(ways[0], _weights(Stack()))
+
+
+@pytest.mark.parametrize("value", [INF, NAN])
+def test_a_gradient_that_is_no_number_is_left_as_it_is(world: World, value: float) -> None:
+    model = Stack()
+    _backward(model)
+    assert model.head.weight.grad is not None
+    model.head.weight.grad[0, 0] = value
+    assert clipped(model.parameters(), 0.1, world, scale=8.0).factor == 1.0
 
 
 def test_the_z_loss_is_minimized_and_not_reported() -> None:

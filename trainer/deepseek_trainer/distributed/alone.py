@@ -1,9 +1,10 @@
-"""A world of one process: FSDP2 without its copies.
+"""A world of one process: no FSDP2, or FSDP2 without its copies.
 
 In a group of one, FSDP2 gathers nothing and sums nothing, and yet copies: weights before each forward and backward pass, and
 gradients twice after it, into memory that is allocated anew each time. That is a fifth of a step of a small model on a
-CPU. Here a parameter that is whole shares the memory of the one shard that there is, unless it is computed in another type
-or lies on another device, and its gradient is handed over instead of being copied.
+CPU. So a model that is computed in the type of its weights, where they are, isn't wrapped at all (`distributed/sharding.py`);
+of one that is computed in another type a parameter keeps its memory for that, and its gradient is handed over instead of
+being copied.
 
 Rule: nothing else changes. Parameters stay shards (DTensors) by the same names, for checkpoint, optimizer and clipping, and each
 number is what FSDP2 would have made.
@@ -20,11 +21,9 @@ from deepseek_trainer.distributed.world import World
 
 
 def settle(model: Any, world: World) -> None:
-    """To be called when a sharded model has its memory and before its first forward pass; nothing in a larger world.
-
-    The memory of the shards must stay where it is: what changes weights writes into them.
-    """
-    if world.size > 1:
+    """To be called when a sharded model has its memory and before its first forward pass; nothing in a larger world."""
+    wrapped: bool = isinstance(model, FSDPModule)
+    if world.size > 1 or not wrapped:
         return
     model._get_fsdp_state()._lazy_init()  # else the first forward pass does it, and only then types are known
     for module in model.modules():
@@ -38,21 +37,12 @@ def _settle(parameter: Any) -> None:
     """Args: parameter: FSDP2's own record of one."""
     if parameter.offload_to_cpu or hasattr(parameter._sharded_local_tensor, "fsdp_pre_all_gather"):
         return
-    if parameter.param_dtype is None:  # it is computed in its own type
-        parameter.all_gather_outputs = [parameter._sharded_param_data]
-        parameter.free_unsharded_param = _keep
-    else:
-        parameter.init_all_gather_outputs(
-            [parameter._sharded_param_data.numel()], [parameter.param_dtype], 1, parameter.device
-        )
+    computed = parameter.param_dtype or parameter.orig_dtype
+    parameter.init_all_gather_outputs([parameter._sharded_param_data.numel()], [computed], 1, parameter.device)
     parameter.init_unsharded_param()
     parameter.free_unsharded_param()
     if parameter.sharded_param.requires_grad:
         parameter._unsharded_param.register_post_accumulate_grad_hook(lambda whole: _hand_over(parameter, whole))
-
-
-def _keep() -> None:
-    """There is nothing to free: the memory is the shard's."""
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@
     tensor, experts    matrices and experts are shared out, as DTensors of their whole shape
     recompute          how much a layer keeps for its backward pass
     compiled           layers through torch.compile, with that
-    shard              FSDP2 by decoder layer, over what each rank has then: torch's `fully_shard`
+    shard              FSDP2 by decoder layer, over what each rank has then: torch's `fully_shard`. In a world of one process it
+                       would share nothing out, and is for what it casts or keeps on the host alone
     replicate          gradients are averaged over the groups that have the same shards, after FSDP2 has summed them
 
 transformers 5.23 has a plan-driven layer of its own (`transformers.distributed`), which shards what `from_pretrained`
@@ -56,10 +57,24 @@ def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, wait
     divided = context.divide(model, groups.context, waits)
     if groups.tensor is not None:
         tensor.split(model, groups.tensor, waits)
-    policy, computed = MixedPrecisionPolicy(), COMPUTED.get(training.precision)
+    computed = COMPUTED.get(training.precision)
+    for layer in decoder_layers(model):
+        if groups.experts is not None and (routed := experts.routed(layer)) is not None:
+            experts.spread(routed, groups.experts, waits)
+        recompute.apply(layer, training.activation_checkpointing)
+        compiled.apply(layer, training)
+    if world.size > 1 or computed is not None or training.cpu_offload:
+        _wrap(model, groups, training, computed, pinned=world.device.type == "cuda")
+        _measure(model, groups, waits)
+    return divided
+
+
+def _wrap(model: Any, groups: Groups, training: TrainingSpec, computed: torch.dtype | None, *, pinned: bool) -> None:
+    """FSDP2 around each layer, and around experts and routers where they differ from it."""
+    policy = MixedPrecisionPolicy()
     if computed is not None:
         policy = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=torch.float32)
-    offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if training.cpu_offload else OffloadPolicy()
+    offload = CPUOffloadPolicy(pin_memory=pinned) if training.cpu_offload else OffloadPolicy()
 
     def fully(
         module: Any,
@@ -78,12 +93,7 @@ def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, wait
         return sharded
 
     for layer in decoder_layers(model):
-        routed = experts.routed(layer) if groups.experts is not None else None
-        if routed is not None and groups.experts is not None:
-            experts.spread(routed, groups.experts, waits)
-        recompute.apply(layer, training.activation_checkpointing)
-        compiled.apply(layer, training)
-        if routed is not None and groups.mesh.expert > 1:
+        if groups.mesh.expert > 1 and (routed := experts.routed(layer)) is not None:
             fully(routed, groups.expert_shard, replace(policy, cast_forward_inputs=False))  # routes' weights stay fp32
         gate = getattr(getattr(layer, "mlp", None), "gate", None)
         if computed is not None and gate is not None:
@@ -91,8 +101,6 @@ def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, wait
             fully(gate, policy=MixedPrecisionPolicy(param_dtype=torch.float32), resharded=False)
         fully(layer)
     fully(model)
-    _measure(model, groups, waits)
-    return divided
 
 
 def _measure(model: Any, groups: Groups, waits: Waits) -> None:
@@ -170,8 +178,10 @@ class _Mean:
             dist.all_reduce(gradients, op=dist.ReduceOp.AVG, group=self._group)
 
 
-def sync_on_last(model: FSDPModule, training: TrainingSpec, *, last: bool) -> None:
+def sync_on_last(model: Any, training: TrainingSpec, *, last: bool) -> None:
     """Sums gradients over the ranks in the last micro-step only, and weights stay gathered until then; or in each."""
+    if not isinstance(model, FSDPModule):
+        return
     last = last or training.reduce_gradients == "microBatch"
     model.set_requires_gradient_sync(last)
     model.set_reshard_after_backward(last)

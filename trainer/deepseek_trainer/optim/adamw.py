@@ -18,9 +18,16 @@ class AdamW(torch.optim.AdamW):
 
     def __init__(self, groups: list[dict[str, Any]], **adamw: Any) -> None:
         super().__init__(groups, fused=True, **adamw)
+        self.gradient_factor = 1.0
+        """By which the next step multiplies gradients, as it reads them."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter] = self._first_state(group, parameter)
+
+    @property
+    def grad_scale(self) -> torch.Tensor | None:
+        """Torch's name for what fused steps divide gradients by."""
+        return torch.tensor(1 / self.gradient_factor) if self.gradient_factor != 1.0 else None
 
     def _first_state(self, group: dict[str, Any], parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         del group

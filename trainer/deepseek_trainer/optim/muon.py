@@ -64,6 +64,7 @@ class Muon(AdamW):
             if parameter.grad is None:
                 continue
             momentum, gradient = local(self.state[parameter]["momentum_buffer"]), local(parameter.grad)
+            gradient.mul_(self.gradient_factor)
             momentum.lerp_(gradient, 1 - group["momentum"])
             update = self._orthogonalized(parameter, gradient.lerp(momentum, group["momentum"]))
             rate, (rows, columns) = group["lr"], parameter.shape[-2:]

@@ -17,7 +17,7 @@ from deepseek_trainer.optim.muon import Muon
 
 def make(
     model: nn.Module, spec: OptimizerSpec, collective: Callable[[], AbstractContextManager[None]] = nullcontext
-) -> torch.optim.Optimizer:
+) -> AdamW:
     """An optimizer whose learning rate is set anew in each step; matrices decay, norms and biases don't.
 
     Args:

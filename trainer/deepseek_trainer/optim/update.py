@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from deepseek_trainer.config import TrainerSpec
-from deepseek_trainer.distributed.clipping import clip
+from deepseek_trainer.distributed.clipping import clipped
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.optim import optimizer, schedule
@@ -42,7 +42,7 @@ class Update:
             ConfigError: the spectral cap is of no matrix of this model.
         """
         chosen, training = spec.optimizer, spec.training
-        self.optimizer: torch.optim.Optimizer = optimizer.make(model, chosen, waits.collective)
+        self.optimizer = optimizer.make(model, chosen, waits.collective)
         self._model, self._spec, self._total_steps, self._waits = model, chosen, training.steps, waits
         self._world = world
         self._loss_scale = LossScale(training.loss_scale) if training.precision == "fp16" else None
@@ -76,8 +76,10 @@ class Update:
         return rate
 
     def clip(self) -> float:
-        """Takes the scale out of the gradient and clips it; its norm before. A collective."""
-        return clip(self._model.parameters(), self._spec.gradient_clip, self._world, scale=self.scale)
+        """Has the optimizer take the scale out of the gradient and clip it; its norm before. A collective."""
+        found = clipped(self._model.parameters(), self._spec.gradient_clip, self._world, scale=self.scale)
+        self.optimizer.gradient_factor = found.factor
+        return found.norm
 
     def overflowed(self, loss: float, norm: float) -> str | None:
         """Why the gradient is none because of fp16; None: it is not because of that. The scale is adapted."""
