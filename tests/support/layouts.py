@@ -3,7 +3,7 @@
 Under each mesh: two steps, a checkpoint, one more step; the same one again from the checkpoint of the mesh before, and
 from its own. Every rank computes the reference itself. Rank 0 prints a line of JSON a mesh.
 
-$LAYOUTS: a list of {"model": deepseek or dense, "parallelism": …, "training": …}, as JSON; $CHECKPOINTS: a folder.
+$LAYOUTS: a list of {"model": of `MODELS`, "parallelism": …, "training": …}, as JSON; $CHECKPOINTS: a folder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import json
 import logging
 import os
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,8 @@ LIMIT = 0.5
 OPTIMIZER = OptimizerSpec(learning_rate=3e-3)
 
 
-def deepseek() -> Origin:
-    """Two layers, the second with eight experts of which a row takes three."""
+def deepseek(layers: int = 2) -> Origin:
+    """Two layers, or more, all but the first with eight experts of which a row takes three."""
     config = DeepseekV3Config(
         attn_implementation="sdpa",
         experts_implementation="grouped_mm",
@@ -58,7 +60,7 @@ def deepseek() -> Origin:
         hidden_size=32,
         intermediate_size=48,
         moe_intermediate_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         n_routed_experts=8,
@@ -117,7 +119,12 @@ def gpt2() -> Origin:
     return Origin("gpt2", config, seed=3)
 
 
-MODELS = {"deepseek": deepseek, "dense": dense, "gpt2": gpt2}
+MODELS: Mapping[str, Callable[[], Origin]] = {
+    "deepseek": deepseek,
+    "deep": partial(deepseek, 4),
+    "dense": dense,
+    "gpt2": gpt2,
+}
 
 
 @dataclass
@@ -182,7 +189,7 @@ class Sharded:
 
     def __init__(self, layout: dict[str, Any], world: World) -> None:
         sizes = ParallelismSpec.model_validate(layout["parallelism"]).mesh(world.size)
-        self.world = replace(world, alike=sizes.tensor * sizes.context, parts=sizes.context, stages=sizes.pipeline)
+        self.world = world.laid_out(sizes)
         source = MODELS[layout["model"]]()
         self.model: Any = source.bare()
         waits = Waits(PulseWriter.from_environment({}), world.device)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from deepseek_trainer.config import ConfigError
-from deepseek_trainer.config.parallelism import Divisible, Mesh
+from deepseek_trainer.config.mesh import Mesh
+from deepseek_trainer.config.parallelism import Divisible
 from support.contexts import ATTENTIONS, MESHES
 from support.procs import start_training
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config

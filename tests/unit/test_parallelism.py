@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from deepseek_trainer.config import ConfigError, RunConfig, TrainerSpec
-from deepseek_trainer.config.parallelism import Divisible, Mesh, ParallelismSpec
+from deepseek_trainer.config.mesh import Mesh
+from deepseek_trainer.config.parallelism import Divisible, ParallelismSpec
 from pydantic import ValidationError
 
 DEEPSEEK = SimpleNamespace(
@@ -39,6 +40,11 @@ DENSE = SimpleNamespace(num_attention_heads=8, num_key_value_heads=2, intermedia
             {"pipeline": 4, "tensor": 2, "pipelineSchedule": "Interleaved1F1B"},
             16,
             Mesh(1, 2, 2, pipeline=4, schedule="Interleaved1F1B", stages=8),
+        ),
+        (
+            {"pipeline": 4, "pipelineSchedule": "ZBVZeroBubble", "stagesPerProcess": 3},
+            4,
+            Mesh(pipeline=4, schedule="ZBVZeroBubble", stages=8),
         ),
     ],
 )
@@ -88,8 +94,13 @@ def test_a_mesh_that_does_not_fit_the_world_is_refused(sizes: dict[str, int], ra
         (SimpleNamespace(model_type="mamba"), Mesh(pipeline=2, stages=2), "type mamba is cut into stages"),
         (
             SimpleNamespace(n_layer=6),
-            Mesh(pipeline=4, stages=8),
-            "x stagesPerProcess 2 is more than the model's 6 layers",
+            Mesh(pipeline=4, schedule="InterleavedZeroBubble", stages=8),
+            "4 x stagesPerProcess 2 is more than the model's 6 layers",
+        ),
+        (
+            SimpleNamespace(n_layer=6),
+            Mesh(pipeline=4, schedule="DualPipeV", stages=8),
+            "4 x 2 runs of layers with DualPipeV is more than the model's 6 layers.*take a pipeline of 3 or less",
         ),
     ],
 )
@@ -121,6 +132,19 @@ def test_what_does_not_go_together_is_refused(parallelism: dict[str, Any], data:
     }
     with pytest.raises(ValidationError, match=says):
         RunConfig.model_validate(config)
+
+
+@pytest.mark.parametrize("training", [{"compile": "layers"}, {"precision": "fp8"}])
+def test_what_computes_a_backward_pass_in_one_is_not_split(training: dict[str, Any]) -> None:
+    def spec(schedule: str) -> dict[str, Any]:
+        return {
+            "training": {"steps": 1, **training},
+            "parallelism": {"pipeline": 2, "pipelineSchedule": schedule},
+        }
+
+    TrainerSpec.model_validate(spec("Interleaved1F1B"))
+    with pytest.raises(ValidationError, match=r"DualPipeV splits the backward pass .* or take Interleaved1F1B"):
+        TrainerSpec.model_validate(spec("DualPipeV"))
 
 
 def test_a_ring_is_no_kernel_that_was_chosen() -> None:

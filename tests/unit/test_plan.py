@@ -11,7 +11,8 @@ import pytest
 import yaml
 from deepseek_client.cli import main
 from deepseek_trainer.config import ConfigError, RunConfig
-from deepseek_trainer.config.parallelism import Divisible, Mesh, ParallelismSpec
+from deepseek_trainer.config.mesh import Mesh
+from deepseek_trainer.config.parallelism import Divisible, ParallelismSpec
 from deepseek_trainer.plan.architecture import Architecture
 from deepseek_trainer.plan.choose import Choice, choose
 from deepseek_trainer.plan.estimate import FRAGMENTS, Workload, estimate
@@ -140,6 +141,9 @@ def test_a_pipeline_shares_the_layers_and_waits_for_its_ends() -> None:
     assert interleaved.idle == pytest.approx(3 / 131)
     assert gpipe.memory["activations"] > interleaved.memory["activations"] > one.memory["activations"]
     assert interleaved.traffic["pipeline"] == 2 * one.traffic["pipeline"]
+    bent = estimate(work, Mesh(pipeline=4, schedule="ZBVZeroBubble", stages=8), CARD, per_node=8)
+    assert bent.idle == pytest.approx(1 / 129)
+    assert bent.memory[state] > one.memory[state], "the embedding and the output layer are of one rank"
     few = estimate(replace(work, global_batch=2), Mesh(pipeline=4, stages=4), CARD, per_node=8)
     assert few.idle == pytest.approx(3 / 5)
     tied = replace(work, architecture=replace(work.architecture, tied=True))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from deepseek_trainer import numerics, profiling
@@ -77,7 +77,7 @@ def set_up(
     numerics.set_up(training, world.device)
     compiled.require(training)
     sizes = mesh_of(config, world, environ)
-    world = replace(world, alike=sizes.tensor * sizes.context, parts=sizes.context, stages=sizes.pipeline)
+    world = world.laid_out(sizes)
     progress.update(phase="preparing", total_steps=training.steps)
     data = modes.open_data(config, world, progress, environ)
     source = origin.of(spec, vocab_size=data.vocab_size, device=world.device)

@@ -69,6 +69,13 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             ".parallelism.pipeline",
         ),
         Rule(
+            "self.parallelism.pipeline == 1 || self.parallelism.pipelineSchedule in ['GPipe', '1F1B', 'Interleaved1F1B'] || "
+            "(self.training.compile == 'none' && self.training.precision != 'fp8')",
+            "a zero-bubble pipelineSchedule splits the backward pass of each matrix, which compiled layers and fp8 have in one: "
+            "set training.compile to none and precision to bf16, or take Interleaved1F1B",
+            ".parallelism.pipelineSchedule",
+        ),
+        Rule(
             "(self.parallelism.tensor == 1 && self.parallelism.context == 1) || self.training.compile == 'none'",
             "parallelism.tensor and context are not compiled: set training.compile to none, or tensor and context to 1",
             ".training.compile",

@@ -229,6 +229,12 @@ BAD = [
     ),
     at("trainer/parallelism/pipelineSchedule", "bad-pipeline-schedule", "2F2B", '"GPipe", "1F1B", "Interleaved1F1B"'),
     trainer(
+        "compiled-halves",
+        {"trainer/parallelism": {"pipeline": 2, "pipelineSchedule": "DualPipeV"}, "trainer/training/compile": "layers"},
+        "spec.trainer.parallelism.pipelineSchedule",
+        "set training.compile to none and precision to bf16",
+    ),
+    trainer(
         "leases-to-a-pipeline",
         {"trainer/parallelism": {"pipeline": 2}, "data/mode": "Dynamic"},
         "spec.data.mode",

@@ -1,6 +1,4 @@
-"""The device mesh: along which axes the ranks share the batch and the model. Sizes only; importable without torch.
-
-    ranks = pipeline x replicate x shard x context x tensor            expert divides shard x context
+"""`spec.trainer.parallelism`: the device mesh as it is asked for, and what of a model it can share out.
 
 Rule: what is left open fills the world, so that a job whose number of workers changes keeps a valid mesh.
 """
@@ -9,73 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from deepseek_trainer.config.base import ConfigError, Section
+from deepseek_trainer.config.mesh import FIELD, IN_A_V, INTERLEAVED, Mesh, Schedule
 
 Size = Annotated[int, Field(ge=1, le=65_536)]
-Schedule = Literal["GPipe", "1F1B", "Interleaved1F1B"]
-FIELD = "trainer.parallelism"
 IN_STAGES = ("deepseek_v3", "deepseek_v2", "qwen2", "llama", "gpt2")
 """Types of models, by transformers' names, that can be cut into stages."""
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """The sizes of a mesh that fits its world.
-
-    Attributes:
-        replicate: groups of ranks that have the whole model each.
-        shard: ranks that share weights, gradients and optimizer of each such group (FSDP2).
-        tensor: neighbouring ranks that share each matrix, and work on the same rows.
-        expert: of the ranks that share weights, neighbours that share the routed experts.
-        pipeline: ranks that share the layers, each with some of them, and work on the same rows one after the other.
-        schedule: in which order these do it.
-        stages: runs of neighbouring layers that the model is cut into; a multiple of `pipeline`.
-        context: ranks that have a part of each sequence of the same rows. They share weights as those of `shard` do.
-    """
-
-    replicate: int = 1
-    shard: int = 1
-    tensor: int = 1
-    expert: int = 1
-    pipeline: int = 1
-    schedule: Schedule = "1F1B"
-    stages: int = 1
-    context: int = 1
-
-    @property
-    def ranks(self) -> int:
-        return self.pipeline * self.replicate * self.sharded * self.tensor
-
-    @property
-    def sharded(self) -> int:
-        """Ranks among which weights, gradients and optimizer lie."""
-        return self.shard * self.context
-
-    @property
-    def expert_copies(self) -> int:
-        """Ranks of these that have the same experts, and share their weights."""
-        return self.sharded // self.expert
-
-    def layers_of(self, stage: int, layers: int) -> range:
-        """Which of the model's layers are a stage's. Where they can't be shared evenly, the stages in the middle have one
-        more: the first and above all the last have the embedding and the output layer beside them."""
-        least, more = divmod(layers, self.stages)
-        begin = (self.stages - more) // 2
-        sizes = [least + (begin <= number < begin + more) for number in range(self.stages)]
-        return range(sum(sizes[:stage]), sum(sizes[: stage + 1]))
-
-    def stages_of(self, place: int) -> range:
-        """Which stages a rank has, by its place in the pipeline."""
-        return range(place, self.stages, self.pipeline)
-
-    def __str__(self) -> str:
-        names = ("pipeline", "replicate", "shard", "context", "tensor", "expert")
-        sizes = {name: getattr(self, name) for name in names}
-        return ",".join(f"{name}:{size}" for name, size in sizes.items() if size > 1 or name == "shard")
 
 
 class ParallelismSpec(Section):
@@ -127,11 +68,14 @@ class ParallelismSpec(Section):
         "1F1B",
         description="In which order the micro-batches go through the pipeline. GPipe: all forward, then all backward. 1F1B: a "
         "group keeps the activations of no more micro-batches than there are groups. Interleaved1F1B: the same with several "
-        "runs of layers in each group, for less waiting and more traffic.",
+        "runs of layers in each group, for less waiting and more traffic. InterleavedZeroBubble, ZBVZeroBubble and DualPipeV "
+        "split the backward pass, and compute gradients of weights while they would wait; the last two give each group two runs "
+        "of layers, one from each end, so that the first group has the output too.",
     )
     stages_per_process: Annotated[int, Field(ge=2, le=16)] = Field(
         2,
-        description="Runs of layers in each group of a pipeline with pipelineSchedule Interleaved1F1B; for that only.",
+        description="Runs of layers in each group of a pipeline with pipelineSchedule Interleaved1F1B or InterleavedZeroBubble; "
+        "for these only.",
     )
 
     @classmethod
@@ -187,7 +131,8 @@ class ParallelismSpec(Section):
         if shard * self.context % self.expert:
             of = f"shard {shard}" + (f" x context {self.context}" if self.context > 1 else "")
             raise _misfit("expert", self.expert, of, _divisors(shard * self.context))
-        each = self.stages_per_process if self.pipeline_schedule == "Interleaved1F1B" else 1
+        each = self.stages_per_process if self.pipeline_schedule in INTERLEAVED else 1
+        each = 2 if self.pipeline_schedule in IN_A_V else each
         stages = self.pipeline * each if self.pipeline > 1 else 1
         return Mesh(
             replicate, shard, self.tensor, self.expert, self.pipeline, self.pipeline_schedule, stages, self.context
@@ -266,7 +211,8 @@ class Divisible:
             )
         if self.layers is not None and self.layers < mesh.stages:
             each = mesh.stages // mesh.pipeline
-            runs = f" x stagesPerProcess {each}" if each > 1 else ""
+            runs = f" x stagesPerProcess {each}" if mesh.schedule in INTERLEAVED else ""
+            runs = f" x 2 runs of layers with {mesh.schedule}" if mesh.schedule in IN_A_V else runs
             raise ConfigError(
                 f"{FIELD}.pipeline: {mesh.pipeline}{runs} is more than the model's {self.layers} layers; each run has one at "
                 f"least: take a pipeline of {self.layers // each} or less"

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from deepseek_trainer.config.base import Section
 from deepseek_trainer.config.logging import LoggingSpec
+from deepseek_trainer.config.mesh import ZERO_BUBBLE
 from deepseek_trainer.config.model import ModelSpec
 from deepseek_trainer.config.optimizer import OptimizerSpec
 from deepseek_trainer.config.parallelism import ParallelismSpec
@@ -81,6 +82,12 @@ class TrainerSpec(Section):
             raise ValueError(
                 "model.multiToken needs the embedding and the output in one process, and a pipeline has them in its first and "
                 "its last; set multiToken.depth to 0, or parallelism.pipeline to 1"
+            )
+        split = self.parallelism.pipeline > 1 and self.parallelism.pipeline_schedule in ZERO_BUBBLE
+        if split and (self.training.compile != "none" or self.training.precision == "fp8"):
+            raise ValueError(
+                f"parallelism.pipelineSchedule {self.parallelism.pipeline_schedule} splits the backward pass of each matrix, which "
+                "compiled layers and fp8 have in one; set training.compile to none and precision to bf16, or take Interleaved1F1B"
             )
         if self.parallelism.pipeline > 1 and self.evaluation.samples is not None:
             raise ValueError(

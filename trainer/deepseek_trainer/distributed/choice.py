@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from deepseek_trainer.config import RunConfig
-from deepseek_trainer.config.parallelism import Mesh, ParallelismSpec
+from deepseek_trainer.config.mesh import Mesh
+from deepseek_trainer.config.parallelism import ParallelismSpec
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.plan import explain
 from deepseek_trainer.plan.choose import choose

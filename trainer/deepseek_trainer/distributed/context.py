@@ -19,7 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
 from deepseek_trainer.config.base import ConfigError
-from deepseek_trainer.config.parallelism import FIELD
+from deepseek_trainer.config.mesh import FIELD
 from deepseek_trainer.data.samples import IGNORED, MicroBatch
 from deepseek_trainer.distributed.ring import Ring, attention, joined, part
 from deepseek_trainer.distributed.waits import Waits

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from deepseek_trainer.config.parallelism import Mesh
+from deepseek_trainer.config.mesh import Mesh
 from deepseek_trainer.distributed.world import World
 
 

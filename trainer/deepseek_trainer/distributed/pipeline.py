@@ -20,8 +20,10 @@ from deepseek_trainer.config import TrainingSpec
 from deepseek_trainer.config.parallelism import Divisible
 from deepseek_trainer.data.samples import MicroBatch, nothing
 from deepseek_trainer.distributed import order, sharding, shards
+from deepseek_trainer.distributed.deferred import Deferral
 from deepseek_trainer.distributed.mesh import Groups
 from deepseek_trainer.distributed.order import Act
+from deepseek_trainer.distributed.passage import Passage
 from deepseek_trainer.distributed.stages import Cut
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
@@ -50,12 +52,15 @@ class Pipeline:
         self._device, self._dtype = world.device, sharding.COMPUTED.get(training.precision, torch.float32)
         self._width = model.config.hidden_size
         self.cut = Cut(model, groups.mesh, self._place)
+        self._deferral = Deferral()
         self._told = not world.leader
 
     def filled(self) -> None:
         """The model is sharded and has its weights."""
         if self.cut.tied:
             shards.share_over_stages(self._model.get_input_embeddings().weight)
+        if self._mesh.splits_backward:
+            self._deferral.put_into(self._model)
 
     def gradient(
         self,
@@ -78,27 +83,38 @@ class Pipeline:
         length = self._training.sequence_length
         batches = batches + [nothing(length).to(self._device) for _ in range(filled - len(batches))]
         acts = order.training(self._mesh, filled)[self._place]
-        left = sum(act.what == "B" for act in acts)
-        step = _Passage(self, batches)
+        left = sum(act.what in ("B", "W") for act in acts)
+        step = Passage(self, batches)
         routing.weigh(weight)
         for act in acts:
-            if act.what in "FB":
+            if act.what in ("F", "B", "I"):
                 tick()
                 routing.begin(batches[act.batch])  # a backward pass may compute the layers again
             if act.what == "F":
                 with self._waits.part("forward"):
                     step.forward(act, lambda made, batch: _weighted(objective(made, batch), weight))
-            elif act.what == "B":
-                left -= 1
-                sharding.sync_on_last(self._model, self._training, last=left == 0)
+            elif act.what in ("B", "I", "W"):
+                left -= act.what != "I"
                 with self._waits.part("backward"):
-                    step.backward(act)
+                    self._backward(step, act, last=left == 0)
             else:
                 step.pass_on(act)
         step.end()
         self._sum_tied()
         tick()
         return step.loss
+
+    def _backward(self, step: Passage, act: Act, *, last: bool) -> None:
+        """Args: last: all of this rank's gradients are there then."""
+        if act.what == "I":
+            sharding.hold_gradients(self._model)
+            step.backward_inputs(act, self._deferral)
+        elif act.what == "W":
+            step.backward_weights(act)
+            sharding.add_held(self._model, self._training, last=last)
+        else:
+            sharding.sync_on_last(self._model, self._training, last=last)
+            step.backward(act)
 
     def _tell(self, batches: int) -> None:
         """Says once that a step has too few micro-batches for all stages to work."""
@@ -116,7 +132,7 @@ class Pipeline:
         """The sum of the losses, without a gradient, where the last stage is, else 0. A collective."""
         total, rest = torch.zeros((), dtype=torch.float64, device=self._device), iter(batches)
         while some := [batch.to(self._device) for batch in islice(rest, 2 * self._mesh.pipeline)]:
-            step = _Passage(self, some)
+            step = Passage(self, some)
             for act in order.forward(self._mesh, len(some))[self._place]:
                 if act.what == "F":
                     step.forward(act, objective)
@@ -144,13 +160,17 @@ class Pipeline:
     def is_last(self, stage: int) -> bool:
         return stage == self._mesh.stages - 1
 
+    def has(self, stage: int) -> bool:
+        """Whether it is this rank's."""
+        return stage in self.cut.own
+
     def sent(self, tensor: torch.Tensor, stage: int) -> dist.Work:
-        work = dist.isend(tensor, group=self._group, group_dst=stage % self._mesh.pipeline)
+        work = dist.isend(tensor, group=self._group, group_dst=self._mesh.place_of(stage))
         assert work is not None  # noqa: S101  this rank is in the group
         return work
 
     def received(self, tensor: torch.Tensor, stage: int) -> dist.Work:
-        work = dist.irecv(tensor, group=self._group, group_src=stage % self._mesh.pipeline)
+        work = dist.irecv(tensor, group=self._group, group_src=self._mesh.place_of(stage))
         assert work is not None  # noqa: S101
         return work
 
@@ -172,69 +192,6 @@ class Pipeline:
             for work in works:
                 work.wait()
         own.copy_(mine + other if first else other + mine)
-
-
-class _Passage:
-    """The micro-batches of one step on their way through this rank's stages.
-
-    Attributes:
-        loss: sum of the losses so far, fp64.
-    """
-
-    def __init__(self, pipeline: Pipeline, batches: list[MicroBatch]) -> None:
-        self._pipeline, self._batches = pipeline, batches
-        self.loss = torch.zeros((), dtype=torch.float64, device=batches[0].inputs.device)
-        self._kept: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
-        """What a stage was given and what it made of it, until its backward pass."""
-        self._made: dict[tuple[str, int, int], torch.Tensor] = {}
-        """To be sent."""
-        self._coming: dict[tuple[str, int, int], tuple[dist.Work, torch.Tensor]] = {}
-        self._going: list[tuple[dist.Work, torch.Tensor]] = []
-
-    def forward(self, act: Act, objective: Minimized) -> None:
-        stage, batch = act.stage, self._batches[act.batch]
-        given = batch.inputs if stage == 0 else self._arrived("F", act).requires_grad_(torch.is_grad_enabled())
-        made = self._pipeline.computed(stage, given, batch)
-        if self._pipeline.is_last(stage):
-            loss, made = objective(made, batch)
-            self.loss += loss.detach()
-        else:
-            self._made["F", stage, act.batch] = made.detach().contiguous()
-        self._kept[stage, act.batch] = given, made
-
-    def forget(self, act: Act) -> None:
-        """There will be no backward pass."""
-        del self._kept[act.stage, act.batch]
-
-    def backward(self, act: Act) -> None:
-        given, made = self._kept.pop((act.stage, act.batch))
-        made.backward(None if self._pipeline.is_last(act.stage) else self._arrived("B", act))
-        if act.stage > 0:
-            assert given.grad is not None  # noqa: S101
-            self._made["B", act.stage, act.batch] = given.grad.contiguous()
-
-    def pass_on(self, act: Act) -> None:
-        """Sends or receives; who needs what was received waits for it."""
-        kind, way = act.what.split("_")
-        key = (way, act.stage, act.batch)
-        other = act.stage + (1 if (kind == "SEND") == (way == "F") else -1)
-        if kind == "SEND":
-            tensor = self._made.pop(key)
-            self._going = [(work, sent) for work, sent in self._going if not work.is_completed()]
-            self._going.append((self._pipeline.sent(tensor, other), tensor))
-        else:
-            tensor = self._pipeline.arriving(self._batches[act.batch])
-            self._coming[key] = self._pipeline.received(tensor, other), tensor
-
-    def end(self) -> None:
-        """All that was sent has arrived."""
-        for work, _ in self._going:
-            self._pipeline.waited(work)
-
-    def _arrived(self, way: str, act: Act) -> torch.Tensor:
-        work, tensor = self._coming.pop((way, act.stage, act.batch))
-        self._pipeline.waited(work)
-        return tensor
 
 
 def _weighted(objective: Objective, weight: float) -> Objective:

@@ -27,7 +27,8 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor, Shard
 
 from deepseek_trainer.config import ConfigError, TrainingSpec
-from deepseek_trainer.config.parallelism import FIELD, Divisible
+from deepseek_trainer.config.mesh import FIELD
+from deepseek_trainer.config.parallelism import Divisible
 from deepseek_trainer.distributed import context, experts, recompute, tensor
 from deepseek_trainer.distributed.context import Context
 from deepseek_trainer.distributed.mesh import Groups
@@ -185,3 +186,15 @@ def sync_on_last(model: Any, training: TrainingSpec, *, last: bool) -> None:
     last = last or training.reduce_gradients == "microBatch"
     model.set_requires_gradient_sync(last)
     model.set_reshard_after_backward(last)
+
+
+def hold_gradients(model: FSDPModule) -> None:
+    """The next backward pass leaves gradients out (see `deferred`): FSDP sums nothing, and weights stay gathered."""
+    model.set_requires_gradient_sync(False)
+    model.set_reshard_after_backward(False)
+
+
+def add_held(model: Any, training: TrainingSpec, *, last: bool) -> None:
+    """What FSDP does after a backward pass, as the gradients that were left out have been added; see `sync_on_last`."""
+    sync_on_last(model, training, last=last)
+    model._get_fsdp_state()._root_post_backward_final_callback()

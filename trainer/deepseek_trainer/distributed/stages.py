@@ -1,6 +1,7 @@
 """A pipeline's stages: runs of neighbouring layers, the embedding before the first and the output layer behind the last.
 
-Stage s is of rank s % ranks of the pipeline, so that with several stages a rank has layers from all over the stack.
+Stage s is of rank s % ranks of the pipeline, or they go down the ranks and up again (`Mesh.place_of`): with several stages a rank
+has layers from all over the stack.
 
 Rule: a rank keeps the model that it was, without the layers of others: names of parameters are those of the whole model,
 and so are first weights and checkpoints. An embedding that is the output layer too is in the last stage as well.
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from deepseek_trainer.config.parallelism import Mesh
+from deepseek_trainer.config.mesh import Mesh
 
 
 class _Anatomy(NamedTuple):
@@ -54,7 +55,7 @@ class Cut:
         names = {name for name, _ in model.named_parameters()}
         stack = getattr(self._base, self._anatomy.layers)
         first, last = self.own[0] == 0, self.own[-1] == mesh.stages - 1
-        self.tied = bool(model.config.tie_word_embeddings) and (first or last)
+        self.tied = bool(model.config.tie_word_embeddings) and first != last
         runs = {stage: mesh.layers_of(stage, len(stack)) for stage in self.own}
         self._layers = {stage: nn.ModuleList(stack[i] for i in run) for stage, run in runs.items()}
         kept = {i for run in runs.values() for i in run}

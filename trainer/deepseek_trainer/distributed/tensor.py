@@ -27,7 +27,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.functional import linear
 
 from deepseek_trainer.config.base import ConfigError
-from deepseek_trainer.config.parallelism import FIELD
+from deepseek_trainer.config.mesh import FIELD
 from deepseek_trainer.distributed.exchange import copied, gathered, summed
 from deepseek_trainer.distributed.shards import local
 from deepseek_trainer.distributed.waits import Waits

@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed import Store  # type: ignore[attr-defined]  # exported by a star
 
 from deepseek_trainer.config import ConfigError
+from deepseek_trainer.config.mesh import Mesh
 from deepseek_trainer.contract import Env
 from deepseek_trainer.errors import TrainerError, UnavailableError, first_line
 
@@ -42,6 +43,7 @@ class World:
         alike: how many neighbouring ranks get the same rows, because they share each matrix or each sequence.
         parts: of these, how many have a part each of a sequence.
         stages: how many ranks of a pipeline work on them one after the other; those of a stage are neighbours.
+        end: which of these has the last stage.
     """
 
     rank: int
@@ -53,6 +55,12 @@ class World:
     alike: int = 1
     parts: int = 1
     stages: int = 1
+    end: int = 0
+
+    def laid_out(self, mesh: Mesh) -> World:
+        """The same, as its ranks lie in a mesh."""
+        alike, end = mesh.tensor * mesh.context, mesh.place_of(mesh.stages - 1)
+        return replace(self, alike=alike, parts=mesh.context, stages=mesh.pipeline, end=end)
 
     @property
     def leader(self) -> bool:
@@ -79,12 +87,12 @@ class World:
 
         In a pipeline it is in the last stage, which knows the loss.
         """
-        return self.rank % self.alike == 0 and self.rank // self.stage_size == self.stages - 1
+        return self.rank % self.alike == 0 and self.rank // self.stage_size == self.end
 
     @property
     def adds(self) -> bool:
         """Whether this rank speaks for those that compute the same: of a part of a sequence the loss counts once."""
-        return self.rank % (self.alike // self.parts) == 0 and self.rank // self.stage_size == self.stages - 1
+        return self.rank % (self.alike // self.parts) == 0 and self.rank // self.stage_size == self.end
 
     @property
     def averaged(self) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from deepseek_trainer.config.base import ConfigError
-from deepseek_trainer.config.parallelism import FIELD, Mesh
+from deepseek_trainer.config.mesh import FIELD, Mesh
 from deepseek_trainer.plan.estimate import Estimate, Workload, estimate
 from deepseek_trainer.plan.hardware import GIB, Gpu
 

@@ -18,7 +18,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from deepseek_trainer.config.parallelism import Mesh
+from deepseek_trainer.config.mesh import Mesh
+from deepseek_trainer.plan import pipeline
 from deepseek_trainer.plan.architecture import Architecture, Block
 from deepseek_trainer.plan.hardware import GIB, Gpu
 
@@ -124,8 +125,7 @@ def estimate(work: Workload, mesh: Mesh, gpu: Gpu, *, per_node: int) -> Estimate
     extra = {"none": 0.0, "selective": 0.05, "full": 1 / 3}[work.checkpointing]
     low, high = MIXTURE_SPEED if work.architecture.mixture_layers else DENSE_SPEED
     hidden, exposed = _waits(mesh, traffic, gpu, per_node)
-    turns = micro_steps * mesh.stages / mesh.pipeline
-    idle = (mesh.pipeline - 1) / (turns + mesh.pipeline - 1)
+    idle = pipeline.idle(mesh, micro_steps)
     ring = max(_ring(work, mesh, part, sequences, gpu) for part in parts)
     launches = max(sum(count for count, *_ in part.kinds) for part in parts) * micro_steps * LAYER_S
     fast, slow = (max(operations * (1 + extra) / (gpu.peak * speed), launches) + ring for speed in (high, low))
@@ -159,15 +159,9 @@ class _Part:
         layers = [layer for stage in stages for layer in mesh.layers_of(stage, model.layers)]
         dense = sum(layer < model.dense_layers for layer in layers)
         kinds = [(dense, model.dense, 0), (len(layers) - dense, model.mixture, model.routed)]
-        first, last = place == 0, place == mesh.pipeline - 1
+        first, last = 0 in stages, mesh.stages - 1 in stages
         matrices = 1 if model.tied and (first or last) else first + last
-        if mesh.schedule == "GPipe":
-            kept: float = micro_steps
-        elif len(stages) == 1:
-            kept = mesh.pipeline - place
-        else:
-            kept = ((len(stages) - 1) * mesh.pipeline + 2 * (mesh.pipeline - 1 - place) + 1) / len(stages)
-        kept = min(kept, micro_steps) if mesh.pipeline > 1 else 1
+        kept = pipeline.kept(mesh, place, micro_steps)
         logits = micro_steps if mesh.pipeline > 1 and mesh.schedule == "GPipe" else 1
         return cls([kind for kind in kinds if kind[0]], matrices, last, kept, logits)
 

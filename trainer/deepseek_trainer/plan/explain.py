@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deepseek_trainer.config.parallelism import Mesh
+from deepseek_trainer.config.mesh import Mesh
 from deepseek_trainer.plan.choose import Choice
 from deepseek_trainer.plan.estimate import Estimate, Workload
 from deepseek_trainer.plan.hardware import GIB, Gpu

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from deepseek_trainer.config import ConfigError, RunConfig, TrainerSpec, problems
-from deepseek_trainer.config.parallelism import Divisible, Mesh, ParallelismSpec
+from deepseek_trainer.config.mesh import Mesh
+from deepseek_trainer.config.parallelism import Divisible, ParallelismSpec
 from deepseek_trainer.model import presets
 from deepseek_trainer.plan.architecture import Architecture
 from deepseek_trainer.plan.estimate import Workload
