@@ -200,8 +200,8 @@ class Sharded:
         source.fill(self.model, world.device, offloaded=self.training.cpu_offload)
         alone.settle(self.model, self.world)
         if self.pipeline is not None:
-            self.pipeline.filled()
-        self.routing = Routing(self.model, source.config, ExpertsSpec(sequence_loss=0.0), world.device)
+            self.pipeline.filled(self.context)
+        self.routing = Routing(self.model, source.config, ExpertsSpec(sequence_loss=0.0), world.device, self.context)
         self.optimizer = optimizer.make(self.model, OPTIMIZER)
 
     def course(self, first: int, last: int) -> Course:
@@ -231,11 +231,12 @@ class Sharded:
         """The sum of the losses of these rows, of which it accumulates the gradient. A rank that has run out takes part with
         a row that counts for nothing."""
         if self.pipeline is not None:
+            minimized = partial(objective, context=self.context)
             batches = [MicroBatch(rows[:, :-1], rows[:, 1:], None) if len(rows) else nothing(LENGTH) for rows in parts]
             ticks: list[None] = []
             return float(
                 self.pipeline.gradient(
-                    batches, objective, weight=weight, routing=self.routing, tick=lambda: ticks.append(None)
+                    batches, minimized, weight=weight, routing=self.routing, tick=lambda: ticks.append(None)
                 )
             )
         summed = 0.0

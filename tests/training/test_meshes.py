@@ -19,6 +19,11 @@ ON_FOUR: list[Layout] = [
     {"model": "deepseek", "parallelism": {"pipeline": 2, "tensor": 2}},
     {"model": "deepseek", "parallelism": {"tensor": 2, "expert": 2}},
     {"model": "deepseek", "parallelism": {"context": 2, "expert": 4}},
+    {
+        "model": "deepseek",
+        "parallelism": {"pipeline": 2, "context": 2},
+        "training": {"activationCheckpointing": "full"},
+    },
     {"model": "deep", "parallelism": {"pipeline": 2, "expert": 2, "pipelineSchedule": "InterleavedZeroBubble"}},
     {
         "model": "deep",
@@ -34,8 +39,8 @@ ON_FOUR: list[Layout] = [
 ON_TWO: list[Layout] = [
     {"model": "deepseek", "parallelism": {"shard": 1}},
     {"model": "deepseek", "parallelism": {"tensor": 2}},
-    {"model": "deepseek", "parallelism": {"expert": 2}},
-    {"model": "deepseek", "parallelism": {"pipeline": 2}, "training": {"activationCheckpointing": "full"}},
+    {"model": "deepseek", "parallelism": {"expert": 2}, "training": {"activationCheckpointing": "selective"}},
+    {"model": "deepseek", "parallelism": {"pipeline": 2}},
     {
         "model": "deep",
         "parallelism": {"pipeline": 2, "pipelineSchedule": "DualPipeV"},

@@ -120,7 +120,6 @@ def test_a_mesh_that_does_not_fit_the_model_is_refused(config: Any, mesh: Mesh, 
         ({"tensor": 2}, {"mode": "Dynamic"}, "set data.mode to Deterministic"),
         ({"context": 2}, {"mode": "Dynamic"}, "a tensor or context group"),
         ({"auto": True, "context": 2}, {}, "auto chooses the sizes itself"),
-        ({"context": 2, "pipeline": 2}, {}, "set one of them to 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused(parallelism: dict[str, Any], data: dict[str, Any], says: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def validation_loss(
     total = torch.zeros((), dtype=torch.float64, device=world.device)
     model.eval()
     if pipeline is not None:
-        total += pipeline.loss(held_out.micro_batches, objective, tick=tick)
+        total += pipeline.loss(held_out.micro_batches, partial(objective, context=context), tick=tick)
     else:
         for micro_batch in held_out.micro_batches:
             total += summed_loss(model, micro_batch.to(world.device), context=context)

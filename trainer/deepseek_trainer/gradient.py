@@ -22,7 +22,12 @@ def accumulate(run: Run, feed: Feed, step: Step) -> float:
     if run.pipeline is not None:
         summed = run.pipeline.gradient(
             [feed.micro_batch() for _ in range(step.micro_steps)],
-            partial(objective, z_loss=spec.training.z_loss),
+            partial(
+                objective,
+                z_loss=spec.training.z_loss,
+                further_weight=spec.model.multi_token.loss_weight,
+                context=run.context,
+            ),
             weight=weight,
             routing=run.routing,
             tick=run.progress.pulse.tick,

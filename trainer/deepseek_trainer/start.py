@@ -100,7 +100,7 @@ def set_up(
     context = sharding.shard(model, world, groups, training, waits)
     _fill(model, source, world, drawn=found is None and other is None, offloaded=training.cpu_offload)
     if pipeline is not None:
-        pipeline.filled()
+        pipeline.filled(context)
     routing = Routing(model, source.config, spec.model.experts, world.device, context)
     log.info(
         "set up %s",

@@ -155,11 +155,6 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             "expert doesn't divide shard x context, of which it is a part: change one of them",
             ".expert",
         ),
-        Rule(
-            "!has(self.context) || self.context == 1 || !has(self.pipeline) || self.pipeline == 1",
-            "a pipeline takes whole sequences, and context divides them: set one of them to 1",
-            ".context",
-        ),
     ),
     "data.batching": (
         Rule(

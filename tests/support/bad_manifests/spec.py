@@ -253,12 +253,6 @@ BAD = [
         "context and pipeline to 1",
     ),
     trainer(
-        "parts-of-sequences-in-a-pipeline",
-        {"trainer/parallelism": {"context": 2, "pipeline": 2}},
-        "spec.trainer.parallelism.context",
-        "set one of them to 1",
-    ),
-    trainer(
         "two-attentions",
         {"trainer/parallelism": {"context": 2}, "trainer/model": {"attention": "Flash"}},
         "spec.trainer.model.attention",

@@ -54,8 +54,8 @@ class ParallelismSpec(Section):
     context: Size = Field(
         1,
         description="Processes that divide each sequence of the same rows: each computes its part, and keys and values go "
-        "round among them (ring attention). For sequences whose activations are too large for one GPU; attention must be SDPA, "
-        "and pipeline 1. They have a part of the weights each, as those of shard.",
+        "round among them (ring attention). For sequences whose activations are too large for one GPU; attention must be SDPA. "
+        "They have a part of the weights each, as those of shard.",
     )
     pipeline: Size = Field(
         1,
@@ -96,8 +96,6 @@ class ParallelismSpec(Section):
             raise ValueError("auto chooses the sizes itself; remove them, or set auto to false")
         if self.shard is not None and (self.shard * self.context) % self.expert:
             raise ValueError("expert doesn't divide shard x context, of which it is a part; change one of them")
-        if self.context > 1 and self.pipeline > 1:
-            raise ValueError("a pipeline takes whole sequences, and context divides them; set one of them to 1")
         return self
 
     def mesh(self, ranks: int) -> Mesh:

@@ -27,7 +27,9 @@ class Passage:
     """
 
     def __init__(self, pipeline: Pipeline, batches: list[MicroBatch]) -> None:
+        """Args: batches: whole ones that have begun; see `Context`."""
         self._pipeline, self._batches = pipeline, batches
+        self._own = [pipeline.context.own(batch) for batch in batches]
         self.loss = torch.zeros((), dtype=torch.float64, device=batches[0].inputs.device)
         self._kept: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
         """What a stage was given and what it made of it, until its backward pass."""
@@ -39,11 +41,11 @@ class Passage:
         self._later: dict[tuple[int, int], Later] = {}
 
     def forward(self, act: Act, objective: Minimized) -> None:
-        stage, batch = act.stage, self._batches[act.batch]
+        stage, batch = act.stage, self._own[act.batch]
         given = batch.inputs if stage == 0 else self._arrived("F", act).requires_grad_(torch.is_grad_enabled())
         made = self._pipeline.computed(stage, given, batch)
         if self._pipeline.is_last(stage):
-            loss, made = objective(made, batch)
+            loss, made = objective(made, self._batches[act.batch])
             self.loss += loss.detach()
         else:
             self._give(act, "F", made.detach().contiguous())
@@ -81,7 +83,7 @@ class Passage:
             self._going = [(work, sent) for work, sent in self._going if not work.is_completed()]
             self._going.append((self._pipeline.sent(tensor, other), tensor))
         else:
-            tensor = self._pipeline.arriving(self._batches[act.batch])
+            tensor = self._pipeline.arriving(self._own[act.batch])
             self._coming[key] = self._pipeline.received(tensor, other), tensor
 
     def end(self) -> None:

@@ -20,6 +20,7 @@ from deepseek_trainer.config import TrainingSpec
 from deepseek_trainer.config.parallelism import Divisible
 from deepseek_trainer.data.samples import MicroBatch, nothing
 from deepseek_trainer.distributed import order, sharding, shards
+from deepseek_trainer.distributed.context import WHOLE, Context
 from deepseek_trainer.distributed.deferred import Deferral
 from deepseek_trainer.distributed.mesh import Groups
 from deepseek_trainer.distributed.order import Act
@@ -32,8 +33,8 @@ from deepseek_trainer.optim.loss import Objective
 
 log = logging.getLogger(__name__)
 
-Minimized = Callable[[torch.Tensor, MicroBatch], Objective]
-"""The objective of a micro-batch, of its logits."""
+Minimized = Callable[[Any, MicroBatch], Objective]
+"""The objective of what the model has made of this rank's part of a micro-batch, and of the whole micro-batch."""
 
 
 class Pipeline:
@@ -53,10 +54,16 @@ class Pipeline:
         self._width = model.config.hidden_size
         self.cut = Cut(model, groups.mesh, self._place)
         self._deferral = Deferral()
+        self.context = WHOLE
         self._told = not world.leader
 
-    def filled(self) -> None:
-        """The model is sharded and has its weights."""
+    def filled(self, context: Context) -> None:
+        """The model is sharded and has its weights.
+
+        Args:
+            context: which part of each sequence it computes; what is sent is of that part.
+        """
+        self.context = context
         if self.cut.tied:
             shards.share_over_stages(self._model.get_input_embeddings().weight)
         if self._mesh.splits_backward:
@@ -82,6 +89,7 @@ class Pipeline:
         filled = order.suitable(self._mesh, len(batches))
         length = self._training.sequence_length
         batches = batches + [nothing(length).to(self._device) for _ in range(filled - len(batches))]
+        batches = [self.context.begin(batch) for batch in batches]
         acts = order.training(self._mesh, filled)[self._place]
         left = sum(act.what in ("B", "W") for act in acts)
         step = Passage(self, batches)
@@ -89,7 +97,8 @@ class Pipeline:
         for act in acts:
             if act.what in ("F", "B", "I"):
                 tick()
-                routing.begin(batches[act.batch])  # a backward pass may compute the layers again
+                self.context.begin(batches[act.batch])  # a backward pass may compute the layers again
+                routing.begin(batches[act.batch])
             if act.what == "F":
                 with self._waits.part("forward"):
                     step.forward(act, lambda made, batch: _weighted(objective(made, batch), weight))
@@ -131,10 +140,11 @@ class Pipeline:
     def loss(self, batches: Iterable[MicroBatch], objective: Minimized, *, tick: Callable[[], None]) -> torch.Tensor:
         """The sum of the losses, without a gradient, where the last stage is, else 0. A collective."""
         total, rest = torch.zeros((), dtype=torch.float64, device=self._device), iter(batches)
-        while some := [batch.to(self._device) for batch in islice(rest, 2 * self._mesh.pipeline)]:
+        while some := [self.context.begin(batch.to(self._device)) for batch in islice(rest, 2 * self._mesh.pipeline)]:
             step = Passage(self, some)
             for act in order.forward(self._mesh, len(some))[self._place]:
                 if act.what == "F":
+                    self.context.begin(some[act.batch])
                     step.forward(act, objective)
                     step.forget(act)
                     tick()
@@ -144,10 +154,9 @@ class Pipeline:
             total += step.loss
         return total
 
-    def computed(self, stage: int, rows: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+    def computed(self, stage: int, rows: torch.Tensor, batch: MicroBatch) -> Any:
         """What a stage makes of what it was given; see `Cut.forward`."""
-        made: torch.Tensor = self._model(stage, rows, batch.positions)
-        return made
+        return self._model(stage, rows, batch.positions)
 
     def arriving(self, batch: MicroBatch) -> torch.Tensor:
         """Memory for what a stage gets of another."""

@@ -9,10 +9,13 @@ Rule: it is inside of FSDP's hooks, so that a layer's weights are gathered once 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import (
     SAC_IGNORED_OPS,
     CheckpointPolicy,
@@ -56,7 +59,7 @@ def apply(layer: Any, mode: Mode) -> None:
     contexts: dict[str, Any] = {}
     if mode == "selective":
         SAC_IGNORED_OPS.update(_NOT_COUNTED)
-        contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+        contexts["context_fn"] = partial(_contexts, layer)
     forward = layer.forward
 
     def checkpointed(*arguments: Any, **named: Any) -> Any:
@@ -65,6 +68,21 @@ def apply(layer: Any, mode: Mode) -> None:
         return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **contexts, **named)
 
     layer.forward = checkpointed
+
+
+def _contexts(layer: Any) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    first, again = create_selective_checkpoint_contexts(_policy)
+    return _gathered(layer, first), _gathered(layer, again)
+
+
+@contextmanager
+def _gathered(layer: Any, kept: AbstractContextManager[Any]) -> Iterator[None]:
+    """Weights that FSDP gathers within the layer are gathered before anything is counted: one time they may be there already."""
+    for module in layer.modules():
+        if isinstance(module, FSDPModule) and module is not layer:
+            module.unshard()
+    with kept:
+        yield
 
 
 def _policy(context: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:

@@ -72,8 +72,8 @@ class Cut:
         self.elsewhere = frozenset(names - {name for name, _ in model.named_parameters()})
         model.forward = self.forward
 
-    def forward(self, stage: int, rows: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-        """What a stage makes of the rows: what the next one is given, shape (rows, width, hidden), or the logits.
+    def forward(self, stage: int, rows: torch.Tensor, positions: torch.Tensor | None) -> Any:
+        """What a stage makes of the rows: what the next one is given, shape (rows, width, hidden), or the model's answer.
 
         Args:
             rows: tokens, int64, shape (rows, width), for the first stage; else what the one before has made.
@@ -82,8 +82,7 @@ class Cut:
         given = {"input_ids" if stage == 0 else "inputs_embeds": rows, "position_ids": positions, "use_cache": False}
         with self._only(stage):
             if stage == self.stages - 1:
-                logits: torch.Tensor = self._forward(**given).logits
-                return logits
+                return self._forward(**given)
             made: torch.Tensor = self._base(**given).last_hidden_state
         return made.clone() if made._is_view() else made  # FSDP's hooks are on it
 

@@ -49,26 +49,31 @@ def summed_objective(
     own = context.own(batch)
     if routing is not None:
         routing.begin(batch)
-    output = _output(model, own)
-    found = objective(output.logits, own, z_loss=z_loss)
+    found = objective(_output(model, own), batch, z_loss=z_loss, further_weight=further_weight, context=context)
     if routing is not None:
         routing.follow(found.loss)
+    return found
+
+
+def objective(
+    output: Any, batch: MicroBatch, *, z_loss: float = 0.0, further_weight: float = 0.0, context: Context = WHOLE
+) -> Objective:
+    """The same of what a model has answered for this rank's part, without what routers add.
+
+    Args:
+        batch: whole sequences, which have begun.
+    """
+    labels, logits = context.own(batch).labels, _flat(output.logits)
+    loss = minimized = _cross_entropy(logits, labels)
+    if z_loss:
+        denominators = torch.logsumexp(logits, dim=-1)[labels.flatten() != IGNORED]
+        minimized = minimized + z_loss * denominators.square().sum()
     further = [
         _cross_entropy(_flat(more), context.part(mtp.labels(batch, k)))
         for k, more in enumerate(_further(output), start=1)
     ]
-    if not further:
-        return found
-    return Objective(found.loss, found.minimized + further_weight * torch.stack(further).mean())
-
-
-def objective(outputs: torch.Tensor, batch: MicroBatch, *, z_loss: float = 0.0) -> Objective:
-    """The same of logits, shape (rows, width, vocabulary), without what routers and further tokens add."""
-    logits = _flat(outputs)
-    loss = minimized = _cross_entropy(logits, batch.labels)
-    if z_loss:
-        denominators = torch.logsumexp(logits, dim=-1)[batch.labels.flatten() != IGNORED]
-        minimized = minimized + z_loss * denominators.square().sum()
+    if further:
+        minimized = minimized + further_weight * torch.stack(further).mean()
     return Objective(loss, minimized)
 
 
