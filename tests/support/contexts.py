@@ -9,20 +9,22 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from deepseek_trainer.config import TrainerSpec
 from deepseek_trainer.config.parallelism import ParallelismSpec
-from deepseek_trainer.data.samples import IGNORED, MicroBatch
+from deepseek_trainer.data.samples import IGNORED, MicroBatch, nothing
 from deepseek_trainer.distributed import mesh, ring, sharding
 from deepseek_trainer.distributed.context import WHOLE, Context
+from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.model import origin
 from deepseek_trainer.model.balance import Routing
+from deepseek_trainer.optim import loss
 from deepseek_trainer.optim.loss import summed_loss, summed_objective
 from deepseek_trainer.pulse import PulseWriter
 from torch.distributed.tensor import DTensor
@@ -34,7 +36,7 @@ ATTENTIONS: list[Case] = [
     {"ranks": 3, "heads": 2, "shared": 2, "size": 6, "value_size": 4, "documents": True, "scores": 40},
     {"ranks": 2, "heads": 6, "shared": 2, "size": 4, "value_size": 8, "scores": 40},
 ]
-MESHES: list[Case] = [{"context": 4}, {"context": 2, "tensor": 2}]
+MESHES: list[Case] = [{"context": 4}, {"context": 2, "tensor": 2}, {"pipeline": 2, "context": 2}]
 SPEC = {
     "model": {
         "preset": "tiny",
@@ -44,7 +46,7 @@ SPEC = {
         "multiToken": {"depth": 1},
         "experts": {"sequenceLoss": 0.1, "capacityFactor": 1.2},
     },
-    "training": {"steps": 1, "sequenceLength": 24, "zLoss": 0.01},
+    "training": {"steps": 1, "sequenceLength": 24, "zLoss": 0.01, "activationCheckpointing": "full"},
 }
 ROWS, WIDTH, VOCABULARY = 2, 21, 64
 
@@ -103,7 +105,7 @@ def objective(model: Any, context: Context, averaged: int) -> tuple[torch.Tensor
     spec = TrainerSpec.model_validate(SPEC)
     routing = Routing(model, model.config, spec.model.experts, torch.device("cpu"), context)
     given, chosen = batch(), {"z_loss": spec.training.z_loss, "routing": routing, "further_weight": 0.3}
-    loss, minimized = summed_objective(model.train(), given, **cast(Any, chosen), context=context)
+    summed, minimized = summed_objective(model.train(), given, **cast(Any, chosen), context=context)
     (minimized * averaged / 100).backward()  # type: ignore[no-untyped-call]
     grads = {name: _whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
     with torch.no_grad():
@@ -111,7 +113,24 @@ def objective(model: Any, context: Context, averaged: int) -> tuple[torch.Tensor
         own = context.own(context.begin(given))
         logits = model(input_ids=own.inputs, position_ids=own.positions, use_cache=False).logits
         grads["logits"] = context.at(logits, torch.tensor([4, WIDTH - 1]))
-    return torch.stack([loss.detach(), held_out]), grads, routing.balance()
+    return torch.stack([summed.detach(), held_out]), grads, routing.balance()
+
+
+def staged(
+    model: Any, pipeline: Pipeline, config: Any, world: World
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
+    """The same of a pipeline; without logits."""
+    spec, context = TrainerSpec.model_validate(SPEC), pipeline.context
+    routing = Routing(model, config, spec.model.experts, torch.device("cpu"), context)
+    minimized = partial(loss.objective, z_loss=spec.training.z_loss, further_weight=0.3, context=context)
+    given, weight = batch(), world.averaged / 100
+    rows = [given, nothing(8)]  # what the second has told the layers must not stay for the backward pass of the first
+    summed = pipeline.gradient(rows, minimized, weight=weight, routing=routing, tick=lambda: None)
+    grads = {name: _whole(p.grad) for name, p in model.named_parameters()}
+    model.eval()
+    held_out = pipeline.loss([MicroBatch(given.inputs, given.labels, None)], minimized, tick=lambda: None)
+    every = {name: tensor for stage in world.gather(grads) for name, tensor in stage.items()}
+    return torch.stack([summed, held_out]), every, routing.balance()
 
 
 def _whole(tensor: Any) -> torch.Tensor:
@@ -123,12 +142,17 @@ def divided(sizes: Case, world: World, waits: Waits, one: tuple[Any, Any, Any]) 
     shape = ParallelismSpec.model_validate(sizes).mesh(world.size)
     source = origin.of(TrainerSpec.model_validate(SPEC), vocab_size=VOCABULARY)
     model: Any = source.bare()
-    placed = replace(world, alike=shape.tensor * shape.context, parts=shape.context)
-    context = sharding.shard(
-        model, placed, mesh.groups(shape, placed), TrainerSpec.model_validate(SPEC).training, waits
-    )
+    placed, training = world.laid_out(shape), TrainerSpec.model_validate(SPEC).training
+    groups = mesh.groups(shape, placed)
+    pipeline = Pipeline(model, groups, placed, training, waits) if groups.pipeline is not None else None
+    context = sharding.shard(model, placed, groups, training, waits)
     source.fill(model, world.device)
-    losses, grads, load = objective(model, context, placed.averaged)
+    if pipeline is not None:
+        pipeline.filled(context)
+        losses, grads, load = staged(model.train(), pipeline, source.config, placed)
+        grads["logits"] = one[1]["logits"]
+    else:
+        losses, grads, load = objective(model, context, placed.averaged)
     total = torch.tensor(world.total(*(float(loss) if placed.adds else 0.0 for loss in losses)))
     assert grads.keys() == one[1].keys()
     if load != one[2] or not load.dropped:

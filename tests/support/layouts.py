@@ -31,10 +31,11 @@ from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.shards import local
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, join
+from deepseek_trainer.model import mtp
 from deepseek_trainer.model.balance import Routing
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim import optimizer
-from deepseek_trainer.optim.loss import objective
+from deepseek_trainer.optim.loss import Objective, objective
 from deepseek_trainer.pulse import PulseWriter
 from support.saver import writer
 from torch.distributed.tensor import DTensor
@@ -48,11 +49,13 @@ SAVED = 2
 """Steps before the checkpoint; one more comes after it."""
 LIMIT = 0.5
 """Of the gradient's norm: below what it is, so that clipping does something."""
+FURTHER = 0.3
+"""Weight of the token after the next."""
 OPTIMIZER = OptimizerSpec(learning_rate=3e-3)
 
 
-def deepseek(layers: int = 2) -> Origin:
-    """Two layers, or more, all but the first with eight experts of which a row takes three."""
+def deepseek(layers: int = 2, further: int = 0) -> Origin:
+    """Two layers, or more, all but the first with eight experts of which a row takes three; and modules for further tokens."""
     config = DeepseekV3Config(
         attn_implementation="sdpa",
         experts_implementation="grouped_mm",
@@ -75,7 +78,7 @@ def deepseek(layers: int = 2) -> Origin:
         qk_rope_head_dim=4,
         v_head_dim=8,
         max_position_embeddings=LENGTH,
-        num_mtp_layers=0,
+        num_mtp_layers=further,
         bos_token_id=None,
         eos_token_id=None,
         use_cache=False,
@@ -122,6 +125,7 @@ def gpt2() -> Origin:
 MODELS: Mapping[str, Callable[[], Origin]] = {
     "deepseek": deepseek,
     "deep": partial(deepseek, 4),
+    "further": partial(deepseek, further=1),
     "dense": dense,
     "gpt2": gpt2,
 }
@@ -162,10 +166,18 @@ def batch(step: int) -> torch.Tensor:
     return torch.randint(VOCABULARY, (BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(step))
 
 
-def loss_of(model: Any, rows: torch.Tensor, context: Context = WHOLE) -> torch.Tensor:
-    own = context.own(context.begin(MicroBatch(rows[:, :-1], rows[:, 1:], None)))
-    logits = model(input_ids=own.inputs, position_ids=own.positions, use_cache=False).logits
-    return cross_entropy(logits.flatten(0, 1).float(), own.labels.flatten(), reduction="sum")
+def loss_of(model: Any, rows: torch.Tensor, context: Context = WHOLE) -> Objective:
+    begun = context.begin(MicroBatch(rows[:, :-1], rows[:, 1:], None))
+    own = context.own(begun)
+    output = model(input_ids=own.inputs, position_ids=own.positions, use_cache=False)
+    loss = minimized = _entropy(output.logits, own.labels)
+    for k, logits in enumerate(getattr(output, "further", ()), start=1):
+        minimized = minimized + FURTHER * _entropy(logits, context.part(mtp.labels(begun, k)))
+    return Objective(loss, minimized)
+
+
+def _entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
 
 
 def in_one_process(model: Any) -> tuple[Course, Course]:
@@ -173,8 +185,8 @@ def in_one_process(model: Any) -> tuple[Course, Course]:
     adamw, courses = optimizer.make(model, OPTIMIZER), (Course(), Course())
     for step in range(SAVED + 1):
         course = courses[step >= SAVED]
-        loss = loss_of(model, batch(step)) / (BATCH * LENGTH)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss, minimized = (each / (BATCH * LENGTH) for each in loss_of(model, batch(step)))
+        minimized.backward()  # type: ignore[no-untyped-call]
         course.losses.append(float(loss))
         course.norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), LIMIT)))
         if not course.gradients:
@@ -231,21 +243,21 @@ class Sharded:
         """The sum of the losses of these rows, of which it accumulates the gradient. A rank that has run out takes part with
         a row that counts for nothing."""
         if self.pipeline is not None:
-            minimized = partial(objective, context=self.context)
+            asked = partial(objective, further_weight=FURTHER, context=self.context)
             batches = [MicroBatch(rows[:, :-1], rows[:, 1:], None) if len(rows) else nothing(LENGTH) for rows in parts]
             ticks: list[None] = []
             return float(
                 self.pipeline.gradient(
-                    batches, minimized, weight=weight, routing=self.routing, tick=lambda: ticks.append(None)
+                    batches, asked, weight=weight, routing=self.routing, tick=lambda: ticks.append(None)
                 )
             )
         summed = 0.0
         for i, rows in enumerate(parts):
             sharding.sync_on_last(self.model, self.training, last=i == len(parts) - 1)
-            loss = loss_of(self.model, rows if len(rows) else batch(0)[:1], self.context)
-            loss = loss if len(rows) else 0 * loss
-            (loss * weight).backward()  # type: ignore[no-untyped-call]
-            summed += float(loss)
+            loss, minimized = loss_of(self.model, rows if len(rows) else batch(0)[:1], self.context)
+            counts = 1 if len(rows) else 0
+            (minimized * counts * weight).backward()  # type: ignore[no-untyped-call]
+            summed += float(loss) * counts
         return summed
 
     def save(self, folder: Path) -> None:
@@ -261,7 +273,7 @@ def peak(trained: Sharded) -> int:
     """Bytes that a forward and backward pass have allocated at once, beyond what there was."""
     rows = torch.cat([batch(step) for step in range(12)])
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        loss_of(trained.model, rows).backward()  # type: ignore[no-untyped-call]
+        loss_of(trained.model, rows).minimized.backward()  # type: ignore[no-untyped-call]
     trained.optimizer.zero_grad()
     events = profile.profiler.kineto_results.events()
     taken = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")

@@ -34,9 +34,9 @@ def test_two_halves_are_a_whole(origin: Callable[[], Origin], mode: recompute.Mo
     deferral = Deferral()
     deferral.put_into(model)
     rows = layouts.batch(0)
-    layouts.loss_of(plain, rows).backward()
+    layouts.loss_of(plain, rows).minimized.backward()
     with deferral.left_out() as later:
-        layouts.loss_of(model, rows).backward()
+        layouts.loss_of(model, rows).minimized.backward()
     for name, parameter in model.named_parameters():
         first = parameter.ndim == 1 or any(part in name for part in IN_THE_FIRST)
         assert (parameter.grad is not None) == first, name

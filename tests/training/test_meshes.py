@@ -15,12 +15,12 @@ Layout = dict[str, Any]
 
 ON_FOUR: list[Layout] = [
     {"model": "deepseek", "parallelism": {"replicate": 2, "shard": 2, "expert": 2}},
-    {"model": "deepseek", "parallelism": {"pipeline": 2, "expert": 2}},
     {"model": "deepseek", "parallelism": {"pipeline": 2, "tensor": 2}},
     {"model": "deepseek", "parallelism": {"tensor": 2, "expert": 2}},
     {"model": "deepseek", "parallelism": {"context": 2, "expert": 4}},
+    {"model": "further", "parallelism": {"pipeline": 2, "expert": 2}},
     {
-        "model": "deepseek",
+        "model": "further",
         "parallelism": {"pipeline": 2, "context": 2},
         "training": {"activationCheckpointing": "full"},
     },

@@ -57,12 +57,6 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             ".model.attention",
         ),
         Rule(
-            "self.parallelism.pipeline == 1 || !has(self.model.multiToken) || self.model.multiToken.depth == 0",
-            "model.multiToken needs the embedding and the output in one process, and a pipeline has them in its first and its "
-            "last: set multiToken.depth to 0, or parallelism.pipeline to 1",
-            ".parallelism.pipeline",
-        ),
-        Rule(
             "self.parallelism.pipeline == 1 || !has(self.evaluation.samples)",
             "evaluation.samples writes token by token, and each would go through the whole pipeline alone: remove samples, or set "
             "parallelism.pipeline to 1",

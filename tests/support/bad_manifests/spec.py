@@ -216,12 +216,6 @@ BAD = [
         "auto chooses the sizes itself",
     ),
     trainer(
-        "further-tokens-in-a-pipeline",
-        {"trainer/parallelism": {"pipeline": 2}, "trainer/model/multiToken": {"depth": 1}},
-        "spec.trainer.parallelism.pipeline",
-        "set multiToken.depth to 0",
-    ),
-    trainer(
         "samples-of-a-pipeline",
         {"trainer/parallelism": {"pipeline": 2}, "trainer/evaluation": {"samples": {"prompts": ["a"]}}},
         "spec.trainer.parallelism.pipeline",

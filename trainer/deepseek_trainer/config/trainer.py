@@ -78,11 +78,6 @@ class TrainerSpec(Section):
             raise ValueError(
                 "parallelism.context has an attention of its own, in a ring; set model.attention to SDPA, or context to 1"
             )
-        if self.parallelism.pipeline > 1 and self.model.multi_token.depth:
-            raise ValueError(
-                "model.multiToken needs the embedding and the output in one process, and a pipeline has them in its first and "
-                "its last; set multiToken.depth to 0, or parallelism.pipeline to 1"
-            )
         split = self.parallelism.pipeline > 1 and self.parallelism.pipeline_schedule in ZERO_BUBBLE
         if split and (self.training.compile != "none" or self.training.precision == "fp8"):
             raise ValueError(

@@ -64,7 +64,7 @@ class Pipeline:
             context: which part of each sequence it computes; what is sent is of that part.
         """
         self.context = context
-        if self.cut.tied:
+        if self.cut.shares:
             shards.share_over_stages(self._model.get_input_embeddings().weight)
         if self._mesh.splits_backward:
             self._deferral.put_into(self._model)
@@ -109,7 +109,7 @@ class Pipeline:
             else:
                 step.pass_on(act)
         step.end()
-        self._sum_tied()
+        self._sum_shared()
         tick()
         return step.loss
 
@@ -156,7 +156,7 @@ class Pipeline:
 
     def computed(self, stage: int, rows: torch.Tensor, batch: MicroBatch) -> Any:
         """What a stage makes of what it was given; see `Cut.forward`."""
-        return self._model(stage, rows, batch.positions)
+        return self._model(stage, rows, batch.positions, batch.inputs)
 
     def arriving(self, batch: MicroBatch) -> torch.Tensor:
         """Memory for what a stage gets of another."""
@@ -184,9 +184,9 @@ class Pipeline:
         return work
 
     @torch.no_grad()
-    def _sum_tied(self) -> None:
-        """An embedding that is the output layer too gets the gradient of both, in the same order on both ends."""
-        if not self.cut.tied:
+    def _sum_shared(self) -> None:
+        """An embedding that two ranks have gets the gradient of both, in the same order on both ends."""
+        if not self.cut.shares:
             return
         weight = self._model.get_input_embeddings().weight
         own = shards.local(weight.grad)

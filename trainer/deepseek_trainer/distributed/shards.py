@@ -44,7 +44,7 @@ def forget_gathered(model: nn.Module) -> None:
 
 
 def share_over_stages(parameter: nn.Parameter) -> None:
-    """Puts on record that two stages of a pipeline have this parameter: the embedding that is the output layer too."""
+    """Puts on record that two stages of a pipeline have this parameter: an embedding that the last needs as well."""
     setattr(parameter, _COPIES, 2)
 
 

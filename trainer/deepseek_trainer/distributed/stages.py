@@ -4,7 +4,8 @@ Stage s is of rank s % ranks of the pipeline, or they go down the ranks and up a
 has layers from all over the stack.
 
 Rule: a rank keeps the model that it was, without the layers of others: names of parameters are those of the whole model,
-and so are first weights and checkpoints. An embedding that is the output layer too is in the last stage as well.
+and so are first weights and checkpoints. The last stage has the embedding as well where it needs it: as the output layer, or for the
+modules that predict further tokens, which are behind its layers.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Cut:
 
     Attributes:
         own: its stages, in their order.
-        tied: whether it has the embedding, and another rank's output layer is the same matrix, or the other way round.
+        shares: whether it has the embedding, and another rank has it too: the first and the last.
         elsewhere: names of the parameters that other ranks have.
     """
 
@@ -53,35 +54,40 @@ class Cut:
         self._base, self._anatomy = model.base_model, _ANATOMY.get(model.config.model_type, _USUAL)
         self._forward = model.forward
         names = {name for name, _ in model.named_parameters()}
-        stack = getattr(self._base, self._anatomy.layers)
+        stack, tied = getattr(self._base, self._anatomy.layers), bool(model.config.tie_word_embeddings)
+        self._further = len(getattr(model, "further", ()))
+        layers = len(stack) - self._further
         first, last = self.own[0] == 0, self.own[-1] == mesh.stages - 1
-        self.tied = bool(model.config.tie_word_embeddings) and first != last
-        runs = {stage: mesh.layers_of(stage, len(stack)) for stage in self.own}
+        self.shares = (tied or self._further > 0) and first != last
+        runs = {stage: mesh.layers_of(stage, layers) for stage in self.own}
         self._layers = {stage: nn.ModuleList(stack[i] for i in run) for stage, run in runs.items()}
-        kept = {i for run in runs.values() for i in run}
+        kept = {i for run in runs.values() for i in run} | set(range(layers, len(stack)) if last else ())
         for i in set(range(len(stack))) - kept:
             del stack._modules[str(i)]  # by name, as a list would number what is left anew
         if not first:
-            for name in self._anatomy.embeddings[1 if last and self.tied else 0 :]:
+            for name in self._anatomy.embeddings[1 if last and self.shares else 0 :]:
                 setattr(self._base, name, None)
         if not last:
             setattr(self._base, self._anatomy.norm, None)
-            model.lm_head = None
+            model.lm_head, model.further = None, ()
         if not (first and last):
-            model.tie_weights = model.tie_weights if last and self.tied else lambda *arguments, **named: None
+            model.tie_weights = model.tie_weights if last and tied else lambda *arguments, **named: None
         self.elsewhere = frozenset(names - {name for name, _ in model.named_parameters()})
         model.forward = self.forward
 
-    def forward(self, stage: int, rows: torch.Tensor, positions: torch.Tensor | None) -> Any:
+    def forward(self, stage: int, rows: torch.Tensor, positions: torch.Tensor | None, tokens: torch.Tensor) -> Any:
         """What a stage makes of the rows: what the next one is given, shape (rows, width, hidden), or the model's answer.
 
         Args:
             rows: tokens, int64, shape (rows, width), for the first stage; else what the one before has made.
             positions: of the tokens, as `MicroBatch.positions`.
+            tokens: these, for any stage.
         """
         given = {"input_ids" if stage == 0 else "inputs_embeds": rows, "position_ids": positions, "use_cache": False}
         with self._only(stage):
             if stage == self.stages - 1:
+                if self._further:
+                    given["input_ids"] = tokens
                 return self._forward(**given)
             made: torch.Tensor = self._base(**given).last_hidden_state
         return made.clone() if made._is_view() else made  # FSDP's hooks are on it

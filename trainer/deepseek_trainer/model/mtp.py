@@ -51,27 +51,43 @@ class MultiTokenLayer(DeepseekV3DecoderLayer):
 
 
 class MultiTokenModel(DeepseekV3ForCausalLM):
-    """A DeepSeek-V3 model with `config.num_mtp_layers` modules. Outside of training it is the model without them."""
+    """A DeepSeek-V3 model with `config.num_mtp_layers` modules. Outside of training it is the model without them.
+
+    Attributes:
+        further: these modules.
+    """
 
     _no_split_modules = ["DeepseekV3DecoderLayer", "MultiTokenLayer"]
 
     def __init__(self, config: DeepseekV3Config) -> None:
         super().__init__(config)
         first = config.num_hidden_layers
-        self.model.layers.extend(MultiTokenLayer(config, first + k) for k in range(config.num_mtp_layers))
+        self.further = tuple(MultiTokenLayer(config, first + k) for k in range(config.num_mtp_layers))
+        self.model.layers.extend(self.further)
         self.ahead = ahead
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
         return True  # transformers looks for it in the text of a class' module, which is this one
 
-    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """Predicted while training, else what the model answers without the modules."""
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Predicted while training, else what the model answers without the modules.
+
+        Args:
+            inputs_embeds: what the decoder is given, where it isn't the tokens.
+        """
+        given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         if not self.training:
-            return super().forward(input_ids=input_ids, position_ids=position_ids, **kwargs)
+            return super().forward(**given, position_ids=position_ids, **kwargs)
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        hidden = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        hidden = self.model(**given, position_ids=position_ids, use_cache=False).last_hidden_state
         logits, further = self.lm_head(hidden), []
         rest = {
             "position_embeddings": self.model.rotary_emb(hidden, position_ids),
@@ -84,7 +100,7 @@ class MultiTokenModel(DeepseekV3ForCausalLM):
             ),
             "position_ids": position_ids,
         }
-        for k, layer in enumerate(self.model.layers[self.config.num_hidden_layers :], start=1):
+        for k, layer in enumerate(self.further, start=1):
             hidden = layer(hidden, self.model.embed_tokens(self.ahead(input_ids, k, 0)), **rest)
             further.append(self.lm_head(hidden))
         return Predicted(logits, tuple(further))
