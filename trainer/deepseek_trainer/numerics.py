@@ -7,6 +7,7 @@ import os
 import torch
 from torch import nn
 
+from deepseek_trainer import hostmemory
 from deepseek_trainer.config import ConfigError, TrainingSpec
 
 FP8_CAPABILITY = (8, 9)
@@ -17,11 +18,13 @@ _FIELD = "trainer.training.precision"
 
 
 def set_up(training: TrainingSpec, device: torch.device) -> None:
-    """Refuses what the device can't compute, and switches on what is asked for.
+    """Refuses what the device can't compute, and switches on what is asked for; before a model is made.
 
     Raises:
         ConfigError: the precision is none of this device's.
     """
+    if device.type == "cpu":
+        hostmemory.keep()
     if training.precision == "fp8":
         require_fp8(torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
     if training.deterministic:
