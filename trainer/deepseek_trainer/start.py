@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from deepseek_trainer import numerics, profiling
 from deepseek_trainer.checkpoint import author, home, load, state
 from deepseek_trainer.checkpoint.home import AnyWriter, Begun, Home
@@ -28,7 +30,7 @@ from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.logs import fields
-from deepseek_trainer.model import build, compiled, origin
+from deepseek_trainer.model import build, compiled, norm, origin
 from deepseek_trainer.model.balance import Routing
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim.guard import Guard
@@ -95,6 +97,7 @@ def set_up(
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
     numerics.convert(model, training)
+    normed = norm.settle(model, spec, world, sharding.COMPUTED.get(training.precision, torch.float32))
     groups = mesh.groups(sizes, world)
     pipeline = Pipeline(model, groups, world, training, waits) if groups.pipeline is not None else None
     context = sharding.shard(model, world, groups, training, waits)
@@ -112,6 +115,7 @@ def set_up(
             ranks=world.size,
             mesh=sizes,
             device=world.device.type,
+            norm=normed,
             **data.facts,
             unigram_entropy=data.unigram_entropy,
         ),

@@ -22,7 +22,7 @@ ARCHITECTURE_OF = {
     "r1-distill-llama-70b": "Llama",
 }
 """Presets that are of one architecture; the others are of any."""
-HOW = ("attention", "experts", "multi_token", "trust_remote_code")
+HOW = ("attention", "norm", "experts", "multi_token", "trust_remote_code")
 """Fields that say how a model is trained, and not which."""
 
 
@@ -128,6 +128,12 @@ class ModelSpec(Section):
         description="How attention is computed; the numbers are the same to rounding. SDPA: torch's, which takes the fastest "
         "kernel there is, on any device. Flash: FlashAttention 2 (a GPU, bf16, and the package flash-attn in the image). Flex: "
         "torch's flex attention (a GPU), which skips what document masks hide. Eager: written out, to compare with.",
+    )
+    norm: Literal["Auto", "Eager", "Fused"] = Field(
+        "Auto",
+        description="How RMSNorm is computed; the numbers are the same to rounding. Eager: as transformers writes it. Fused: by one "
+        "Triton kernel forward and one backward, or the job fails and says why (a GPU; Triton and a C compiler in the image). "
+        "Auto: Fused on a GPU where it can be had and training.compile is none, else Eager.",
     )
     experts: ExpertsSpec = Field(default_factory=ExpertsSpec, description="Balance of a mixture of experts.")
     multi_token: MultiTokenSpec = Field(
