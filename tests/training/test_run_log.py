@@ -63,7 +63,8 @@ def test_what_a_run_says_is_told_once_and_changes_nothing(config: MakeConfig, tm
     assert marks["data"] > 0
 
     shutil.rmtree(checkpoints / "step-00000006")
-    resumed = trained(chosen, tmp_path / "second", 1)
+    chosen["trainer"]["parallelism"] = {"pipeline": 2}
+    resumed = trained(chosen, tmp_path / "second", 2)
     again = series(checkpoints)
     curve = {one["step"]: one["train/loss"] for one in again if "train/loss" in one}
     assert [one["step"] for one in again] == [1, 2, 2, 3, 4, 4, 5, 6, 6], "evaluations have records of their own"
@@ -88,7 +89,7 @@ def test_what_a_run_says_is_told_once_and_changes_nothing(config: MakeConfig, tm
         for text, prompt in zip(pair, PROMPTS, strict=True)
     )
     assert len(set(texts.values())) == 3, "each step draws anew"
-    assert texts[6] == tuple(told[-1][f"samples/{n}"] for n in (0, 1)), "one rank writes what two have written"
+    assert texts[6] == tuple(told[-1][f"samples/{n}"] for n in (0, 1)), "a pipeline writes what shards have written"
     assert len(re.findall(r'sampled step=\d+ prompt="I" text="', output)) == 3
 
     board = EventAccumulator(str(checkpoints / "logs" / "tensorboard"))

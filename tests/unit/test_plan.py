@@ -229,7 +229,6 @@ def test_auto_divides_sequences_where_one_does_not_fit() -> None:
     ("changes", "refused"),
     [
         ({}, {}),
-        ({"evaluation": {"samples": {"prompts": ["x"]}}}, {"pipeline"}),
         ({"training": {"precision": "fp8"}}, {"tensor"}),
         ({"training": {"compile": "layers"}}, {"tensor", "context"}),
         ({"model": {"attention": "Flash"}}, {"context"}),

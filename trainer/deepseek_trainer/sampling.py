@@ -1,7 +1,7 @@
 """What the model writes: texts that go on from given prompts, after an evaluation, so that people see what it has learned.
 
 All ranks compute each forward pass together, of the same rows, as their shards belong to one model; which token comes next
-is rank 0's choice. Nothing of training is touched: no shared random numbers, no gradients, and the mode is put back.
+is one rank's choice, in a pipeline of the last stage. Nothing of training is touched: no shared random numbers, no gradients, and the mode is put back.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from deepseek_trainer.config import SamplesSpec, TrainingSpec
 from deepseek_trainer.data.samples import IGNORED, MicroBatch
 from deepseek_trainer.data.tokenizer import end_of_text
 from deepseek_trainer.distributed.context import WHOLE, Context
+from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.world import World
 
 
@@ -32,16 +33,23 @@ class Sampler:
     """The prompts of a run, as token ids on every rank."""
 
     def __init__(
-        self, spec: SamplesSpec, training: TrainingSpec, world: World, vocabulary: Path, context: Context = WHOLE
+        self,
+        spec: SamplesSpec,
+        training: TrainingSpec,
+        world: World,
+        vocabulary: Path,
+        context: Context = WHOLE,
+        pipeline: Pipeline | None = None,
     ) -> None:
         """A collective.
 
         Args:
             vocabulary: file of the tokenizer; rank 0 reads it.
             context: which part of each row is this rank's.
+            pipeline: that the model is a part of.
         """
         self._spec, self._training, self._world, self._vocabulary = spec, training, world, vocabulary
-        self._context = context
+        self._context, self._pipeline = context, pipeline
         self._end, self._prompts = world.lead(self._encoded)
 
     def sample(self, model: Any, step: int, *, tick: Callable[[], None] = lambda: None) -> list[Sample]:
@@ -72,23 +80,36 @@ class Sampler:
             seen = [row[-width:] for row in rows]
             # What fills a row up is behind its last token, where a causal model doesn't look.
             inputs = torch.tensor([row + [self._end] * (width - len(row)) for row in seen], device=self._world.device)
-            own = self._context.own(self._context.begin(MicroBatch(inputs, torch.full_like(inputs, IGNORED), None)))
-            logits = model(input_ids=own.inputs, position_ids=own.positions, use_cache=False).logits
+            logits = self._answer(model, MicroBatch(inputs, torch.full_like(inputs, IGNORED), None))
             last = torch.tensor([len(row) - 1 for row in seen], device=self._world.device)
-            chosen = self._chosen(self._context.at(logits, last), generator)
+            chosen = self._chosen(last, None if logits is None else self._context.at(logits, last), generator)
             for row, token in zip(rows, chosen, strict=True):
                 row.append(token)
             tick()
         return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
 
-    def _chosen(self, logits: torch.Tensor, generator: torch.Generator) -> list[int]:
-        """The next token of each row, rank 0's on all."""
-        if self._spec.temperature:
+    def _answer(self, model: Any, batch: MicroBatch) -> torch.Tensor | None:
+        """The logits of this rank's part; None: another rank of the pipeline has them."""
+        if self._pipeline is not None:
+            return self._pipeline.logits(batch)
+        own = self._context.own(self._context.begin(batch))
+        logits: torch.Tensor = model(input_ids=own.inputs, position_ids=own.positions, use_cache=False).logits
+        return logits
+
+    def _chosen(self, last: torch.Tensor, logits: torch.Tensor | None, generator: torch.Generator) -> list[int]:
+        """The next token of each row, on all ranks what the first that knows the logits has chosen.
+
+        Args:
+            last: places of the last tokens, int64, shape (rows,).
+        """
+        if logits is None:
+            chosen = torch.empty_like(last)
+        elif self._spec.temperature:
             shares = torch.softmax(logits.double().cpu() / self._spec.temperature, dim=-1)
             chosen = torch.multinomial(shares, 1, generator=generator)[:, 0].to(logits.device)
         else:
             chosen = logits.argmax(dim=-1)
-        dist.broadcast(chosen, src=0)
+        dist.broadcast(chosen, src=self._world.end * self._world.stage_size)
         tokens: list[int] = chosen.tolist()
         return tokens
 

@@ -128,7 +128,7 @@ def set_up(
     tell = Telling(config, world, progress, guard, speed(config, world, source.config, parameters), written)
     samples = spec.evaluation.samples
     profiler = profiling.of(config, world, environ, progress)
-    sampler = Sampler(samples, training, world, data.vocabulary, context) if samples is not None else None
+    sampler = Sampler(samples, training, world, data.vocabulary, context, pipeline) if samples is not None else None
     run = Run(
         config=config,
         world=world,

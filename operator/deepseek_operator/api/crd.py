@@ -57,12 +57,6 @@ INJECTED_RULES: dict[str, tuple[Rule, ...]] = {
             ".model.attention",
         ),
         Rule(
-            "self.parallelism.pipeline == 1 || !has(self.evaluation.samples)",
-            "evaluation.samples writes token by token, and each would go through the whole pipeline alone: remove samples, or set "
-            "parallelism.pipeline to 1",
-            ".parallelism.pipeline",
-        ),
-        Rule(
             "self.parallelism.pipeline == 1 || self.parallelism.pipelineSchedule in ['GPipe', '1F1B', 'Interleaved1F1B'] || "
             "(self.training.compile == 'none' && self.training.precision != 'fp8')",
             "a zero-bubble pipelineSchedule splits the backward pass of each matrix, which compiled layers and fp8 have in one: "

@@ -215,12 +215,6 @@ BAD = [
         "spec.trainer.parallelism.auto",
         "auto chooses the sizes itself",
     ),
-    trainer(
-        "samples-of-a-pipeline",
-        {"trainer/parallelism": {"pipeline": 2}, "trainer/evaluation": {"samples": {"prompts": ["a"]}}},
-        "spec.trainer.parallelism.pipeline",
-        "remove samples",
-    ),
     at("trainer/parallelism/pipelineSchedule", "bad-pipeline-schedule", "2F2B", '"GPipe", "1F1B", "Interleaved1F1B"'),
     trainer(
         "compiled-halves",

@@ -84,11 +84,6 @@ class TrainerSpec(Section):
                 f"parallelism.pipelineSchedule {self.parallelism.pipeline_schedule} splits the backward pass of each matrix, which "
                 "compiled layers and fp8 have in one; set training.compile to none and precision to bf16, or take Interleaved1F1B"
             )
-        if self.parallelism.pipeline > 1 and self.evaluation.samples is not None:
-            raise ValueError(
-                "evaluation.samples writes token by token, and each would go through the whole pipeline alone; remove samples, or "
-                "set parallelism.pipeline to 1"
-            )
         if max(self.parallelism.tensor, self.parallelism.context) > 1 and self.training.compile != "none":
             raise ValueError(
                 "parallelism.tensor and context are not compiled; set training.compile to none, or tensor and context to 1"

@@ -154,6 +154,18 @@ class Pipeline:
             total += step.loss
         return total
 
+    def logits(self, batch: MicroBatch) -> torch.Tensor | None:
+        """The model's, of this rank's part, where the last stage is, else None. A collective."""
+        found: list[torch.Tensor] = []
+        none = torch.zeros((), device=self._device)
+
+        def keep(output: Any, _: MicroBatch) -> Objective:
+            found.append(output.logits)
+            return Objective(none, none)
+
+        self.loss([batch], keep, tick=lambda: None)
+        return found[0] if found else None
+
     def computed(self, stage: int, rows: torch.Tensor, batch: MicroBatch) -> Any:
         """What a stage makes of what it was given; see `Cut.forward`."""
         return self._model(stage, rows, batch.positions, batch.inputs)
