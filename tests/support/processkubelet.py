@@ -20,13 +20,14 @@ from deepseek_client.local.folders import Folders
 from deepseek_client.local.launch import translate
 from deepseek_client.local.readiness import Readiness
 from deepseek_operator.api.names import ANNOTATION_MEMBERSHIP
+from support import paced
 from support.api import PODS, Api, ApiFailure, Object
 from support.kubelet import CONTAINER, MANAGED
 from support.playednodes import PlayedNodes
 from support.podprocess import PodProcess
 from support.zygote import Zygote
 
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", paced.STEP_S: "0.1"}
 _POLL_S = 0.3
 
 

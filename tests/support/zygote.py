@@ -24,8 +24,8 @@ from deepseek_trainer.agent import exec
 from deepseek_trainer.agent.prewarm import BUILT_IN
 from support.eventually import eventually
 
-MODULES = (*BUILT_IN, "deepseek_trainer.agent.running", "deepseek_trainer.preflight.groups")
-"""What agents, check processes and the built-in trainer import."""
+MODULES = (*BUILT_IN, "deepseek_trainer.agent.running", "deepseek_trainer.preflight.groups", "support.paced")
+"""What agents, check processes and the built-in trainer import; and what slows the latter down where a test asks for that."""
 QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 """The agent asks for that before it imports torch, which a fork has done already."""
 

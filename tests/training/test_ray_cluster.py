@@ -68,6 +68,7 @@ def test_node_joins_the_head_that_came_after_a_lost_one(cluster: RayCluster) -> 
     head.await_started(heads + 1)
     node.await_started(nodes + 1)
     assert set(_nodes(cluster).stdout.split()) == {HEAD_IP, "127.0.0.3"}
+    assert f"the head {HEAD_IP} is lost" in node.log, "its raylet was left to find out by itself"
 
 
 def test_all_end_with_sigterm_and_leave_nothing(cluster: RayCluster) -> None:

@@ -134,7 +134,9 @@ def test_store_is_the_one_that_is_prepared_without_ray(
 
 
 @pytest.mark.parametrize("victim", ["a raylet", "the head"])
-def test_killed_while_parts_are_made(cluster: RayCluster, environ: dict[str, str], tmp_path: Path, victim: str) -> None:
+def test_killed_while_parts_are_made(
+    cluster: RayCluster, environ: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture, victim: str
+) -> None:
     """The raylet beside the driver is killed below."""
     head, _, far = cluster.nodes
     node = {"a raylet": far, "the head": head}[victim]
@@ -153,6 +155,8 @@ def test_killed_while_parts_are_made(cluster: RayCluster, environ: dict[str, str
     assert len(made) >= 2
     if node is far:
         assert made == set(range(12))
+    else:
+        assert f"ray left {12 - len(made)} of 12 parts to this process: the head 127.0.0.2 was lost" in caplog.text
     for piece in pieces:  # what the trainer does with what is left
         raywork.make(piece)
     assert _made(pieces) == set(range(12))

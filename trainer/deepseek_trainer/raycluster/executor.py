@@ -17,6 +17,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
@@ -43,6 +44,7 @@ START_S = 90.0
 """For the driver to import Ray, to connect and to see the cluster's nodes."""
 PART_S = 300.0
 """Without any part done for so long, Ray hangs."""
+_ASK_S = 0.5
 
 
 def of(environ: Mapping[str, str]) -> RayExecutor | None:
@@ -110,20 +112,27 @@ class RayExecutor:
             driver.stdout.close()
             seen.unlink(missing_ok=True)
 
-    @staticmethod
     def _next(
-        lines: queue.Queue[bytes | None], driver: subprocess.Popen[bytes], seconds: float, what: str
+        self, lines: queue.Queue[bytes | None], driver: subprocess.Popen[bytes], seconds: float, what: str
     ) -> dict[str, Any]:
-        try:
-            line = lines.get(timeout=seconds)
-        except queue.Empty:
-            raise UnavailableError(f"waited {seconds:g} s for {what}") from None
+        line = self._line(lines, seconds, what)
         if line is None:
             raise UnavailableError(f"its driver ended with status {driver.wait()}")
         said: dict[str, Any] = json.loads(line)
         if "problem" in said:
             raise UnavailableError(said["problem"])
         return said
+
+    def _line(self, lines: queue.Queue[bytes | None], seconds: float, what: str) -> bytes | None:
+        """The next line. A driver whose head was lost is not waited for: it would ask the new one without a pause."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                return lines.get(timeout=min(left, _ASK_S))
+            head = session.head_address(self._environ)
+            if head is not None and session.is_lost(*head):
+                raise UnavailableError(f"the head {head[0]} was lost")
+        raise UnavailableError(f"waited {seconds:g} s for {what}")
 
 
 def _lines(pipe: IO[bytes]) -> queue.Queue[bytes | None]:

@@ -3,6 +3,9 @@
 It is started again in place, after one to thirty seconds, and never given up: a raylet ends whenever its head was
 lost, and a container that ended each time would be held back by the kubelet for up to five minutes. A head that
 comes back is an empty, new cluster; nothing in it has to be found again. SIGTERM ends everything within seconds.
+
+A raylet is not left to notice by itself that its head was lost: for half a minute it would ask the new one without a
+pause, which refuses it as another cluster's, and both take a whole processor for that.
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ import time
 from collections.abc import Callable, Mapping
 
 from deepseek_trainer.raycluster import command, startup
-from deepseek_trainer.raycluster.session import unreachable
+from deepseek_trainer.raycluster.session import is_lost, unreachable
 from deepseek_trainer.raycluster.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.2
+_ASK_S = 0.5
+"""A head takes longer than that to start again."""
 _STEADY_S = 60.0
 """Whoever ran for so long is started again at once."""
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -40,6 +45,7 @@ class Keeper:
         self._command = command.build(settings)
         self._environment = command.environment(environ)
         self._stopping = threading.Event()
+        self._ask_at = 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
@@ -69,7 +75,12 @@ class Keeper:
         try:
             self._wait(None, lambda: process.poll() is not None or _help(process.pid))
             # `ray start` takes a raylet that ended with status 0 for a good end, and stays without it for ever.
-            self._wait(None, lambda: process.poll() is not None or startup.find(process.pid, "raylet") is None)
+            self._wait(
+                None,
+                lambda: (
+                    process.poll() is not None or startup.find(process.pid, "raylet") is None or self._head_is_lost()
+                ),
+            )
             if self._stopping.is_set():
                 process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -86,6 +97,16 @@ class Keeper:
                 log.info("waiting for the head %s for %.0f s: %s", self._settings.head, now - since, problem)
                 told = now
             self._wait(1.0, lambda: False)
+
+    def _head_is_lost(self) -> bool:
+        """Asked often, it looks now and then."""
+        if self._settings.role == "head" or time.monotonic() < self._ask_at:
+            return False
+        lost = is_lost(self._settings.head, self._settings.ports.gcs)
+        self._ask_at = time.monotonic() + _ASK_S
+        if lost:
+            log.warning("the head %s is lost, and with it this cluster", self._settings.head)
+        return lost
 
     def _clean(self) -> None:
         """Removes what an earlier run left: its sockets and logs, and the note that a cluster runs here."""

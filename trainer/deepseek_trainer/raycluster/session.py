@@ -16,6 +16,7 @@ from deepseek_trainer.contract import Env, RayPorts
 from deepseek_trainer.errors import UnavailableError
 
 REACH_S = 3.0
+LOST_S = 1.0
 PAUSE_S = 0.25
 
 
@@ -48,6 +49,17 @@ def unreachable(host: str, port: int) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def is_lost(host: str, port: int) -> bool:
+    """Whether nobody listens where the head was. A network that is away for a moment doesn't say so."""
+    try:
+        socket.create_connection((host, port), timeout=LOST_S).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def connect(environ: Mapping[str, str]) -> None:
