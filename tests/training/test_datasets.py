@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import pytest
 from deepseek_trainer.contract import ExitCode
-from deepseek_trainer.data import store
+from deepseek_trainer.data import processes, store
 from deepseek_trainer.data.prepare import prepare
 from deepseek_trainer.errors import DataError, TrainerError, UnavailableError
 from support.corpora import TEXTS, config, texts_of, write
@@ -33,6 +33,18 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library reads in this process, where it is imported already, and keeps what it makes in a folder of the test's."""
+
+    def run_here(work: Callable[..., None], *arguments: object, environ: Mapping[str, str]) -> None:
+        assert environ.keys() == {"HF_HOME"}
+        work(*arguments)
+
+    monkeypatch.setattr(processes, "run_apart", run_here)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "huggingface"))
+
+
 def made(saved: Path, **dataset: Any) -> list[str]:
     folder = prepare(config(None, saved / "stores", dataset=dataset), {})
     assert not [child.name for child in (saved / "stores").iterdir() if child.name.startswith(".")]
@@ -44,16 +56,19 @@ def test_each_kind_of_folder_is_read(saved: Path, name: str) -> None:
     assert made(saved, name=str(saved / name)) == list(TEXTS)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_split_is_what_was_asked_for(saved: Path) -> None:
     assert made(saved, name=str(saved / "splits"), split="test") == [TEXTS[0]]
     assert made(saved, name=str(saved / "files"), split="test") == ["Only this."]
     assert made(saved, name=str(saved / "files"), split="train[:50%]") == list(TEXTS[:3])
 
 
+@pytest.mark.usefixtures("here")
 def test_chosen_rows_are_read_and_no_others(saved: Path) -> None:
     assert len(made(saved, name=str(saved / "shuffled"))) == 3
 
 
+@pytest.mark.usefixtures("here")
 def test_a_dataset_that_did_not_change_is_not_prepared_again(saved: Path) -> None:
     wanted = config(None, saved / "stores", dataset={"name": str(saved / "one")})
     first = prepare(wanted, {})
@@ -73,6 +88,7 @@ def test_a_dataset_that_did_not_change_is_not_prepared_again(saved: Path) -> Non
         ({"name": "files"}, "no column 'body'; it has 'id', 'text'; name the right one in data.textField"),
     ],
 )
+@pytest.mark.usefixtures("here")
 def test_a_dataset_that_can_not_be_read_is_named(saved: Path, dataset: dict[str, Any], says: str) -> None:
     (saved / "script").mkdir()
     (saved / "script" / "script.py").write_text("raise SystemExit('code of a dataset was run')")
@@ -84,6 +100,7 @@ def test_a_dataset_that_can_not_be_read_is_named(saved: Path, dataset: dict[str,
     assert refused.value.exit_code is ExitCode.DATA_ERROR
 
 
+@pytest.mark.usefixtures("here")
 def test_conversations_of_a_dataset(saved: Path) -> None:
     talk = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}]
     (saved / "talks").mkdir()
