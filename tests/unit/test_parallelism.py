@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 from deepseek_trainer.config import ConfigError, RunConfig, TrainerSpec
 from deepseek_trainer.config.mesh import Mesh
 from deepseek_trainer.config.parallelism import Divisible, ParallelismSpec
+from deepseek_trainer.distributed.world import World
 from pydantic import ValidationError
 
 DEEPSEEK = SimpleNamespace(
@@ -131,6 +133,21 @@ def test_what_does_not_go_together_is_refused(parallelism: dict[str, Any], data:
     }
     with pytest.raises(ValidationError, match=says):
         RunConfig.model_validate(config)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "counting", "adding"), [("1F1B", [4, 6], [4, 5, 6, 7]), ("DualPipeV", [0, 2], [0, 1, 2, 3])]
+)
+def test_who_knows_the_loss_speaks_for_those_that_get_the_same_rows(
+    schedule: str, counting: list[int], adding: list[int]
+) -> None:
+    sizes = {"pipeline": 2, "pipelineSchedule": schedule, "context": 2}
+    mesh = ParallelismSpec.model_validate(sizes).mesh(8)
+    bare = [World(rank, rank, 8, torch.device("cpu"), cast(Any, None)) for rank in range(8)]
+    worlds = [world.laid_out(mesh) for world in bare]
+    assert [world.rank for world in worlds if world.counts] == counting
+    assert [world.rank for world in worlds if world.adds] == adding
+    assert [world.data_rank for world in worlds] == [0, 0, 1, 1] * 2
 
 
 @pytest.mark.parametrize("training", [{"compile": "layers"}, {"precision": "fp8"}])
