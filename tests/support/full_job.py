@@ -149,6 +149,7 @@ TRAINER: Manifest = {
         "expertIntermediateSize": 256,
         "trustRemoteCode": False,
         "attention": "Flash",
+        "norm": "Fused",
         "experts": {"biasUpdateRate": 0.01, "sequenceLoss": 0.001, "capacityFactor": 1.5},
         "multiToken": {"depth": 1, "lossWeight": 0.1},
     },
@@ -311,7 +312,7 @@ def trainer_job() -> Manifest:
     }
 
 
-HOW_IT_IS_TRAINED = ("trustRemoteCode", "attention", "experts", "multiToken")
+HOW_IT_IS_TRAINED = ("trustRemoteCode", "attention", "norm", "experts", "multiToken")
 """Fields of the model that are no part of its architecture."""
 
 
