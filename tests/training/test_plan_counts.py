@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from deepseek_trainer.distributed import ring
-from deepseek_trainer.plan import estimate
+from deepseek_trainer.plan import memory
 from deepseek_trainer.plan.architecture import Architecture
 from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2ForCausalLM
@@ -43,4 +43,4 @@ def test_the_parameters_are_those_of_the_meta_device(name: str) -> None:
 
 
 def test_the_ring_computes_as_many_scores_at_once_as_the_formulas_say() -> None:
-    assert estimate.RING_SCORES == ring.SCORES * 12  # twice in fp32 and twice in half precision
+    assert memory.RING_SCORES == ring.SCORES * 12  # twice in fp32 and twice in half precision

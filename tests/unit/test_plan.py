@@ -15,9 +15,11 @@ from deepseek_trainer.config.mesh import Mesh
 from deepseek_trainer.config.parallelism import Divisible, ParallelismSpec
 from deepseek_trainer.plan.architecture import Architecture
 from deepseek_trainer.plan.choose import Choice, choose
-from deepseek_trainer.plan.estimate import FRAGMENTS, Workload, estimate
+from deepseek_trainer.plan.estimate import estimate
 from deepseek_trainer.plan.hardware import GPUS, of_product
 from deepseek_trainer.plan.job import refusal
+from deepseek_trainer.plan.memory import FRAGMENTS
+from deepseek_trainer.plan.workload import Workload
 from support.runs import run_config
 
 CARD = GPUS["a100-40"]

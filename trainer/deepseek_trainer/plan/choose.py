@@ -14,8 +14,9 @@ from functools import cache
 
 from deepseek_trainer.config.base import ConfigError
 from deepseek_trainer.config.mesh import FIELD, Mesh
-from deepseek_trainer.plan.estimate import Estimate, Workload, estimate
+from deepseek_trainer.plan.estimate import Estimate, estimate
 from deepseek_trainer.plan.hardware import GIB, Gpu
+from deepseek_trainer.plan.workload import Workload
 
 ABOUT = 1.1
 """Steps that differ by less are as fast as each other, for all that formulas know."""

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from deepseek_trainer.config.mesh import Mesh
 from deepseek_trainer.plan.choose import Choice
-from deepseek_trainer.plan.estimate import Estimate, Workload
+from deepseek_trainer.plan.estimate import Estimate
 from deepseek_trainer.plan.hardware import GIB, Gpu
+from deepseek_trainer.plan.workload import Workload
 
 WHY = {
     "shard": "{0} ranks share weights, gradients and optimizer",

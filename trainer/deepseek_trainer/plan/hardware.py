@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GIB = 2**30
+LINK_SHARE = 0.8
+"""Of a link's, or a memory's, bytes a second that is reached."""
 
 
 @dataclass(frozen=True)

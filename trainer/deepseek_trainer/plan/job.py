@@ -15,7 +15,7 @@ from deepseek_trainer.config.mesh import Mesh
 from deepseek_trainer.config.parallelism import Divisible, ParallelismSpec
 from deepseek_trainer.model import presets
 from deepseek_trainer.plan.architecture import Architecture
-from deepseek_trainer.plan.estimate import Workload
+from deepseek_trainer.plan.workload import Workload
 
 DEEPSEEK_VOCABULARY = 129_280
 
