@@ -19,7 +19,7 @@ _DEALT = re.compile(r"dealing by pace: samples of each rank: (\d+),(\d+)")
 
 
 def test_slow_rank_takes_less_of_the_same_batches(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    chosen = config(steps=100, globalBatchSize=16, microBatchSize=16)
+    chosen = config(steps=70, globalBatchSize=16, microBatchSize=16)
     del chosen["checkpoint"]
     alone = start_training(chosen, world_size=1, folder=tmp_path / "alone")
     chosen["data"]["batching"] = {"dealing": "ByPace"}
