@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
-from native import archives, binaries, imagestore, packages
+from native import archives, binaries, imagestore, layouts, packages
 from native.errors import NativeError, run
-from support import kube
+from support import imagelayouts, kube
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -59,6 +62,37 @@ def test_images_are_unpacked_once_and_shared(tmp_path: Path) -> None:
     assert names_in(nodes[3]) == {"localhost/first:dev", "localhost/second:dev"}
     changed = digests(store / "root").keys() - before.keys()
     assert any("blobs" in name for name in changed)
+
+
+def test_of_a_newer_image_only_what_is_new_is_read(tmp_path: Path) -> None:
+    """Its archive needn't even have a layer that the store has."""
+    kube.require_nodes()
+    layout, store, nodes = tmp_path / "layout", tmp_path / "store", [tmp_path / f"node{i}" for i in range(2)]
+
+    def archive(number: int, without: Collection[str] = ()) -> tuple[Path, list[str]]:
+        layers = imagelayouts.put(layout, "trainer", layer("base", b"torch"), layer("code", bytes([number])))
+        whole, target = tmp_path / f"whole-{number}.tar", tmp_path / f"trainer-{number}.tar"
+        layouts.write_archive(whole, layout, "trainer", "localhost/trainer:dev")
+        layouts.lean(whole, target, without)
+        return target, layers
+
+    first, (base, _) = archive(1)
+    assert imagestore.give([first], nodes[:1], store)
+    second, _ = archive(2, without={base})
+    assert imagestore.give([second], nodes[1:], store)
+    assert names_in(nodes[1]) == {"localhost/trainer:dev"}
+    assert b"torch" in {path.read_bytes() for path in nodes[1].rglob("base")}
+    assert bytes([2]) in {path.read_bytes() for path in nodes[1].rglob("code")}
+
+
+def layer(name: str, content: bytes) -> bytes:
+    """A layer with one file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as opened:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        opened.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 def test_an_import_that_fails_is_none(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from native import archives, binaries, cgroups, cluster, processes, volumes
+from native import archives, binaries, cgroups, cluster, layouts, processes, volumes
 from native.errors import NativeError
 from native.network import MAX_CLUSTERS, MAX_NODES, Network
+from support import imagelayouts
 
 SLEEP = ["sleep", "60"]
 
@@ -115,6 +116,41 @@ def test_an_image_of_one_program_is_the_same_twice(tmp_path: Path) -> None:
         member = archive.extractfile("manifest.json")
         assert member is not None
         assert json.load(member)[0]["RepoTags"] == ["localhost/pause:dev"]
+
+
+def content(archive: Path) -> dict[str, bytes]:
+    with tarfile.open(archive) as opened:
+        return {name: member.read() for name in opened.getnames() if (member := opened.extractfile(name))}
+
+
+def test_an_archive_of_a_layout_is_one_image_and_a_lean_one_lacks_what_is_known(tmp_path: Path) -> None:
+    layout, whole, lean = tmp_path / "layout", tmp_path / "whole.tar", tmp_path / "lean.tar"
+    imagelayouts.put(layout, "operator", b"base", b"operator")
+    base, _ = imagelayouts.put(layout, "trainer", b"base", b"trainer")
+    layouts.write_archive(whole, layout, "trainer", "localhost/trainer:dev")
+    assert layouts.is_layout(whole)
+    there = content(whole)
+    (only,) = json.loads(there["index.json"])["manifests"]
+    assert only["annotations"] == {"io.containerd.image.name": "localhost/trainer:dev"}
+    assert {b"base", b"trainer"} < set(there.values())
+    assert b"operator" not in there.values()
+    assert json.loads(there["manifest.json"])[0]["RepoTags"] == ["localhost/trainer:dev"]
+
+    layouts.lean(whole, lean, {base})
+    assert content(lean) == {name: value for name, value in there.items() if value != b"base"}
+    (tmp_path / "none.tar").write_text("no archive")
+    assert not layouts.is_layout(tmp_path / "none.tar")
+
+
+def test_a_layout_keeps_what_its_images_have(tmp_path: Path) -> None:
+    imagelayouts.put(tmp_path, "operator", b"base", b"operator")
+    imagelayouts.put(tmp_path, "trainer", b"base", b"old")
+    imagelayouts.put(tmp_path, "trainer", b"base", b"new")
+    layouts.prune(tmp_path)
+    left = {path.read_bytes() for path in (tmp_path / "blobs" / "sha256").iterdir()}
+    assert {b"base", b"operator", b"new"} < left
+    assert b"old" not in left
+    assert len(left) == 3 + 2 * 2, "a config and a manifest for each image"
 
 
 def test_a_volume_and_its_claim_are_bound_to_each_other_alone() -> None:

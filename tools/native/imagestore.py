@@ -1,6 +1,7 @@
 """Containerd's store with the images unpacked, in the cache: made once, and given to each node as hard links.
 
-Importing the trainer's image costs each node forty seconds of a processor; linking what was imported costs two. Rules:
+Importing the trainer's image costs each node forty seconds of a processor; linking what was imported costs two, and
+importing an image that differs in its last layer costs that layer. Rules:
 what is linked is never written to again (containerd adds and removes files, it changes none but its databases,
 which are copied); an archive counts once the record names it, which is after its import.
 """
@@ -15,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from native import binaries, node_init, packages, processes
+from native import binaries, layouts, node_init, packages, processes
 from native.errors import run
 
 RECORD = "images.json"
+_HELD = "-held"
 
 
 def give(images: Sequence[Path], targets: Sequence[Path], store: Path | None = None) -> bool:
@@ -55,9 +57,33 @@ def _import(store: Path, images: Sequence[Path]) -> None:
     with containerd(store / "root") as socket:
         for image in new:
             record.write_text(json.dumps({key: value for key, value in known.items() if key != _kind(image)}))
-            node_init.import_image(packages.require("ctr"), socket, str(image))
+            _import_new(image, store, socket)
             known[_kind(image)] = image.name
     record.write_text(json.dumps(known))
+
+
+def _import_new(image: Path, store: Path, socket: Path) -> None:
+    """Imports an archive, whose layers that are there already needn't be read."""
+    blobs = store / "root" / "io.containerd.content.v1.content" / "blobs" / "sha256"
+    known = {blob.name for blob in blobs.glob("*")} if layouts.is_layout(image) else set()
+    with tempfile.TemporaryDirectory(dir=store, prefix="lean-") as scratch, _held(socket):
+        archive = image
+        if known:
+            archive = Path(scratch) / image.name
+            layouts.lean(image, archive, known)
+        node_init.import_image(packages.require("ctr"), socket, str(archive))
+
+
+@contextmanager
+def _held(socket: Path) -> Iterator[None]:
+    """Keeps what the images of now are unpacked to: else it is dropped when one is replaced, before its successor is unpacked."""
+    images = [packages.require("ctr"), "--address", str(socket), "--namespace", "k8s.io", "images"]
+    names = [name for name in run([*images, "list", "--quiet"]).split() if not name.endswith(_HELD)]
+    for name in names:
+        run([*images, "tag", "--force", name, name + _HELD])
+    yield
+    if names:
+        run([*images, "remove", *(name + _HELD for name in names)])
 
 
 @contextmanager

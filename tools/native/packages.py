@@ -24,7 +24,7 @@ NODE: Mapping[str, str] = MappingProxyType(
     }
 )
 """command -> package."""
-IMAGES: Mapping[str, str] = MappingProxyType({"buildah": "buildah", "debootstrap": "debootstrap"})
+IMAGES: Mapping[str, str] = MappingProxyType({"buildah": "buildah", "debootstrap": "debootstrap", "skopeo": "skopeo"})
 _CNI_FOLDERS = ("/usr/lib/cni", "/opt/cni/bin")
 _SEARCH = os.pathsep.join((os.defpath, "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *_CNI_FOLDERS))
 
