@@ -81,9 +81,11 @@ def _held(socket: Path) -> Iterator[None]:
     names = [name for name in run([*images, "list", "--quiet"]).split() if not name.endswith(_HELD)]
     for name in names:
         run([*images, "tag", "--force", name, name + _HELD])
-    yield
-    if names:
-        run([*images, "remove", *(name + _HELD for name in names)])
+    try:
+        yield
+    finally:
+        if names:
+            run([*images, "remove", *(name + _HELD for name in names)])
 
 
 @contextmanager
