@@ -26,7 +26,7 @@ def job_spec(steps: int) -> dict[str, Any]:
     return {
         "workers": {"replicas": WORKERS, "image": "example.org/trainer:1", "procPerNode": 1},
         "backend": "gloo",
-        "trainer": tiny_trainer(steps=steps, globalBatchSize=12, microBatchSize=6),
+        "trainer": tiny_trainer(steps=steps, globalBatchSize=12),
         "data": {"corpus": "chitchat", "audit": True},
         "checkpoint": {"volume": {"claimName": CLAIM}, "interval": {"steps": 10}, "keep": 3},
         "elastic": {"minReplicas": LEAST, "maxReplicas": MOST, "shrinkAfterSeconds": 30},
