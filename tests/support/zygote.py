@@ -118,6 +118,7 @@ class Forked:
         if self.returncode is None and select.select([self._connection], [], [], timeout)[0]:
             told = self._replies.readline()
             self.returncode = os.waitstatus_to_exitcode(int(told)) if told else -signal.SIGKILL
+            self._replies.close()
             self._connection.close()
             os.close(self._held)
         return self.returncode

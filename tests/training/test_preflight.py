@@ -21,6 +21,8 @@ from support.zygote import Zygote, fork_of
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 TIMEOUT_S = 60
+PATIENT = {"DEEPSEEKJOB_PREFLIGHT_TIMEOUT_S": "300"}
+"""Where nothing is to be found out by waiting for the end of a phase, however slow the machine is."""
 
 
 def start(world: World, *names: str, **environ: str) -> list[Pod]:
@@ -147,8 +149,12 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, late: Zygote) -> Iterator
     """Gangs in which something stops answering. What is found out by waiting is waited for side by side."""
     late.hold()
     gangs = {
-        name: _gang(World(tmp_path_factory.mktemp(name), zygote=zygote.shared()), whose, late, host)
-        for name, whose, host in (("frozen-node", "b", 2), ("frozen-host", "a", 0), ("stopped-check", "b", 0))
+        name: _gang(World(tmp_path_factory.mktemp(name), zygote=zygote.shared()), whose, late, host, **asked)
+        for name, whose, host, asked in (
+            ("frozen-node", "b", 2, {}),
+            ("frozen-host", "a", 0, {}),
+            ("stopped-check", "b", 0, PATIENT),
+        )
     }
     for gang in gangs.values():
         all_checking(gang.world, gang.a, gang.b, gang.c)
@@ -170,9 +176,9 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, late: Zygote) -> Iterator
         gang.world.close()
 
 
-def _gang(world: World, whose: str, late: Zygote, host: int) -> Gang:
+def _gang(world: World, whose: str, late: Zygote, host: int, **asked: str) -> Gang:
     """One whose check can't begin, because that of a pod is late."""
-    a, b, c = (pod for name in "abc" for pod in start(world, name, **(late.environ if name == whose else {})))
+    a, b, c = (pod for name in "abc" for pod in start(world, name, **asked, **(late.environ if name == whose else {})))
     world.announce(1, a, b, c, host=host)
     return Gang(world, a, b, c)
 

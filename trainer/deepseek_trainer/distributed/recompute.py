@@ -59,7 +59,7 @@ def apply(layer: Any, mode: Mode) -> None:
     contexts: dict[str, Any] = {}
     if mode == "selective":
         SAC_IGNORED_OPS.update(_NOT_COUNTED)
-        contexts["context_fn"] = partial(_contexts, layer)
+        contexts["context_fn"] = partial(_contexts, layer) if _has_experts(layer) else _PLAIN
     forward = layer.forward
 
     def checkpointed(*arguments: Any, **named: Any) -> Any:
@@ -70,8 +70,13 @@ def apply(layer: Any, mode: Mode) -> None:
     layer.forward = checkpointed
 
 
+def _has_experts(layer: Any) -> bool:
+    """Whether FSDP is around modules within the layer too: its experts and their router. Such a layer is never compiled whole."""
+    return hasattr(getattr(layer, "mlp", None), "gate")
+
+
 def _contexts(layer: Any) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    first, again = create_selective_checkpoint_contexts(_policy)
+    first, again = _PLAIN()
     return _gathered(layer, first), _gathered(layer, again)
 
 
@@ -87,3 +92,7 @@ def _gathered(layer: Any, kept: AbstractContextManager[Any]) -> Iterator[None]:
 
 def _policy(context: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+_PLAIN = partial(create_selective_checkpoint_contexts, _policy)
+"""The contexts that torch.compile knows: the first pass and the second."""
