@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from native import archives, binaries, cgroups, cluster, layouts, processes, volumes
+from native import archives, binaries, cgroups, cluster, images, layouts, processes, volumes
 from native.errors import NativeError
 from native.network import MAX_CLUSTERS, MAX_NODES, Network
 from support import imagelayouts
@@ -151,6 +151,17 @@ def test_a_layout_keeps_what_its_images_have(tmp_path: Path) -> None:
     assert {b"base", b"operator", b"new"} < left
     assert b"old" not in left
     assert len(left) == 3 + 2 * 2, "a config and a manifest for each image"
+
+
+def test_of_older_archives_the_last_one_stays(tmp_path: Path) -> None:
+    first, second, third, other = (
+        tmp_path / f"{name}.tar" for name in ("trainer-1", "trainer-2", "trainer-3", "pause-1")
+    )
+    for age, archive in enumerate((third, second, first, other)):
+        archive.write_bytes(b"")
+        os.utime(archive, (1_000_000 - age, 1_000_000 - age))
+    images.retire(first, "trainer-*.tar")
+    assert sorted(tmp_path.iterdir()) == [other, first, third]
 
 
 def test_a_volume_and_its_claim_are_bound_to_each_other_alone() -> None:

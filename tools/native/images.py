@@ -35,6 +35,7 @@ _BASE_IMAGE = f"localhost/deepseekjob-base:{_SUITE}"
 _BUILD_TIMEOUT_S = 3600.0
 _SCRATCH = "scratch-"
 _FORMAT = "oci"
+_ARCHIVES_KEPT = 2
 _LAYERS_MAX = 250
 """Buildah keeps each layer that it ever made, and nothing says which are still of use: with more, it begins anew."""
 
@@ -79,7 +80,7 @@ def pause() -> Path:
 
 
 def build_image(recipe: Recipe) -> Path:
-    """Archive of one of the project's images; older archives of it are removed."""
+    """Archive of one of the project's images; of the others those that were asked for last stay."""
     engine = _docker if docker_runs() else _buildah
     base = os.environ.get("BASE", "")
     target = _folder() / f"{recipe.project}-{_key(recipe, engine.__name__ + base)}.tar"
@@ -94,9 +95,16 @@ def build_image(recipe: Recipe) -> Path:
                 built = Path(scratch) / "image.tar"
                 engine(recipe, context, base, built)
                 built.replace(target)
-            for old in set(_folder().glob(f"{recipe.project}-*.tar")) - {target}:
-                old.unlink()
+            retire(target, f"{recipe.project}-*.tar")
     return target
+
+
+def retire(used: Path, pattern: str) -> None:
+    """Removes older archives beside one that is used now, but for the last: another checkout may be about to import it."""
+    used.touch()
+    by_age = sorted(used.parent.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+    for old in by_age[:-_ARCHIVES_KEPT]:
+        old.unlink()
 
 
 def docker_runs() -> bool:
