@@ -52,6 +52,7 @@ DEFAULTS: dict[str, Any] = {
             "preset": "tiny",
             "trustRemoteCode": False,
             "attention": "SDPA",
+            "norm": "Auto",
             "experts": {"biasUpdateRate": 0.001, "sequenceLoss": 0.0001},
             "multiToken": {"depth": 0, "lossWeight": 0.3},
         },
