@@ -16,6 +16,7 @@ import pytest
 import torch
 from deepseek_trainer.config import ConfigError, TrainerSpec
 from deepseek_trainer.distributed.world import join
+from deepseek_trainer.kernels import closed_form
 from deepseek_trainer.model import norm, origin
 from support import normed, zygote
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
@@ -64,13 +65,38 @@ def a_spec(chosen: str, architecture: str = "DeepSeekV3", **training: Any) -> Tr
     )
 
 
-def test_without_a_gpu_it_is_as_transformers_writes_it_or_refused() -> None:
+def test_without_a_gpu_there_is_no_kernel() -> None:
     model = origin.of(a_spec("Auto"), vocab_size=64).bare()
     with join("gloo", {}) as world:
-        assert norm.settle(model, a_spec("Auto"), world, torch.float32) == "Eager"
+        assert norm.settle(model, a_spec("Auto", compile="layers"), world, torch.float32) == "Eager"
+        assert norm.settle(model, a_spec("Auto"), world, torch.bfloat16) == "Eager"
         with pytest.raises(ConfigError, match=r"trainer\.model\.norm: Fused needs a GPU, .*; take Auto"):
             norm.settle(model, a_spec("Fused"), world, torch.float32)
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("shape", normed.SHAPES, ids=str)
+def test_the_closed_form_has_the_formulas_of_the_kernel(shape: tuple[int, ...]) -> None:
+    wide, weight, dy = normed.some(*shape[:-1], 2 * shape[-1]), normed.some(shape[-1]), normed.some(*shape)
+    for x in (normed.some(*shape), wide[..., ::2], 1e-4 * normed.some(*shape)):
+        inputs = x.detach().requires_grad_(), weight.detach().requires_grad_()
+        y = closed_form.rms_norm(*inputs, normed.EPS)
+        found = y.detach(), *torch.autograd.grad(y, inputs, dy)
+        for own, (expected, size) in zip(found, normed.reference(x, weight, dy).values(), strict=True):
+            assert own.shape == expected.shape
+            assert bool(((own.double() - expected).abs() <= 1e-5 * size).all())
+
+
+@pytest.mark.parametrize("recomputed", ["none", "selective", "full"])
+def test_a_model_on_a_cpu_has_the_closed_form_and_the_same_gradients(recomputed: str) -> None:
+    with join("gloo", {}) as world:
+        expected, theirs, none = normed.trained(world, normed.spec_of({}, norm="Eager"))
+        spec = normed.spec_of({"activationCheckpointing": recomputed}, norm="Auto")
+        loss, ours, swapped = normed.trained(world, spec, how="ClosedForm")
+    assert none == 0 < swapped
+    assert loss == pytest.approx(expected, rel=1e-6)
+    for name, own in ours.items():
+        assert torch.allclose(own, theirs[name], atol=1e-6), name
 
 
 def test_it_may_be_chosen_for_a_model_that_is_described_elsewhere() -> None:

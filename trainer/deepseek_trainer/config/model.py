@@ -133,7 +133,8 @@ class ModelSpec(Section):
         "Auto",
         description="How RMSNorm is computed; the numbers are the same to rounding. Eager: as transformers writes it. Fused: by one "
         "Triton kernel forward and one backward, or the job fails and says why (a GPU; Triton and a C compiler in the image). "
-        "Auto: Fused on a GPU where it can be had and training.compile is none, else Eager.",
+        "Auto: with training.compile Eager; else on a GPU Fused, where it can be had, and on a CPU in fp32 with the gradient in "
+        "closed form, which takes fewer passes over memory.",
     )
     experts: ExpertsSpec = Field(default_factory=ExpertsSpec, description="Balance of a mixture of experts.")
     multi_token: MultiTokenSpec = Field(

@@ -1,4 +1,5 @@
-"""How RMSNorm is computed: as transformers writes it, in eight kernels, or in one of our own (kernels/rms_norm.py).
+"""How RMSNorm is computed: as transformers writes it, in eight kernels, or in one of our own (kernels/rms_norm.py). On a CPU
+in torch's operations too, but with fewer passes over the rows (kernels/closed_form.py).
 
 A module is known by its forward function: it must be the very instructions of Llama's, as it is in DeepSeek-V3 and V2, Qwen2
 and most others. One that computes anything else (Gemma's 1 + w) stays as it is. LayerNorm is one kernel of torch already.
@@ -24,6 +25,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from deepseek_trainer.config import ConfigError, TrainerSpec
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import first_line
+from deepseek_trainer.kernels import closed_form
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +35,12 @@ _ROWS = 64
 _NEAR = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """How far apart they may be, relative to the whole; rounding stays far below."""
 Norm = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+How = Literal["Eager", "ClosedForm", "Fused"]
+"""As transformers writes it; by kernels/closed_form; by the kernel."""
 
 
-def settle(model: Any, spec: TrainerSpec, world: World, computed: torch.dtype) -> Literal["Eager", "Fused"]:
-    """Puts the kernel in place of the model's norms, if it is asked for and can be had; before the model is sharded.
+def settle(model: Any, spec: TrainerSpec, world: World, computed: torch.dtype) -> How:
+    """Puts what is asked for and can be had in place of the model's norms; before the model is sharded.
 
     Names and types of parameters stay. A collective where there may be a kernel.
 
@@ -51,13 +55,17 @@ def settle(model: Any, spec: TrainerSpec, world: World, computed: torch.dtype) -
     """
     wanted, norms = spec.model.norm, [module for module in model.modules() if _known(type(module))]
     # What is compiled is fused with its neighbours by the compiler, which couldn't put them into our kernel.
-    suits = world.device.type == "cuda" and spec.training.compile == "none" and bool(norms)
+    suits = spec.training.compile == "none" and bool(norms)
     if wanted == "Eager" or (wanted == "Auto" and not suits):
         return "Eager"
+    if wanted == "Auto" and world.device.type == "cpu":
+        if computed != torch.float32:
+            return "Eager"
+        _replace(norms, _closed)
+        return "ClosedForm"
     lack = next(filter(None, world.gather(_lack(norms, world.device, computed))), None)
     if lack is None:
-        for module in norms:
-            module.forward = MethodType(_fused, module)
+        _replace(norms, _fused)
         return "Fused"
     if wanted == "Fused":
         raise ConfigError(f"{_FIELD}: Fused {lack}; take Auto, which does without where it must")
@@ -73,6 +81,15 @@ def _known(kind: type[torch.nn.Module]) -> bool:
         known.co_names,
         known.co_consts,
     )
+
+
+def _replace(norms: list[Any], forward: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
+    for module in norms:
+        module.forward = MethodType(forward, module)
+
+
+def _closed(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    return closed_form.rms_norm(hidden_states, module.weight, module.variance_epsilon)
 
 
 def _fused(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
