@@ -4,7 +4,8 @@
 
 loop         tokens a second of `python -m deepseek_trainer`, as a pod runs it (report, pulse, ledger, guard, saver), beside the
              bare forward, backward, clip and step, beside Accelerate and beside Hugging Face's Trainer; one process each.
-             They take turns (support/turns), and the medians of the ratios of rounds count. Their losses must agree
+             They take turns (support/turns), and the medians of the ratios of rounds count. Their losses must agree. All are
+             started several times: where its memory happens to lie makes a process up to a twentieth faster or slower
 memory       what a step takes beyond the weights, by `activationCheckpointing`: a process' resident memory at most, less that
              before the first step
 compile      `compile: layers` against none, where there is a C++ compiler
@@ -59,8 +60,8 @@ LONG = {"globalBatchSize": 4, "microBatchSize": 4, "sequenceLength": 512}
 class Bench:
     """The runs of one bench, in a folder of their own."""
 
-    def __init__(self, folder: Path, rounds: int) -> None:
-        self._folder, self._rounds = folder, rounds
+    def __init__(self, folder: Path, rounds: int, starts: int) -> None:
+        self._folder, self._rounds, self._starts = folder, rounds, starts
 
     def rows(self) -> Iterator[Row]:
         for name, model in MODELS.items():
@@ -104,10 +105,12 @@ class Bench:
         commands: dict[str, Any] = {"ours": self.ours(config)}
         for way in ("bare", *OTHERS):
             commands[way] = ([sys.executable, "-u", "-m", "support.contestants", way, str(config), str(MOST)], {})
-        with Turns(commands, warm_up=WARM_UP) as turns:
-            found = turns.rounds(self._rounds, steps=STEPS)
-            losses = {way: runner.losses for way, runner in turns.runners.items()}
-        _agree(losses)
+        found: dict[str, list[float]] = {way: [] for way in commands}
+        for _ in range(self._starts):
+            with Turns(commands, warm_up=WARM_UP) as turns:
+                for way, seconds in turns.rounds(self._rounds, steps=STEPS).items():
+                    found[way] += seconds
+                _agree({way: runner.losses for way, runner in turns.runners.items()})
         tokens = BATCH["globalBatchSize"] * BATCH["sequenceLength"]
         speeds = {way: tokens / statistics.median(seconds) for way, seconds in found.items()}
         print(f"  {name}: a step of the bare loop takes {statistics.median(found['bare']) * 1e3:.0f} ms", flush=True)
@@ -167,9 +170,11 @@ def _tell_mfu(config: Path, tokens_per_s: float) -> None:
 
 def main() -> int:
     options = argparse.ArgumentParser(description="The training loop beside others.")
-    options.add_argument("--rounds", type=int, default=7, help="turns of each loop")
+    options.add_argument("--rounds", type=int, default=4, help="turns of each loop after each start")
+    options.add_argument("--starts", type=int, default=4, help="of all loops")
+    told = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        rows = list(Bench(Path(folder), options.parse_args().rounds).rows())
+        rows = list(Bench(Path(folder), told.rounds, told.starts).rows())
     print(table(rows))
     print(verdict(rows))
     return 0
