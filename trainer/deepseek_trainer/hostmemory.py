@@ -2,7 +2,8 @@
 
 Each step frees what the last one took: activations and gradients. glibc gives large blocks back to the kernel, which
 fills every page of them with zeros before the next step may have it. Here what was freed stays the process' own,
-and torch asks the kernel for pages of 2 MiB. A process takes no more for it than its largest step.
+and torch asks the kernel for pages of 2 MiB. What a process takes stays what its largest step took, and what lies
+scattered between blocks of other sizes.
 """
 
 from __future__ import annotations

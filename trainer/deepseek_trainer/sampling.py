@@ -1,7 +1,8 @@
 """What the model writes: texts that go on from given prompts, after an evaluation, so that people see what it has learned.
 
 All ranks compute each forward pass together, of the same rows, as their shards belong to one model; which token comes next
-is one rank's choice, in a pipeline of the last stage. Nothing of training is touched: no shared random numbers, no gradients, and the mode is put back.
+is one rank's choice, in a pipeline of the last stage. Nothing of training is touched: no shared random numbers, no gradients,
+and the mode is put back.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ CPU. So a model that is computed in the type of its weights, where they are, isn
 of one that is computed in another type a parameter keeps its memory for that, and its gradient is handed over instead of
 being copied.
 
-Rule: nothing else changes. Parameters stay shards (DTensors) by the same names, for checkpoint, optimizer and clipping, and each
-number is what FSDP2 would have made.
+Rule: nothing else changes. Parameters keep their names, for checkpoint, optimizer and clipping, and each number is what FSDP2
+would have made.
 """
 
 from __future__ import annotations

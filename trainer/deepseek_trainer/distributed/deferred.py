@@ -113,10 +113,8 @@ class _Linear(Function):
     @staticmethod
     def forward(context: Any, deferral: Deferral, rows: Any, weight: Any, bias: Any) -> Any:
         context.save_for_backward(rows)
-        context.deferral, context.weight = (
-            deferral,
-            weight,
-        )  # FSDP frees its memory, and fills it again for the backward pass
+        context.deferral = deferral
+        context.weight = weight  # FSDP frees its memory, and fills it again for the backward pass
         return linear(rows, weight, bias)
 
     @staticmethod

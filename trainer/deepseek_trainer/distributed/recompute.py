@@ -24,6 +24,7 @@ from torch.utils.checkpoint import (
 )
 
 from deepseek_trainer.distributed import ring
+from deepseek_trainer.model.layers import router
 
 Mode = Literal["none", "selective", "full"]
 
@@ -59,7 +60,7 @@ def apply(layer: Any, mode: Mode) -> None:
     contexts: dict[str, Any] = {}
     if mode == "selective":
         SAC_IGNORED_OPS.update(_NOT_COUNTED)
-        contexts["context_fn"] = partial(_contexts, layer) if _has_experts(layer) else _PLAIN
+        contexts["context_fn"] = _PLAIN if router(layer) is None else partial(_contexts, layer)
     forward = layer.forward
 
     def checkpointed(*arguments: Any, **named: Any) -> Any:
@@ -70,12 +71,8 @@ def apply(layer: Any, mode: Mode) -> None:
     layer.forward = checkpointed
 
 
-def _has_experts(layer: Any) -> bool:
-    """Whether FSDP is around modules within the layer too: its experts and their router. Such a layer is never compiled whole."""
-    return hasattr(getattr(layer, "mlp", None), "gate")
-
-
 def _contexts(layer: Any) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Of a layer with experts: FSDP is around modules within it too. Such a layer is never compiled whole."""
     first, again = _PLAIN()
     return _gathered(layer, first), _gathered(layer, again)
 

@@ -35,7 +35,7 @@ from deepseek_trainer.distributed.mesh import Groups
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.model import compiled
-from deepseek_trainer.model.layers import decoder_layers
+from deepseek_trainer.model.layers import decoder_layers, router
 
 COMPUTED: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp16": torch.float16}
 """By precision: the type that the forward and backward pass are in, but for what has one of its own; else it is fp32."""
@@ -96,8 +96,7 @@ def _wrap(model: Any, groups: Groups, training: TrainingSpec, computed: torch.dt
     for layer in decoder_layers(model):
         if groups.mesh.expert > 1 and (routed := experts.routed(layer)) is not None:
             fully(routed, groups.expert_shard, replace(policy, cast_forward_inputs=False))  # routes' weights stay fp32
-        gate = getattr(getattr(layer, "mlp", None), "gate", None)
-        if computed is not None and gate is not None:
+        if computed is not None and (gate := router(layer)) is not None:
             # It stays gathered, which is little: selective recomputation, which it is within, must find the same operations.
             fully(gate, policy=MixedPrecisionPolicy(param_dtype=torch.float32), resharded=False)
         fully(layer)
@@ -183,18 +182,21 @@ def sync_on_last(model: Any, training: TrainingSpec, *, last: bool) -> None:
     """Sums gradients over the ranks in the last micro-step only, and weights stay gathered until then; or in each."""
     if not isinstance(model, FSDPModule):
         return
-    last = last or training.reduce_gradients == "microBatch"
-    model.set_requires_gradient_sync(last)
-    model.set_reshard_after_backward(last)
+    _sums(model, last or training.reduce_gradients == "microBatch")
 
 
 def hold_gradients(model: FSDPModule) -> None:
     """The next backward pass leaves gradients out (see `deferred`): FSDP sums nothing, and weights stay gathered."""
-    model.set_requires_gradient_sync(False)
-    model.set_reshard_after_backward(False)
+    _sums(model, False)
 
 
 def add_held(model: Any, training: TrainingSpec, *, last: bool) -> None:
     """What FSDP does after a backward pass, as the gradients that were left out have been added; see `sync_on_last`."""
     sync_on_last(model, training, last=last)
     model._get_fsdp_state()._root_post_backward_final_callback()
+
+
+def _sums(model: FSDPModule, sums: bool) -> None:
+    """Whether the next backward pass sums gradients over the ranks, and lets go of gathered weights after it."""
+    model.set_requires_gradient_sync(sums)
+    model.set_reshard_after_backward(sums)

@@ -1,1 +1,1 @@
-"""Kernels written by hand, in Triton. Imported where one is used, and only then: Triton isn't in every image."""
+"""Operations written by hand. Those in Triton are imported where one is used, and only then: it isn't in every image."""

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from deepseek_trainer.config import ConfigError, TrainingSpec
+from deepseek_trainer.model.layers import router
 
 _FIELD = "trainer.training.compile"
 _PARTS = ("self_attn", "input_layernorm", "post_attention_layernorm", "mlp.shared_experts")
@@ -46,7 +47,7 @@ def apply(layer: Any, training: TrainingSpec) -> None:
     """
     if training.compile == "none":
         return
-    if not hasattr(getattr(layer, "mlp", None), "gate"):
+    if router(layer) is None:
         layer.forward = torch.compile(layer.forward, backend=BACKEND)
         return
     if training.activation_checkpointing == "selective":

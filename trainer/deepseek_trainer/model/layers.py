@@ -18,6 +18,12 @@ def decoder_layers(model: Any) -> list[torch.nn.Module]:
     return list(max(stacks, key=len, default=()))
 
 
+def router(layer: Any) -> torch.nn.Module | None:
+    """What sends a layer's tokens to its experts; None: it has none."""
+    found: torch.nn.Module | None = getattr(getattr(layer, "mlp", None), "gate", None)
+    return found
+
+
 def plain_name(name: str) -> str:
     """The name of a tensor as it is in a checkpoint, without what activation checkpointing and compilation add."""
     for wrapper in _WRAPPERS:

@@ -61,11 +61,13 @@ def settle(model: Any, spec: TrainerSpec, world: World, computed: torch.dtype) -
     if wanted == "Auto" and world.device.type == "cpu":
         if computed != torch.float32:
             return "Eager"
-        _replace(norms, _closed)
+        _replace(norms, closed_form.rms_norm)
         return "ClosedForm"
     lack = next(filter(None, world.gather(_lack(norms, world.device, computed))), None)
     if lack is None:
-        _replace(norms, _fused)
+        from deepseek_trainer.kernels.rms_norm import rms_norm
+
+        _replace(norms, rms_norm)
         return "Fused"
     if wanted == "Fused":
         raise ConfigError(f"{_FIELD}: Fused {lack}; take Auto, which does without where it must")
@@ -83,19 +85,12 @@ def _known(kind: type[torch.nn.Module]) -> bool:
     )
 
 
-def _replace(norms: list[Any], forward: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
+def _replace(norms: list[Any], kernel: Norm) -> None:
+    def forward(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+        return kernel(hidden_states, module.weight, module.variance_epsilon)
+
     for module in norms:
         module.forward = MethodType(forward, module)
-
-
-def _closed(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    return closed_form.rms_norm(hidden_states, module.weight, module.variance_epsilon)
-
-
-def _fused(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    from deepseek_trainer.kernels.rms_norm import rms_norm
-
-    return rms_norm(hidden_states, module.weight, module.variance_epsilon)
 
 
 def _lack(norms: list[Any], device: torch.device, computed: torch.dtype) -> str | None:
