@@ -100,7 +100,7 @@ def test_a_gang_of_one_that_wakes_beside_its_successor_neither_saves_nor_stays(
     config = run_config(checkpoints=checkpoints, data_cache=data_cache, every_steps=20, steps=100)
     old = world.start_trainer("old", config)
     world.announce(1, old)
-    eventually(lambda: old.step() > 20, deadline_s=DEADLINE_S, what="a checkpoint", describe=world.describe)
+    eventually(lambda: "checkpoint" in old.progress(), deadline_s=DEADLINE_S, what="a save", describe=world.describe)
     frozen = old.freeze()
     successor = world.start_trainer("new", config)
     world.announce(2, successor)

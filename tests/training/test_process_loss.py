@@ -44,7 +44,10 @@ def test_a_killed_and_a_frozen_rank_change_nothing_in_the_curve(
         freeze_rank_1(pods)
 
     def kill_rank_1(pods: list[Pod]) -> None:
-        eventually(lambda: pods[0].step() > 7, deadline_s=DEADLINE_S, what="step 8", describe=world.describe)
+        def saved_and_past_step_7() -> bool:
+            return pods[0].step() > 7 and "checkpoint" in pods[0].progress()
+
+        eventually(saved_and_past_step_7, deadline_s=DEADLINE_S, what="step 8, step 5 saved", describe=world.describe)
         began = time.monotonic()
         os.kill(pods[1].children()[0], signal.SIGKILL)
 
