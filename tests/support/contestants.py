@@ -2,9 +2,10 @@
 
     python -m support.contestants bare|accelerate|trainer CONFIG STEPS
 
-bare         forward, backward, clip and step, as short as it can be written: what any loop costs at least
-accelerate   the loop of Accelerate's documentation
-trainer      Hugging Face's Trainer
+bare         forward, backward, clip and step, as short as it can be written, with our norms and experts in the model: what
+             our loop costs at least
+accelerate   the loop of Accelerate's documentation, on transformers' model as it is
+trainer      Hugging Face's Trainer, likewise
 
 Each says `step=N loss=X` after a step. The first two get their data ready-made; Trainer gets rows from its data loader.
 """
@@ -26,7 +27,9 @@ from deepseek_trainer.data import samples
 from deepseek_trainer.data.ledger import Ledger
 from deepseek_trainer.data.prepare import prepare
 from deepseek_trainer.data.store import open_store
-from deepseek_trainer.model import origin
+from deepseek_trainer.distributed import world
+from deepseek_trainer.distributed.sharding import COMPUTED
+from deepseek_trainer.model import norm, origin, routed
 from deepseek_trainer.optim import optimizer as optimizers
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -63,7 +66,10 @@ class Contest:
         yield from list(loader)
 
 
-def contest(file: str, steps: int) -> Contest:
+def contest(file: str, steps: int, *, own: bool) -> Contest:
+    """Args:
+    own: the model computes as it does in our loop.
+    """
     config = load(file)
     store = open_store(prepare(config, os.environ))
     data = samples.of(config, store)
@@ -74,6 +80,10 @@ def contest(file: str, steps: int) -> Contest:
         rows += [{"inputs": i, "targets": t} for i, t in zip(made.inputs, made.labels, strict=True)]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = origin.of(config.trainer, vocab_size=store.info.vocab_size).model().to(device)
+    if own:
+        with world.join(config.backend, os.environ) as alone:
+            norm.settle(model, config.trainer, alone, COMPUTED.get(config.trainer.training.precision, torch.float32))
+        routed.settle(model)
     return Contest(config, rows, model, optimizers.make(model, config.trainer.optimizer), device)
 
 
@@ -163,4 +173,4 @@ WAYS: dict[str, Callable[[Contest], None]] = {"bare": bare, "accelerate": accele
 
 if __name__ == "__main__":
     way, file, steps = sys.argv[1:]
-    WAYS[way](contest(str(Path(file)), int(steps)))
+    WAYS[way](contest(str(Path(file)), int(steps), own=way == "bare"))

@@ -227,6 +227,13 @@ def test_clipping_has_its_closed_form_whatever_the_scale(world: World, scale: fl
         assert found.factor * scale == pytest.approx(min(1.0, limit / norm), rel=1e-5)
 
 
+def test_the_norm_of_a_large_gradient_is_right_to_rounding(world: World) -> None:
+    large, small = nn.Parameter(torch.zeros(2048, 2048)), nn.Parameter(torch.zeros(3))
+    large.grad, small.grad = torch.randn(2048, 2048).mT, torch.ones(3)  # a transposed one is as good
+    expected = torch.cat([large.grad.flatten(), small.grad]).double().norm().item()
+    assert clipped([large, small], 1.0, world).norm == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["AdamW", "Muon"])
 def test_a_step_multiplies_its_gradient_by_the_factor(kind: str) -> None:
     ways = []

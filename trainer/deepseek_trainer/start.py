@@ -30,7 +30,7 @@ from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.logs import fields
-from deepseek_trainer.model import build, compiled, norm, origin
+from deepseek_trainer.model import build, compiled, norm, origin, routed
 from deepseek_trainer.model.balance import Routing
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim.guard import Guard
@@ -98,6 +98,7 @@ def set_up(
     waits = Waits(progress.pulse, world.device)
     numerics.convert(model, training)
     normed = norm.settle(model, spec, world, sharding.COMPUTED.get(training.precision, torch.float32))
+    routed.settle(model)
     groups = mesh.groups(sizes, world)
     pipeline = Pipeline(model, groups, world, training, waits) if groups.pipeline is not None else None
     context = sharding.shard(model, world, groups, training, waits)

@@ -37,11 +37,20 @@ def clipped(parameters: Iterable[torch.Tensor], limit: float, world: World, *, s
     shares = torch.tensor([1 / ranks for ranks in holders], dtype=torch.float64)
     total = torch.zeros((), dtype=torch.float64, device=world.device)
     if parts:
-        norms = torch.stack(torch._foreach_norm(parts)).double()
-        total += (norms.square() * shares.to(norms.device)).sum().to(world.device)
+        squares = _squares(parts)
+        total += (squares * shares.to(squares.device)).sum().to(world.device)
     dist.all_reduce(total)
     norm = float(total.sqrt()) / scale
     return Clipped(norm, min(1.0, limit / (norm + 1e-6)) / scale if math.isfinite(norm) else 1.0)
+
+
+def _squares(parts: list[torch.Tensor]) -> torch.Tensor:
+    """The sum of squares of each, fp64."""
+    if all(part.device.type == "cpu" for part in parts):
+        # Row by row, with all threads: a third faster than of the whole, whose sum of millions in fp32 is off by 1e-5 to 1e-4.
+        rows = [torch.linalg.vector_norm(part, dim=-1) for part in parts]
+        return torch.stack([norms.double().square().sum() for norms in rows])
+    return torch.stack(torch._foreach_norm(parts)).double().square()
 
 
 def _holders(gradient: torch.Tensor, ranks: int) -> int:

@@ -24,8 +24,7 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from deepseek_trainer.distributed import experts
-from deepseek_trainer.model.layers import decoder_layers
+from deepseek_trainer.model.layers import decoder_layers, routed
 
 # mypy: disable-error-code="no-untyped-call,override"
 # torch's Function is untyped.
@@ -42,9 +41,9 @@ class Deferral:
 
     def put_into(self, model: Any) -> None:
         """Has the model's matrix products heed this, in place; after all axes have put theirs into it."""
-        routed, head = [experts.routed(layer) for layer in decoder_layers(model)], model.get_output_embeddings()
+        experts, head = [routed(layer) for layer in decoder_layers(model)], model.get_output_embeddings()
         for module in model.modules():
-            if module is not head and (module in routed or isinstance(module, (nn.Linear, Conv1D))):
+            if module is not head and (module in experts or isinstance(module, (nn.Linear, Conv1D))):
                 module.forward = _Within(module.forward, _Products(self))
 
     @contextmanager

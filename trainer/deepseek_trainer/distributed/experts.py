@@ -23,21 +23,16 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from deepseek_trainer.distributed.exchange import copied, exchanged, scaled, summed
 from deepseek_trainer.distributed.waits import Waits
+from deepseek_trainer.kernels import routes
 
 Experts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def routed(layer: nn.Module) -> nn.Module | None:
-    """The module with the weights of a layer's routed experts; None: it has none."""
-    found = getattr(getattr(layer, "mlp", None), "experts", None)
-    return found if hasattr(found, "_is_expert_parallel") else None
 
 
 def spread(module: Any, mesh: DeviceMesh, waits: Waits) -> None:
     """Leaves this rank its experts and has the module find the others, in place.
 
     Args:
-        module: of `routed`.
+        module: with the weights of a layer's routed experts.
         mesh: the expert axis, the tensor axis, or both in this order.
     """
     own = module.num_experts // mesh.size()
@@ -70,9 +65,8 @@ class _Spread:
         if self._alike is not None:
             rows, weights = (copied(tensor, self._alike, self._waits) for tensor in (rows, weights))
         order, counts = self._routes(chosen)
-        out = self._owned(rows[order // chosen.shape[-1]], counts)
-        placed = out.new_zeros(chosen.numel(), out.shape[-1]).index_copy(0, order, out)
-        total = (placed.view(*chosen.shape, -1) * weights.unsqueeze(-1)).sum(dim=1)
+        out = self._owned(routes.taken(rows, order, chosen.shape[-1]), counts)
+        total = (routes.returned(out, order, chosen) * weights.unsqueeze(-1)).sum(dim=1)
         if self._alike is not None:
             total = summed(total, self._alike, self._waits)
         return total.to(rows.dtype)

@@ -35,7 +35,7 @@ from deepseek_trainer.distributed.mesh import Groups
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.model import compiled
-from deepseek_trainer.model.layers import decoder_layers, router
+from deepseek_trainer.model.layers import decoder_layers, routed, router
 
 COMPUTED: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp16": torch.float16}
 """By precision: the type that the forward and backward pass are in, but for what has one of its own; else it is fp32."""
@@ -60,8 +60,8 @@ def shard(model: Any, world: World, groups: Groups, training: TrainingSpec, wait
         tensor.split(model, groups.tensor, waits)
     computed = COMPUTED.get(training.precision)
     for layer in decoder_layers(model):
-        if groups.experts is not None and (routed := experts.routed(layer)) is not None:
-            experts.spread(routed, groups.experts, waits)
+        if groups.experts is not None and (own := routed(layer)) is not None:
+            experts.spread(own, groups.experts, waits)
         recompute.apply(layer, training.activation_checkpointing)
         compiled.apply(layer, training)
     if world.size > 1 or computed is not None or training.cpu_offload:
@@ -94,8 +94,8 @@ def _wrap(model: Any, groups: Groups, training: TrainingSpec, computed: torch.dt
         return sharded
 
     for layer in decoder_layers(model):
-        if groups.mesh.expert > 1 and (routed := experts.routed(layer)) is not None:
-            fully(routed, groups.expert_shard, replace(policy, cast_forward_inputs=False))  # routes' weights stay fp32
+        if groups.mesh.expert > 1 and (own := routed(layer)) is not None:
+            fully(own, groups.expert_shard, replace(policy, cast_forward_inputs=False))  # routes' weights stay fp32
         if computed is not None and (gate := router(layer)) is not None:
             # It stays gathered, which is little: selective recomputation, which it is within, must find the same operations.
             fully(gate, policy=MixedPrecisionPolicy(param_dtype=torch.float32), resharded=False)

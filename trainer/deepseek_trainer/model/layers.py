@@ -24,6 +24,12 @@ def router(layer: Any) -> torch.nn.Module | None:
     return found
 
 
+def routed(layer: Any) -> torch.nn.Module | None:
+    """The module with the weights of a layer's routed experts; None: it has none."""
+    found: torch.nn.Module | None = getattr(getattr(layer, "mlp", None), "experts", None)
+    return found if hasattr(found, "_is_expert_parallel") else None
+
+
 def plain_name(name: str) -> str:
     """The name of a tensor as it is in a checkpoint, without what activation checkpointing and compilation add."""
     for wrapper in _WRAPPERS:
