@@ -8,7 +8,7 @@ from pathlib import Path
 
 import generate
 import pytest
-from deepseek_operator.api.crd import INJECTED_RULES
+from deepseek_operator.api.injected import RULES
 from deepseek_trainer.config import ModelSpec, OptimizerSpec
 from deepseek_trainer.config.model import HOW
 from support.yamls import document, documents
@@ -76,12 +76,12 @@ def test_the_reference_refers_to_sections_that_are_there() -> None:
 
 
 def test_the_rule_about_warm_up_knows_the_default() -> None:
-    (rule,) = [rule for rule in INJECTED_RULES["trainer"] if "warmupSteps" in rule.cel]
+    (rule,) = [rule for rule in RULES["trainer"] if "warmupSteps" in rule.cel]
     assert f"warmupSteps <= {OptimizerSpec().warmup_steps} ||" in rule.cel
 
 
 def test_the_rule_about_a_finetuned_model_knows_every_field_of_a_model() -> None:
-    (rule,) = [rule for rule in INJECTED_RULES["trainer"] if rule.field_path == ".model"]
+    (rule,) = [rule for rule in RULES["trainer"] if rule.field_path == ".model"]
     assert f"self.model.preset == '{ModelSpec().preset}'" in rule.cel
     for name, field in ModelSpec.model_fields.items():
         assert name in ("preset", *HOW) or f"!has(self.model.{field.alias})" in rule.cel, name

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from deepseek_trainer.checkpoint import load, state
-from deepseek_trainer.config import ExpertsSpec, OptimizerSpec, TrainingSpec
+from deepseek_trainer.config import ExpertsSpec, OptimizerSpec, TrainerSpec
 from deepseek_trainer.config.parallelism import ParallelismSpec
 from deepseek_trainer.data import deal
 from deepseek_trainer.data.samples import MicroBatch, nothing
@@ -31,7 +31,7 @@ from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.shards import local
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, join
-from deepseek_trainer.model import mtp
+from deepseek_trainer.model import mtp, norm, routed
 from deepseek_trainer.model.balance import Routing
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim import optimizer
@@ -197,7 +197,7 @@ def in_one_process(model: Any) -> tuple[Course, Course]:
 
 
 class Sharded:
-    """A model under a mesh, from its first weights."""
+    """A model under a mesh, from its first weights, with norms and experts that compute as in a job."""
 
     def __init__(self, layout: dict[str, Any], world: World) -> None:
         sizes = ParallelismSpec.model_validate(layout["parallelism"]).mesh(world.size)
@@ -205,7 +205,10 @@ class Sharded:
         source = MODELS[layout["model"]]()
         self.model: Any = source.bare()
         waits = Waits(PulseWriter.from_environment({}), world.device)
-        self.training = TrainingSpec.model_validate({"steps": 3, **layout.get("training", {})})
+        spec = TrainerSpec.model_validate({"training": {"steps": 3, **layout.get("training", {})}})
+        self.training = spec.training
+        norm.settle(self.model, spec, self.world, sharding.COMPUTED.get(spec.training.precision, torch.float32))
+        routed.settle(self.model)
         groups = mesh.groups(sizes, self.world)
         self.pipeline = Pipeline(self.model, groups, self.world, self.training, waits) if groups.pipeline else None
         self.context = sharding.shard(self.model, self.world, groups, self.training, waits)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deepseek_trainer.raycluster import startup
 from support.raynodes import HEAD_IP, RayCluster
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
@@ -51,6 +52,12 @@ def test_stranger_without_the_token_is_refused(cluster: RayCluster, tmp_path: Pa
     refused = _nodes(cluster, RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
     assert refused.returncode
     assert "127.0.0.3" not in refused.stdout
+
+
+def test_head_serves_no_driver_from_outside(cluster: RayCluster) -> None:
+    words = [word for pid in startup.descendants(cluster.nodes[0].process.pid) for word in startup.command_of(pid)]
+    assert any("gcs_server" in word for word in words)
+    assert not [word for word in words if "ray.util.client.server" in word]
 
 
 def test_lost_raylet_is_back_in_place(cluster: RayCluster) -> None:

@@ -17,12 +17,18 @@ from support.runs import losses, report
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(400)]
 
+LEARNED = {"DeepSeekV3": 5.35, "Llama": 5.05}
+"""Nats per token of the held-out part of chitchat that a model of so few parameters is below after 130 steps."""
+
 MakeConfig = Callable[..., dict[str, Any]]
 
 
-def test_learns_more_than_word_frequencies(config: MakeConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", LEARNED)
+def test_learns_more_than_word_frequencies(config: MakeConfig, tmp_path: Path, model: str) -> None:
     chosen = config(steps=130, globalBatchSize=16, microBatchSize=8, sequenceLength=64)
     chosen["trainer"]["optimizer"] = {"learningRate": 4e-3, "warmupSteps": 10}
+    if model != "DeepSeekV3":
+        chosen["trainer"]["model"] = {"architecture": model, "preset": "tiny", "hiddenSize": 64, "numLayers": 2}
     del chosen["checkpoint"]
 
     ended = start_training(chosen, world_size=2, folder=tmp_path / "run").wait()
@@ -33,7 +39,7 @@ def test_learns_more_than_word_frequencies(config: MakeConfig, tmp_path: Path) -
     assert said["step"] == said["totalSteps"] == 130
     assert said["position"] == 130 * 16
     assert said["tokensPerSecond"] > 0
-    assert said["validationLoss"] < said["unigramEntropy"] - 0.2
+    assert said["validationLoss"] < LEARNED[model] < said["unigramEntropy"] - 0.2
     assert "Warning" not in ended[0].output + ended[1].output
 
 

@@ -1,4 +1,4 @@
-"""The `ray start` of one container: all ports fixed, no dashboard, no statistics, bounded memory and logs."""
+"""The `ray start` of one container: all ports fixed, no dashboard, no client server, no statistics, bounded memory and logs."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ _ENVIRONMENT = {
     "RAY_ROTATION_BACKUP_COUNT": "1",
 }
 """For all processes of Ray, and its drivers; what the pod's own environment says goes before."""
+_START = "import ray.scripts.scripts as ray; ray.get_ray_client_dependency_error = lambda: ImportError(); ray.main()"
+"""A head of Ray 2.60 starts a server for drivers outside of the cluster (port 10001, a second of CPU) wherever gRPC can be imported,
+and has no option against it. Here no driver is outside."""
 
 
 def build(settings: Settings) -> list[str]:
@@ -36,7 +39,7 @@ def build(settings: Settings) -> list[str]:
     ports = settings.ports
     metrics, runtime_env, agent_grpc, agent_http, dashboard = range(ports.agents, ports.agents + 5)
     command = [
-        *(sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block"),
+        *(sys.executable, "-c", _START, "start", "--block"),
         f"--node-ip-address={settings.address}",
         f"--node-manager-port={ports.node_manager}",
         f"--object-manager-port={ports.object_manager}",

@@ -16,12 +16,12 @@ _FILE = "dashboard_agent_listen_port_"
 
 def find(root: int, name: str) -> int | None:
     """The pid of the first descendant of a process that runs the program `name`; None while there is none."""
-    return next((pid for pid in _descendants(root) if Path(_command(pid)[0]).name == name), None)
+    return next((pid for pid in descendants(root) if Path(command_of(pid)[0]).name == name), None)
 
 
 def answer_for_agent(raylet: int) -> None:
     """Writes where the agent of this raylet listens, if it has not done so itself."""
-    flags = dict(part.lstrip("-").split("=", 1) for part in _command(raylet) if part.startswith("--") and "=" in part)
+    flags = dict(part.lstrip("-").split("=", 1) for part in command_of(raylet) if part.startswith("--") and "=" in part)
     if not {"session_dir", "node_id"} <= flags.keys():
         return
     file = Path(flags["session_dir"], _FILE + flags["node_id"])
@@ -31,7 +31,8 @@ def answer_for_agent(raylet: int) -> None:
         written.replace(file)
 
 
-def _descendants(root: int) -> Iterator[int]:
+def descendants(root: int) -> Iterator[int]:
+    """The pids of all processes below this one."""
     for children in Path("/proc", str(root), "task").glob("*/children"):
         try:
             pids = [int(pid) for pid in children.read_text().split()]
@@ -39,10 +40,11 @@ def _descendants(root: int) -> Iterator[int]:
             continue
         for pid in pids:
             yield pid
-            yield from _descendants(pid)
+            yield from descendants(pid)
 
 
-def _command(pid: int) -> list[str]:
+def command_of(pid: int) -> list[str]:
+    """The words that a process was started with; one empty word if it has ended."""
     try:
         return Path("/proc", str(pid), "cmdline").read_text().split("\0")
     except (OSError, UnicodeDecodeError):  # it has ended, or it is none of Ray's
