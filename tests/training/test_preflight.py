@@ -21,8 +21,8 @@ from support.zygote import Zygote, fork_of
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 TIMEOUT_S = 60
-PATIENT = {"DEEPSEEKJOB_PREFLIGHT_TIMEOUT_S": "300"}
-"""Where nothing is to be found out by waiting for the end of a phase, however slow the machine is."""
+PATIENT = {"DEEPSEEKJOB_PREFLIGHT_TIMEOUT_S": "150"}
+"""Where the phases before the one that is to run out must not, however slow the machine is."""
 
 
 def start(world: World, *names: str, **environ: str) -> list[Pod]:
