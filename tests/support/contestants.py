@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deepseek_trainer import start
 from deepseek_trainer.config import RunConfig, load
 from deepseek_trainer.data import samples
 from deepseek_trainer.data.ledger import Ledger
 from deepseek_trainer.data.prepare import prepare
 from deepseek_trainer.data.store import open_store
 from deepseek_trainer.distributed import world
-from deepseek_trainer.distributed.sharding import COMPUTED
-from deepseek_trainer.model import norm, origin, routed
+from deepseek_trainer.model import origin
 from deepseek_trainer.optim import optimizer as optimizers
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -67,8 +67,10 @@ class Contest:
 
 
 def contest(file: str, steps: int, *, own: bool) -> Contest:
-    """Args:
-    own: the model computes as it does in our loop.
+    """What all have in common, made anew.
+
+    Args:
+        own: the model's norms and experts are computed as in our loop.
     """
     config = load(file)
     store = open_store(prepare(config, os.environ))
@@ -82,8 +84,7 @@ def contest(file: str, steps: int, *, own: bool) -> Contest:
     model = origin.of(config.trainer, vocab_size=store.info.vocab_size).model().to(device)
     if own:
         with world.join(config.backend, os.environ) as alone:
-            norm.settle(model, config.trainer, alone, COMPUTED.get(config.trainer.training.precision, torch.float32))
-        routed.settle(model)
+            start.settle(model, config.trainer, alone)
     return Contest(config, rows, model, optimizers.make(model, config.trainer.optimizer), device)
 
 

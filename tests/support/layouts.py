@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deepseek_trainer import start
 from deepseek_trainer.checkpoint import load, state
 from deepseek_trainer.config import ExpertsSpec, OptimizerSpec, TrainerSpec
 from deepseek_trainer.config.parallelism import ParallelismSpec
@@ -31,7 +32,7 @@ from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.shards import local
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World, join
-from deepseek_trainer.model import mtp, norm, routed
+from deepseek_trainer.model import mtp
 from deepseek_trainer.model.balance import Routing
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim import optimizer
@@ -207,8 +208,7 @@ class Sharded:
         waits = Waits(PulseWriter.from_environment({}), world.device)
         spec = TrainerSpec.model_validate({"training": {"steps": 3, **layout.get("training", {})}})
         self.training = spec.training
-        norm.settle(self.model, spec, self.world, sharding.COMPUTED.get(spec.training.precision, torch.float32))
-        routed.settle(self.model)
+        start.settle(self.model, spec, self.world)
         groups = mesh.groups(sizes, self.world)
         self.pipeline = Pipeline(self.model, groups, self.world, self.training, waits) if groups.pipeline else None
         self.context = sharding.shard(self.model, self.world, groups, self.training, waits)

@@ -17,7 +17,7 @@ from deepseek_trainer.checkpoint import author, home, load, state
 from deepseek_trainer.checkpoint.home import AnyWriter, Begun, Home
 from deepseek_trainer.checkpoint.memory import tier
 from deepseek_trainer.checkpoint.saver import Saver
-from deepseek_trainer.config import DataSpec, RunConfig
+from deepseek_trainer.config import DataSpec, RunConfig, TrainerSpec
 from deepseek_trainer.contract import PASSED_OVER_LENGTH, PASSED_OVER_MAX, Env, RestoredBytes
 from deepseek_trainer.data import modes
 from deepseek_trainer.data.audit.records import Header
@@ -97,8 +97,7 @@ def set_up(
     parameters = build.parameter_count(model)
     waits = Waits(progress.pulse, world.device)
     numerics.convert(model, training)
-    normed = norm.settle(model, spec, world, sharding.COMPUTED.get(training.precision, torch.float32))
-    routed.settle(model)
+    normed = settle(model, spec, world)
     groups = mesh.groups(sizes, world)
     pipeline = Pipeline(model, groups, world, training, waits) if groups.pipeline is not None else None
     context = sharding.shard(model, world, groups, training, waits)
@@ -152,6 +151,12 @@ def set_up(
     if other is not None:
         _begin_with(run, other)
     return run, ledger, found
+
+
+def settle(model: Any, spec: TrainerSpec, world: World) -> norm.How:
+    """Has the model's norms and experts computed our way, in place; before it is sharded. Answers with how norms are."""
+    routed.settle(model)
+    return norm.settle(model, spec, world, sharding.COMPUTED.get(spec.training.precision, torch.float32))
 
 
 def _other(config: RunConfig, place: Home, world: World, model: dict[str, Any]) -> load.Found | None:
