@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from deepseek_trainer import start
 from deepseek_trainer.config import ConfigError, TrainerSpec
 from deepseek_trainer.distributed import alone, mesh, sharding
 from deepseek_trainer.distributed.shards import local
@@ -142,8 +143,7 @@ def trained(world: World, spec: TrainerSpec, how: str | None = None) -> tuple[fl
     """Loss and gradients of a sharded model, and how many of its norms were replaced; by what (None: as the spec says)."""
     source = origin.of(spec, vocab_size=64)
     model = source.bare()
-    found = norm.settle(model, spec, world, sharding.COMPUTED.get(spec.training.precision, torch.float32))
-    assert found == (how or spec.model.norm)
+    assert start.settle(model, spec, world) == (how or spec.model.norm)
     sharding.shard(
         model,
         world,

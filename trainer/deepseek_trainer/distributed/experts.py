@@ -66,7 +66,7 @@ class _Spread:
             rows, weights = (copied(tensor, self._alike, self._waits) for tensor in (rows, weights))
         order, counts = self._routes(chosen)
         out = self._owned(routes.taken(rows, order, chosen.shape[-1]), counts)
-        total = (routes.returned(out, order, chosen) * weights.unsqueeze(-1)).sum(dim=1)
+        total = routes.combined(out, order, weights)
         if self._alike is not None:
             total = summed(total, self._alike, self._waits)
         return total.to(rows.dtype)
@@ -74,14 +74,11 @@ class _Spread:
     def _routes(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The routes to take, by expert, as places in `chosen`; and how many of them go to each owner's each expert."""
         owners, alike = _size(self._owners), _size(self._alike)
-        route_to = chosen.flatten()
-        counts = torch.zeros(owners * alike * self._own, dtype=torch.int64, device=chosen.device)
-        counts.scatter_add_(0, route_to, torch.ones_like(route_to))
-        order = torch.argsort(route_to, stable=True)
+        order, counts = routes.by_expert(chosen, owners * alike * self._own)
         if self._alike is None:
             return order, counts.view(owners, self._own)
         place = self._alike.rank()
-        order = order[(route_to[order] // self._own) % alike == place]
+        order = order[(chosen.flatten()[order] // self._own) % alike == place]
         return order, counts.view(owners, alike, self._own)[:, place]
 
     def _owned(self, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

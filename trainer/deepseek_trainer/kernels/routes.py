@@ -15,6 +15,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+def by_expert(chosen: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+    """The routes in the order of their experts, shape (n * k,), and how many go to each, shape (experts,); int64.
+
+    Args:
+        chosen: int64, shape (n, k): the experts of each row.
+    """
+    route_to = chosen.flatten()
+    counts = route_to.new_zeros(experts).scatter_add_(0, route_to, torch.ones_like(route_to))
+    return torch.argsort(route_to, stable=True), counts
+
+
 def taken(rows: Tensor, order: Tensor, k: int) -> Tensor:
     """The rows of these routes, shape (routes, size).
 
@@ -27,14 +38,24 @@ def taken(rows: Tensor, order: Tensor, k: int) -> Tensor:
     return found
 
 
-def returned(out: Tensor, order: Tensor, chosen: Tensor) -> Tensor:
+def returned(out: Tensor, order: Tensor, like: Tensor) -> Tensor:
     """What came of each row's routes, shape (n, k, size); 0 for a route that was not taken.
 
     Args:
         out: shape (routes, size), in this order.
-        chosen: shape (n, k).
+        like: of shape (n, k).
     """
-    return out.new_zeros(chosen.numel(), out.shape[-1]).index_copy(0, order, out).view(*chosen.shape, -1)
+    return out.new_zeros(like.numel(), out.shape[-1]).index_copy(0, order, out).view(*like.shape, -1)
+
+
+def combined(out: Tensor, order: Tensor, weights: Tensor) -> Tensor:
+    """Of each row the weighted sum of what came of its routes, shape (n, size).
+
+    Args:
+        out: as in `returned`.
+        weights: shape (n, k).
+    """
+    return (returned(out, order, weights) * weights.unsqueeze(-1)).sum(dim=1)
 
 
 class _Taken(torch.autograd.Function):

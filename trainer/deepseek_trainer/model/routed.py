@@ -33,11 +33,9 @@ def _forward(module: Any, rows: torch.Tensor, chosen: torch.Tensor, weights: tor
         chosen: int64, shape (n, k): the experts of each row.
         weights: the same shape: how much each counts.
     """
-    route_to = chosen.flatten()
-    order = torch.argsort(route_to, stable=True)
-    counts = route_to.new_zeros(module.num_experts).scatter_add_(0, route_to, torch.ones_like(route_to))
+    order, counts = routes.by_expert(chosen, module.num_experts)
     ends = counts.cumsum(0, dtype=torch.int32)
     out = routes.taken(rows, order, chosen.shape[-1])
     out = module._apply_gate(_grouped_linear(out, module.gate_up_proj, ends, is_transposed=module.is_transposed))
     out = _grouped_linear(out, module.down_proj, ends, is_transposed=module.is_transposed)
-    return (routes.returned(out, order, chosen) * weights.unsqueeze(-1)).sum(dim=1).to(rows.dtype)
+    return routes.combined(out, order, weights).to(rows.dtype)
