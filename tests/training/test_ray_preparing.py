@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -156,7 +157,9 @@ def test_killed_while_parts_are_made(
     if node is far:
         assert made == set(range(12))
     else:
-        assert f"ray left {12 - len(made)} of 12 parts to this process: the head 127.0.0.2 was lost" in caplog.text
+        said = re.search(r"ray left (\d+) of 12 parts to this process: the head 127\.0\.0\.2 was lost", caplog.text)
+        assert said is not None, caplog.text
+        assert int(said[1]) >= 12 - len(made), "a made part may be unsaid, a said one not unmade"
     for piece in pieces:  # what the trainer does with what is left
         raywork.make(piece)
     assert _made(pieces) == set(range(12))
