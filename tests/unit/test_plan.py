@@ -165,7 +165,7 @@ def test_a_rank_of_a_pipeline_by_hand() -> None:
             "weights, gradients, AdamW": 16 * last / 2,
             "gathered weights": 2 * layer * 2 + layer * 4 + (head + 2048) * 2,
             "activations": 2048 * 2 * (1 * inputs + within),  # the last stage keeps one micro-batch
-            "logits": 2048 * 32_000 * 12,
+            "logits": 2048 * 32_000 * 6,
             "whole gradients between micro-batches": last * (4 + 2),
         }
     )
@@ -348,5 +348,5 @@ def test_dsj_plan_says_it_in_lines(tmp_path: Path, capsys: pytest.CaptureFixture
     status, said = told({"auto": True})
     assert status == 0
     assert "parallelism.auto takes pipeline:2,shard:8\n  with it a step takes" in said
-    assert "  without pipeline, replicate:2,shard:2,tensor:4: " in said
+    assert "  without pipeline, shard:8,tensor:2: " in said
     assert "6% of the time, with 16 micro-batches a step in 2 groups" in said

@@ -30,7 +30,7 @@ from deepseek_trainer.distributed.pipeline import Pipeline
 from deepseek_trainer.distributed.waits import Waits
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.logs import fields
-from deepseek_trainer.model import build, compiled, norm, origin, routed
+from deepseek_trainer.model import build, compiled, norm, origin, rotary, routed
 from deepseek_trainer.model.balance import Routing
 from deepseek_trainer.model.origin import Origin
 from deepseek_trainer.optim.guard import Guard
@@ -156,6 +156,8 @@ def set_up(
 def settle(model: Any, spec: TrainerSpec, world: World) -> norm.How:
     """Has the model's norms and experts computed our way, in place; before it is sharded. Answers with how norms are."""
     routed.settle(model)
+    if spec.training.compile == "none":  # else the compiler sees to it
+        rotary.settle(model)
     return norm.settle(model, spec, world, sharding.COMPUTED.get(spec.training.precision, torch.float32))
 
 

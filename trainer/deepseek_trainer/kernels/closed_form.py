@@ -35,7 +35,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(context: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = context.saved_tensors
         size = x.shape[-1]
-        dweight = scale.reshape(1, -1) @ (dy * x).reshape(-1, size)
-        g = dy * weight
-        along = torch.linalg.vecdot(g, x).unsqueeze(-1).mul_(scale.pow(3)).div_(size)
-        return g.mul_(scale).addcmul_(x, along, value=-1), dweight.reshape(size), None
+        products = (dy * x).reshape(-1, size)
+        dweight = scale.reshape(1, -1) @ products
+        along = torch.mv(products, weight).view_as(scale).mul_(scale.square()).div_(-size)
+        return (dy * weight).addcmul_(x, along).mul_(scale), dweight.reshape(size), None

@@ -41,3 +41,9 @@ def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """All parameters and buffers by their plain names; what is tied once."""
     named = [*model.named_parameters(), *model.named_buffers()]
     return {plain_name(name): tensor for name, tensor in named}
+
+
+def same_code(function: Any, known: Any) -> bool:
+    """Whether the two are the very same instructions."""
+    own, its = getattr(function, "__code__", None), known.__code__
+    return own is not None and (own.co_code, own.co_names, own.co_consts) == (its.co_code, its.co_names, its.co_consts)

@@ -26,6 +26,7 @@ from deepseek_trainer.config import ConfigError, TrainerSpec
 from deepseek_trainer.distributed.world import World
 from deepseek_trainer.errors import first_line
 from deepseek_trainer.kernels import closed_form
+from deepseek_trainer.model.layers import same_code
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +78,7 @@ def settle(model: Any, spec: TrainerSpec, world: World, computed: torch.dtype) -
 
 
 def _known(kind: type[torch.nn.Module]) -> bool:
-    own, known = getattr(kind.forward, "__code__", None), LlamaRMSNorm.forward.__code__
-    return own is not None and (own.co_code, own.co_names, own.co_consts) == (
-        known.co_code,
-        known.co_names,
-        known.co_consts,
-    )
+    return same_code(kind.forward, LlamaRMSNorm.forward)
 
 
 def _replace(norms: list[Any], kernel: Norm) -> None:

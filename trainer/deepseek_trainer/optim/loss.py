@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from deepseek_trainer.data.samples import IGNORED, MicroBatch
 from deepseek_trainer.distributed.context import WHOLE, Context
+from deepseek_trainer.kernels.cross_entropy import cross_entropy
 from deepseek_trainer.model import mtp
 from deepseek_trainer.model.balance import Routing
 
@@ -25,7 +25,7 @@ class Objective(NamedTuple):
 def summed_loss(model: Any, batch: MicroBatch, *, context: Context = WHOLE) -> torch.Tensor:
     """Sum of the losses of all tokens of this rank's part that are to be predicted, nats, fp32."""
     own = context.own(context.begin(batch))
-    return _cross_entropy(_flat(_output(model, own).logits), own.labels)
+    return _cross_entropy(_flat(_output(model, own).logits), own.labels)[0]
 
 
 def summed_objective(
@@ -64,12 +64,10 @@ def objective(
         batch: whole sequences, which have begun.
     """
     labels, logits = context.own(batch).labels, _flat(output.logits)
-    loss = minimized = _cross_entropy(logits, labels)
-    if z_loss:
-        denominators = torch.logsumexp(logits, dim=-1)[labels.flatten() != IGNORED]
-        minimized = minimized + z_loss * denominators.square().sum()
+    loss, squares = _cross_entropy(logits, labels)
+    minimized = loss + z_loss * squares if z_loss else loss
     further = [
-        _cross_entropy(_flat(more), context.part(mtp.labels(batch, k)))
+        _cross_entropy(_flat(more), context.part(mtp.labels(batch, k)))[0]
         for k, more in enumerate(_further(output), start=1)
     ]
     if further:
@@ -91,5 +89,5 @@ def _flat(logits: torch.Tensor) -> torch.Tensor:
     return logits.flatten(0, 1).float()
 
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return cross_entropy(logits, labels.flatten(), IGNORED)

@@ -18,6 +18,8 @@ FRAGMENTS = 1.05
 """What the allocator loses."""
 STATE_BYTES = 16
 """A parameter's weight, gradient and two moments, in fp32."""
+LOGIT_BYTES = {False: 4.0, True: 4.0 + 2.0}
+"""A logit's, in fp32, where its gradient will be; by bf16: beside it what the model has answered, or what it gets back."""
 RING_SCORES = 192 * 2**20
 """Bytes of the scores that it computes at once, in all their shapes."""
 
@@ -36,7 +38,7 @@ def needed(work: Workload, mesh: Mesh, part: Part, tokens: int, micro_steps: int
         "weights, gradients, AdamW": 0.0 if work.cpu_offload else state,
         "gathered weights": 0.0 if mesh.sharded == 1 and not work.bf16 else largest,
         "activations": _activations(work, mesh, part, tokens),
-        "logits": part.kept_logits * tokens * model.vocabulary * (2 * work.width + 8.0) if part.last else 0.0,
+        "logits": part.kept_logits * tokens * model.vocabulary * LOGIT_BYTES[work.bf16] if part.last else 0.0,
         "reserved": RESERVED,
     }
     if micro_steps > 1 and not work.reduced_each_time:
