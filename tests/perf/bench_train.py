@@ -1,6 +1,6 @@
 """The training loop beside others, on the same model, first weights, batches, order and optimizer, in one run.
 
-    python tests/perf/bench_train.py [--rounds N]
+    python tests/perf/bench_train.py [--rounds N] [--starts N]
 
 loop         tokens a second of `python -m deepseek_trainer`, as a pod runs it (report, pulse, ledger, guard, saver), beside the
              bare forward, backward, clip and step, beside Accelerate and beside Hugging Face's Trainer; one process each.
@@ -172,8 +172,8 @@ def _tell_mfu(config: Path, tokens_per_s: float) -> None:
 
 def main() -> int:
     options = argparse.ArgumentParser(description="The training loop beside others.")
-    options.add_argument("--rounds", type=int, default=4, help="turns of each loop after each start")
-    options.add_argument("--starts", type=int, default=3, help="of all loops")
+    options.add_argument("--rounds", type=int, default=3, help="turns of each loop after each start")
+    options.add_argument("--starts", type=int, default=5, help="of all loops")
     told = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         rows = list(Bench(Path(folder), told.rounds, told.starts).rows())

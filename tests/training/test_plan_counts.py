@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from deepseek_trainer.distributed import ring
+from deepseek_trainer.model.mtp import MultiTokenModel
 from deepseek_trainer.plan import memory
 from deepseek_trainer.plan.architecture import Architecture
 from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
@@ -25,8 +26,12 @@ pytestmark = pytest.mark.training
 DENSE: dict[str, Any] = {"vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 8}
 MODELS = {
     "DeepSeek-V3": (DeepseekV3ForCausalLM, DeepseekV3Config(num_hidden_layers=5, num_mtp_layers=0)),
+    "DeepSeek-V3, two further tokens": (MultiTokenModel, DeepseekV3Config(num_hidden_layers=4, num_mtp_layers=2)),
     "DeepSeek-V2": (DeepseekV2ForCausalLM, DeepseekV2Config(num_hidden_layers=3)),
-    "without compressed queries": (DeepseekV3ForCausalLM, DeepseekV3Config(num_hidden_layers=4, q_lora_rank=None)),
+    "without compressed queries": (
+        DeepseekV3ForCausalLM,
+        DeepseekV3Config(num_hidden_layers=4, num_mtp_layers=0, q_lora_rank=None),
+    ),
     "Llama": (LlamaForCausalLM, LlamaConfig(**DENSE, num_key_value_heads=2)),
     "Qwen2": (Qwen2ForCausalLM, Qwen2Config(**DENSE, num_key_value_heads=4)),
     "GPT-2": (GPT2LMHeadModel, GPT2Config(vocab_size=1000, n_embd=64, n_head=8, n_layer=3, n_positions=128)),

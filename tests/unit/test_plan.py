@@ -19,7 +19,7 @@ from deepseek_trainer.plan.estimate import estimate
 from deepseek_trainer.plan.hardware import GPUS, of_product
 from deepseek_trainer.plan.job import refusal
 from deepseek_trainer.plan.memory import FRAGMENTS
-from deepseek_trainer.plan.workload import Workload
+from deepseek_trainer.plan.workload import Part, Workload
 from support.runs import run_config
 
 CARD = GPUS["a100-40"]
@@ -67,6 +67,7 @@ DEEPSEEK_V3 = SimpleNamespace(
     n_shared_experts=1,
     first_k_dense_replace=3,
 )
+WITH_MODULES = SimpleNamespace(**vars(DEEPSEEK_V3), num_mtp_layers=2)
 
 
 def dense(layers: int) -> Workload:
@@ -78,6 +79,20 @@ def test_the_published_sizes() -> None:
     model = Architecture.of(DEEPSEEK_V3)
     assert model.parameters == pytest.approx(671e9, rel=0.001)
     assert model.active == pytest.approx(37e9, rel=0.03)
+
+
+def test_modules_for_further_tokens_count() -> None:
+    """Each is a layer more, with the logits of another token; where the last stage isn't the first, it has the embedding too."""
+    plain, further = (Workload(Architecture.of(model), 2048, 64, 1) for model in (DEEPSEEK_V3, WITH_MODULES))
+    layer = plain.architecture.attention.whole + plain.architecture.attention.shared + plain.architecture.routed
+    more = further.architecture.parameters - plain.architecture.parameters
+    assert layer < more / 2 < 1.05 * layer
+    one, other = (estimate(work, Mesh(shard=64), CARD, per_node=8).memory for work in (plain, further))
+    assert other["logits"] == 3 * one["logits"]
+    assert other["activations"] == pytest.approx(one["activations"] * 63 / 61, rel=0.02)
+    first, last = (Part.of(further.architecture, Mesh(pipeline=2, stages=2), place, 8) for place in (0, 1))
+    assert (first.embeddings, last.embeddings) == (1, 2)
+    assert sum(count for count, *_ in last.kinds) == sum(count for count, *_ in first.kinds) + 1, "61 layers, and 2"
 
 
 def test_a_card_of_40_gib_trains_about_two_billion_parameters() -> None:

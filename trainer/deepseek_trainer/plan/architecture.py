@@ -1,7 +1,8 @@
 """A decoder's parameters and computation, counted by formulas from the numbers of its config.
 
 Known are multi-head latent attention and grouped-query attention, dense feed-forwards and routed experts with shared
-ones: DeepSeek-V2 and V3, Llama, Qwen2 and what is built like them; and GPT-2. Names are those of transformers' configs.
+ones, with modules for further tokens: DeepSeek-V2 and V3, Llama, Qwen2 and what is built like them; and GPT-2. Names are
+those of transformers' configs.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Architecture:
             values, and of the rotary part of a key; latent_rank 0: grouped-query attention; query_rank 0: not compressed.
         dense_layers: layers without experts; all, where there are none.
         positions: learned ones, as GPT-2 has them, with biases everywhere and a feed-forward without a gate; else 0.
+        further: modules behind the layers that predict the tokens after the next.
     """
 
     vocabulary: int
@@ -61,6 +63,7 @@ class Architecture:
     tied: bool
     biases: bool
     positions: int
+    further: int
 
     @classmethod
     def of(cls, config: Any, vocabulary: int | None = None) -> Architecture:
@@ -94,6 +97,7 @@ class Architecture:
             tied=bool(getattr(config, "tie_word_embeddings", kind == "gpt2")),
             positions=get("n_positions") if kind == "gpt2" else 0,
             biases=kind in ("qwen2", "gpt2") or bool(getattr(config, "attention_bias", False)),
+            further=get("num_mtp_layers"),
         )
 
     @cached_property
@@ -143,6 +147,19 @@ class Architecture:
             kept + self.experts,
         )
 
+    @cached_property
+    def module(self) -> Block:
+        """What a module for a further token has beyond attention: the last layer's feed-forward, a projection of two vectors to
+        one, and three norms; embedding and head are the model's own."""
+        last, hidden = self.mixture if self.mixture_layers else self.dense, self.hidden
+        return Block(
+            last.whole + 2 * hidden**2 + 3 * hidden,
+            last.shared,
+            last.wide,
+            last.narrow + 6 * hidden,
+            last.products + hidden,
+        )
+
     @property
     def routed(self) -> int:
         """Parameters of a layer's routed experts."""
@@ -171,17 +188,22 @@ class Architecture:
     @property
     def kinds(self) -> list[tuple[int, Block, int]]:
         """The kinds of layers: how many, the feed-forward, and the parameters of its routed experts."""
-        kinds = [(self.dense_layers, self.dense, 0), (self.mixture_layers, self.mixture, self.routed)]
+        return self.kinds_of(self.dense_layers, self.mixture_layers, self.further)
+
+    def kinds_of(self, dense: int, mixtures: int, further: int) -> list[tuple[int, Block, int]]:
+        """The same of so many layers of each kind."""
+        routed = self.routed if self.mixture_layers else 0
+        kinds = [(dense, self.dense, 0), (mixtures, self.mixture, routed), (further, self.module, routed)]
         return [kind for kind in kinds if kind[0]]
 
     @property
     def active(self) -> int:
         """Parameters that one token is multiplied with: not the embedding, and of the experts those it is sent to."""
         share = self.experts_per_token / self.experts if self.experts else 0
-        inactive = round(self.mixture_layers * self.routed * (1 - share))
+        inactive = round(sum(count * routed for count, _, routed in self.kinds) * (1 - share))
         return self.parameters - inactive - (0 if self.tied else self.embedding)
 
     def operations(self, length: int) -> int:
         """Floating-point operations of a token's forward and backward pass, in sequences of that length; causal attention."""
-        attended = self.layers * self.heads * (self.head_size + self.value_size) * length
-        return 6 * self.active + 3 * attended
+        attended = (self.layers + self.further) * self.heads * (self.head_size + self.value_size) * length
+        return 6 * (self.active + self.further * self.embedding) + 3 * attended

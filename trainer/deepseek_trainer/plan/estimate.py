@@ -109,7 +109,7 @@ def _largest_share(work: Workload, parts: list[Part]) -> float:
             count * (6 * (own + block.whole + block.shared + routed * active) + attended)
             for count, block, routed in part.kinds
         )
-        return layers + part.last * 6 * model.embedding
+        return layers + part.last * 6 * (1 + model.further) * model.embedding
 
     return max(map(operations, parts)) / operations(Part.of(model, Mesh(), 0, 1))
 

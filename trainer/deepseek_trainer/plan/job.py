@@ -65,8 +65,9 @@ def _model(spec: TrainerSpec, model_config: Path | None) -> tuple[Any, int | Non
         model_config = Path(spec.model.path) / "config.json"
     if model_config is not None:
         try:
-            return SimpleNamespace(**json.loads(model_config.read_bytes())), None
+            numbers = json.loads(model_config.read_bytes())
+            return SimpleNamespace(**{**numbers, "num_mtp_layers": spec.model.multi_token.depth}), None
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{model_config}: {error}; give the config.json of a model") from error
     vocabulary = spec.tokenizer.vocab_size if spec.tokenizer.kind == "bpe" else DEEPSEEK_VOCABULARY
-    return presets.shape(spec.model), vocabulary
+    return SimpleNamespace(**vars(presets.shape(spec.model)), num_mtp_layers=spec.model.multi_token.depth), vocabulary

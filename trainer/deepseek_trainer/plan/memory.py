@@ -38,7 +38,7 @@ def needed(work: Workload, mesh: Mesh, part: Part, tokens: int, micro_steps: int
         "weights, gradients, AdamW": 0.0 if work.cpu_offload else state,
         "gathered weights": 0.0 if mesh.sharded == 1 and not work.bf16 else largest,
         "activations": _activations(work, mesh, part, tokens),
-        "logits": part.kept_logits * tokens * model.vocabulary * LOGIT_BYTES[work.bf16] if part.last else 0.0,
+        "logits": _logits(work, part, tokens) if part.last else 0.0,
         "reserved": RESERVED,
     }
     if micro_steps > 1 and not work.reduced_each_time:
@@ -48,6 +48,12 @@ def needed(work: Workload, mesh: Mesh, part: Part, tokens: int, micro_steps: int
         memory["keys and values on their way"] = key_value_numbers(model, mesh, tokens) * (2 * work.width + 3 * 4.0)
         memory["scores of the ring"] = RING_SCORES
     return {what: size * (1 if what == "reserved" else FRAGMENTS) for what, size in memory.items() if size}
+
+
+def _logits(work: Workload, part: Part, tokens: int) -> float:
+    """Those of the modules for further tokens too, which are all there before the backward pass begins."""
+    model = work.architecture
+    return part.kept_logits * (1 + model.further) * tokens * model.vocabulary * LOGIT_BYTES[work.bf16]
 
 
 def _activations(work: Workload, mesh: Mesh, part: Part, tokens: int) -> float:

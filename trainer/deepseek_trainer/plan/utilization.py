@@ -56,13 +56,4 @@ def _operations(config: Any, parameters: int, length: int) -> float | None:
         known = Architecture.of(config)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    modules = getattr(config, "num_mtp_layers", 0) or 0
-    # A module for a further token is a projection of two vectors to one, another last layer, and the head once more.
-    routed = known.routed if known.mixture_layers else 0
-    last = known.mixture if known.mixture_layers else known.dense
-    dense = 2 * known.hidden**2 + sum(block.whole + block.shared for block in (known.attention, last))
-    if abs(known.parameters + modules * (dense + routed) - parameters) > TOLERANCE * parameters:
-        return None
-    active = dense + known.embedding + (routed * known.experts_per_token / known.experts if routed else 0)
-    attended = 3 * known.heads * (known.head_size + known.value_size) * length
-    return known.operations(length) + modules * (6 * active + attended)
+    return known.operations(length) if abs(known.parameters - parameters) <= TOLERANCE * parameters else None

@@ -40,7 +40,8 @@ class Part:
 
     Attributes:
         kinds: as `Architecture.kinds`, of its layers.
-        embeddings: how many matrices of the size of the embedding it has: that and the output layer, if they are two.
+        embeddings: how many matrices of the size of the embedding it has: that and the output layer, if they are two. Modules
+            for further tokens need both.
         last: whether it computes the logits.
         kept: of how many micro-batches it keeps the activations at once.
         kept_logits: of how many it keeps the logits.
@@ -57,12 +58,12 @@ class Part:
         stages = mesh.stages_of(place)
         layers = [layer for stage in stages for layer in mesh.layers_of(stage, model.layers)]
         dense = sum(layer < model.dense_layers for layer in layers)
-        kinds = [(dense, model.dense, 0), (len(layers) - dense, model.mixture, model.routed)]
         first, last = 0 in stages, mesh.stages - 1 in stages
-        matrices = 1 if model.tied and (first or last) else first + last
+        further = model.further if last else 0
+        matrices = 1 if model.tied and (first or last) else bool(first or further) + last
         kept = pipeline.kept(mesh, place, micro_steps)
         logits = micro_steps if mesh.pipeline > 1 and mesh.schedule == "GPipe" else 1
-        return cls([kind for kind in kinds if kind[0]], matrices, last, kept, logits)
+        return cls(model.kinds_of(dense, len(layers) - dense, further), matrices, last, kept, logits)
 
     @classmethod
     def several(cls, model: Architecture, mesh: Mesh, micro_steps: int) -> list[Part]:
