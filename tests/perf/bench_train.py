@@ -107,12 +107,7 @@ class Bench:
         commands: dict[str, Any] = {"ours": self.ours(config)}
         for way in ("bare", *OTHERS):
             commands[way] = ([sys.executable, "-u", "-m", "support.contestants", way, str(config), str(MOST)], {})
-        found: dict[str, list[float]] = {way: [] for way in commands}
-        for _ in range(self._starts):
-            with Turns(commands, warm_up=WARM_UP) as turns:
-                for way, seconds in turns.rounds(self._rounds, steps=STEPS).items():
-                    found[way] += seconds
-                _agree({way: runner.losses for way, runner in turns.runners.items()})
+        found = self._turns(commands)
         tokens = BATCH["globalBatchSize"] * BATCH["sequenceLength"]
         speeds = {way: tokens / statistics.median(seconds) for way, seconds in found.items()}
         print(f"  {name}: a step of the bare loop takes {statistics.median(found['bare']) * 1e3:.0f} ms", flush=True)
@@ -123,6 +118,16 @@ class Bench:
             yield Row(f"{name}: tokens", speeds["ours"], theirs, "tokens/s", "higher", title)
         if GPU:
             _tell_mfu(config, speeds["ours"])
+
+    def _turns(self, commands: dict[str, Any]) -> dict[str, list[float]]:
+        """Seconds of a step in each turn of all starts."""
+        found: dict[str, list[float]] = {way: [] for way in commands}
+        for _ in range(self._starts):
+            with Turns(commands, warm_up=WARM_UP) as turns:
+                for way, seconds in turns.rounds(self._rounds, steps=STEPS).items():
+                    found[way] += seconds
+                _agree({way: runner.losses for way, runner in turns.runners.items()})
+        return found
 
     def _memory(self) -> Iterator[Row]:
         grown: dict[str, float] = {}
@@ -142,9 +147,7 @@ class Bench:
             mode: self.ours(self.config(f"compile-{mode}", MODELS["dense"], compile=mode))
             for mode in ("none", "layers")
         }
-        with Turns(commands, warm_up=WARM_UP) as turns:
-            found = turns.rounds(self._rounds, steps=STEPS)
-            _agree({mode: runner.losses for mode, runner in turns.runners.items()})
+        found = self._turns(commands)
         yield Row("compile: a step", 1.0, ratio(found["none"], found["layers"]), "of eager's", "lower", "eager")
 
 
@@ -173,7 +176,7 @@ def _tell_mfu(config: Path, tokens_per_s: float) -> None:
 def main() -> int:
     options = argparse.ArgumentParser(description="The training loop beside others.")
     options.add_argument("--rounds", type=int, default=3, help="turns of each loop after each start")
-    options.add_argument("--starts", type=int, default=5, help="of all loops")
+    options.add_argument("--starts", type=int, default=4, help="of all loops")
     told = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         rows = list(Bench(Path(folder), told.rounds, told.starts).rows())
