@@ -12,6 +12,7 @@ import pytest
 import torch
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint import layout, load, retention
+from deepseek_trainer.checkpoint.author import Shown
 from deepseek_trainer.checkpoint.save import Writer
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.errors import DataError, FencedError
@@ -125,6 +126,20 @@ def _start(writer: Writer) -> None:
         job=writer.uid, generation=writer.generation, attempt=writer.attempt, found=None, world_size=1
     )
     load.record_start(writer.folder, start)
+
+
+def test_a_start_is_planned_if_the_one_before_has_saved_for_it(writer: Writer) -> None:
+    def begin(*, saved: int | None = None, moving: bool = False) -> bool:
+        """Starts, and saves a step if told to; whether the start is planned."""
+        _, start = load.begin(writer.folder, job=writer.uid, generation=2, attempt=1, world_size=1)
+        if saved is not None:
+            replace(writer, start=start.start).save({"model": {}}, {"step": saved}, Shown(moving=moving))
+        return start.planned
+
+    assert not begin(saved=2, moving=True)
+    assert begin()
+    assert not begin(saved=3), "the second one has lost the steps that it may have made"
+    assert not begin()
 
 
 def test_an_older_generation_can_not_commit(writer: Writer) -> None:

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from deepseek_trainer.checkpoint import layout
 from support.agents import DEADLINE_S, Pod, World
 from support.eventually import eventually, now
 from support.runs import run_config
@@ -60,6 +61,7 @@ def test_planned_changes_cost_no_step(world: World, store_folder: Path, data_cac
     assert [first.wait(), fourth.wait(), fifth.wait()] == [0, 75, 0]
     steps = [int(step) for step in _STEP.findall(first.log())]
     assert steps == list(range(1, STEPS + 1)), "steps were lost or made twice"
+    assert [start.planned for start in layout.starts(world.folder / "checkpoints")] == [False, True, True, True, True]
     words = first.last_words()
     assert (words["position"], words["processRestarts"]) == (STEPS * 8, 0)
 

@@ -331,6 +331,7 @@ def test_killed_while_saving_leaves_the_one_before(config: MakeConfig, tmp_path:
 
     assert ended.exit_code == 0, ended.output
     assert report(tmp_path / "again")["resumedStep"] == found.manifest.step
+    assert not any(start["planned"] for start in resumes(checkpoints))
     assert not layout.temporaries(checkpoints), "leftovers are removed when training starts"
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
-from deepseek_trainer.checkpoint.interval import FIRST_S, LEAST_S, MOST_S, PRIOR_S, Interval, Past, best_s
+from deepseek_trainer.checkpoint.interval import FIRST_S, LEAST_S, MOST_S, PRIOR_S, Interval, Past, best_s, past
+from deepseek_trainer.checkpoint.layout import Start
+from deepseek_trainer.checkpoint.load import record_start
 from deepseek_trainer.config import CheckpointSpec
 from pydantic import ValidationError
 
@@ -18,9 +21,9 @@ class Clock:
         return self.now
 
 
-def made(clock: Clock, past: Past | None = None, **spec: object) -> Interval:
+def made(clock: Clock, **spec: object) -> Interval:
     chosen = CheckpointSpec.model_validate({"directory": "/c", "everySteps": None} | spec)
-    return Interval(chosen, past, clock)
+    return Interval(chosen, None, clock)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,13 @@ def test_failures_shorten_it_and_time_without_any_lengthens_it() -> None:
     assert best_s(2.0, Past(3, 4 * hour)) < best_s(2.0, Past(0, 4 * hour)) < best_s(2.0, Past(0, 100 * hour))
     assert best_s(1e-9, Past()) == LEAST_S
     assert best_s(1e9, Past()) == MOST_S
+
+
+def test_a_start_after_a_planned_move_is_no_failure(tmp_path: Path) -> None:
+    for job, planned in (("other", False), ("own", False), ("own", True), ("own", False), ("own", True)):
+        record_start(tmp_path, Start("2026-01-01T00:00:00Z", job, 1, 1, 0, None, planned=planned))
+    assert past(tmp_path, "own").failures == 1
+    assert past(tmp_path, "nobody") == Past()
 
 
 def test_auto_leaves_a_save_the_time_that_it_takes() -> None:

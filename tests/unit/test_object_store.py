@@ -77,10 +77,11 @@ def test_a_manifest_of_another_step_than_its_name_is_refused(store: Store) -> No
     assert Manifests(store).of(save) == "its ledger is at step 4, its weights at 4"
 
 
-def started(store: Store, job: str, generation: int) -> int | None:
+def started(store: Store, job: str, generation: int, *, planned: bool = False) -> int | None:
     last = starts.newest(store, look(store))
     starts.require_current(last, job, generation, store.url)
-    return starts.record(store, last, Start("2026-01-01T00:00:00Z", job, generation, 1, 0, None, f"{job}-{generation}"))
+    start = Start("2026-01-01T00:00:00Z", job, generation, 1, 0, None, f"{job}-{generation}", planned=planned)
+    return starts.record(store, last, start)
 
 
 def test_starts_are_numbered_and_whoever_is_behind_is_refused(store: Store) -> None:
@@ -93,6 +94,13 @@ def test_starts_are_numbered_and_whoever_is_behind_is_refused(store: Store) -> N
     with pytest.raises(FencedError, match=r"another one \(UID two\) has taken its place"):
         started(store, "one", 9)
     assert starts.past(starts.newest(store, look(store)), "two").failures == 0
+
+
+def test_a_start_after_a_planned_move_is_no_failure(store: Store) -> None:
+    for generation, planned in enumerate((False, True, False, True), start=1):
+        started(store, "one", generation, planned=planned)
+    last = starts.newest(store, look(store))
+    assert (last.start, last.count, starts.past(last, "one").failures) == ("one-4", 4, 1)
 
 
 def test_of_two_starts_at_once_one_gets_the_number(store: Store) -> None:

@@ -110,7 +110,7 @@ class CheckpointInterval(Model):
     auto: bool = Field(
         False,
         description="true: the seconds between two saves are chosen while the job runs, by what a save costs and by how often "
-        "the job was started again (Young and Daly: the square root of twice the cost times the time between failures), "
+        "the job was started again without a planned move (Young and Daly: the square root of twice the cost times the time between failures), "
         "from 10 s to an hour. status.checkpoint.intervalSeconds has them.",
     )
 

@@ -28,10 +28,11 @@ _RECORDED_PACKAGES = ("deepseek-trainer", "torch", "transformers")
 
 @dataclass(frozen=True)
 class Shown:
-    """What the manifest says for people: see `Manifest.tokens` and `Manifest.loss`."""
+    """What the manifest says beside what is saved: see its fields of these names."""
 
     tokens: int | None = None
     loss: float | None = None
+    moving: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class Author:
             start=self.start,
             tokens=shown.tokens,
             loss=shown.loss,
+            moving=shown.moving,
         )
 
     def _begin(self, step: int) -> Any:

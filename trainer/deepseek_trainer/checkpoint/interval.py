@@ -6,7 +6,7 @@
 
 The cost of a save is the time in which no step was made, and what the steps beside it took longer than usual. The time
 between failures is that of the job so far, as if one failure had been seen in `PRIOR_S` before: each start of training
-after the first counts as one. Young, A first order approximation to the optimum checkpoint interval, 1974; Daly, A
+after the first counts as one, but those after a planned move, which lose no step. Young, A first order approximation to the optimum checkpoint interval, 1974; Daly, A
 higher order estimate of the optimum checkpoint interval, 2006.
 """
 
@@ -110,8 +110,9 @@ def past(folder: Path, job: str) -> Past:
     own = [start for start in layout.starts(folder) if start.job == job]
     if not own:
         return Past()
+    failures = sum(not start.planned for start in own[1:])
     try:
         first = datetime.fromisoformat(own[0].time)
     except ValueError:
-        return Past(len(own) - 1)
-    return Past(len(own) - 1, max(0.0, (datetime.now(UTC) - first).total_seconds()))
+        return Past(failures)
+    return Past(failures, max(0.0, (datetime.now(UTC) - first).total_seconds()))

@@ -50,6 +50,7 @@ class Manifest:
         start: the start of training that made it; "" in one of an older trainer.
         tokens: that these weights were trained on; None in one of an older trainer.
         loss: of the step, in training; None where it isn't known.
+        moving: training stopped after it on purpose, to go on elsewhere.
     """
 
     version: int
@@ -68,6 +69,7 @@ class Manifest:
     blocked_seconds: float | None = None
     tokens: int | None = None
     loss: float | None = None
+    moving: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -153,7 +155,7 @@ def manifest_of(said: dict[str, Any]) -> Manifest:
 
 @dataclass(frozen=True)
 class Start:
-    """One start of training: a line of resumes.jsonl. The last four are absent in those of an older trainer.
+    """One start of training: a line of resumes.jsonl. The last five are absent in those of an older trainer.
 
     Attributes:
         time: RFC 3339, UTC.
@@ -164,6 +166,7 @@ class Start:
         parent: the start that made that checkpoint; "" where there is none, or it is not known.
         world_size: number of its ranks.
         audited: whether it keeps the samples that it trains, in audit/<start>/.
+        planned: the start before stopped on purpose, with that checkpoint: no step was lost.
     """
 
     time: str
@@ -176,6 +179,7 @@ class Start:
     parent: str = ""
     world_size: int = 0
     audited: bool = False
+    planned: bool = False
 
 
 def starts(folder: Path) -> list[Start]:

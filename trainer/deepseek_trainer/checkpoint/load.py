@@ -97,8 +97,15 @@ def begin(
         found = newest_whole(folder, check)
         if found is not None:
             fits(found)
+        known = layout.starts(folder)
         start = new_start(
-            job=job, generation=generation, attempt=attempt, found=found, world_size=world_size, audited=audited
+            job=job,
+            generation=generation,
+            attempt=attempt,
+            found=found,
+            before=known[-1].start if known else "",
+            world_size=world_size,
+            audited=audited,
         )
         record_start(folder, start)
         retention.clean(folder, generation=generation)
@@ -239,18 +246,27 @@ def record_start(folder: Path, start: Start) -> None:
 
 
 def new_start(
-    *, job: str, generation: int, attempt: int, found: Found[Any] | None, world_size: int, audited: bool = False
+    *,
+    job: str,
+    generation: int,
+    attempt: int,
+    found: Found[Any] | None,
+    before: str = "",
+    world_size: int,
+    audited: bool = False,
 ) -> Start:
     """A start of training at this moment, under a name of its own.
 
     Args:
         found: the checkpoint that it goes on from; None: from scratch.
+        before: name of the last start there; "" if there is none, or it isn't known.
         audited: see `Start.audited`.
     """
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     step, path, parent = (found.manifest.step, str(found.path), found.manifest.start) if found else (0, None, "")
     name = f"g{generation}-a{attempt}-{secrets.token_hex(4)}"
-    return Start(now, job, generation, attempt, step, path, name, parent, world_size, audited)
+    planned = found is not None and found.manifest.moving and bool(parent) and parent == before
+    return Start(now, job, generation, attempt, step, path, name, parent, world_size, audited, planned)
 
 
 def _committed(folder: Path) -> set[Path]:

@@ -123,7 +123,7 @@ class Saver:
             began = time.perf_counter()
             self._arrive()
             if feed.ledger.step != self.saved_step:
-                self._save(feed, began, wait=True, last=True)
+                self._save(feed, began, wait=True, last=True, moving=moving)
             if moving and self._writer.memory is not None:
                 self._writer.memory.hand_over(self._writer.world)
         return feed.ledger.step
@@ -153,14 +153,14 @@ class Saver:
         self._progress.update(phase="training")
         self._progress.started()
 
-    def _save(self, feed: Feed, began: float, *, wait: bool, last: bool = False) -> None:
+    def _save(self, feed: Feed, began: float, *, wait: bool, last: bool = False, moving: bool = False) -> None:
         self._interval.began()
         self._again = False
         ledger = feed.cut()
         if self._audit is not None:
             self._audit.cut()
         self._progress.update(epoch=ledger["epoch"], chain=ledger["chain"], data=feed.report())
-        shown = Shown(self._progress.tokens, self._progress.report.loss)
+        shown = Shown(self._progress.tokens, self._progress.report.loss, moving)
         if not wait:
             state = self._staging.copy(self._collect())
             writer = self._on_its_own()

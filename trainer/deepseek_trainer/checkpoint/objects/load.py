@@ -47,7 +47,7 @@ def begin(
         found = newest_whole(store, writer.manifests, view, world, writer.memory)
         if found is not None:
             world.lead(lambda: fits(found))  # noqa: B023  called at once
-        start = world.lead(lambda: _start(writer, found, audited))  # noqa: B023
+        start = world.lead(lambda: _start(writer, found, last, audited))  # noqa: B023
         number = world.lead(lambda: starts.record(store, last, start))  # noqa: B023
         if number is None:
             continue
@@ -137,12 +137,13 @@ def _look(writer: ObjectWriter) -> tuple[View, starts.Record]:
     return view, last
 
 
-def _start(writer: ObjectWriter, found: Found[Save] | None, audited: bool) -> Start:
+def _start(writer: ObjectWriter, found: Found[Save] | None, last: starts.Record, audited: bool) -> Start:
     return new_start(
         job=writer.uid,
         generation=writer.generation,
         attempt=writer.attempt,
         found=found,
+        before=last.start,
         world_size=writer.world.size,
         audited=audited,
     )

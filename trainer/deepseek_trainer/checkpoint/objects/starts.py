@@ -32,7 +32,9 @@ class Record:
         number: its place among all starts; 0: there was none.
         job: UID of its job.
         first: time of that job's first start; RFC 3339, UTC.
+        start: its name.
         count: starts of that job, with this one.
+        moves: of these, the planned ones; see `Start.planned`.
         former: UIDs of the jobs that were here before that one.
     """
 
@@ -40,7 +42,9 @@ class Record:
     job: str = ""
     generation: int = 0
     first: str = ""
+    start: str = ""
     count: int = 0
+    moves: int = 0
     former: tuple[str, ...] = ()
 
 
@@ -70,7 +74,7 @@ def newest(store: Store, view: View) -> Record:
         return Record()
     content = store.read(start_key(number)) or b""
     try:
-        said = opened(content)
+        said = {"moves": 0} | opened(content)  # an older trainer doesn't say it
         kept = {field.name: said[field.name] for field in fields(Record) if field.name != "number"}
         return Record(number, **(kept | {"former": tuple(said["former"])}))
     except (ValueError, TypeError, KeyError) as error:
@@ -101,6 +105,7 @@ def record(store: Store, last: Record, start: Start) -> int | None:
     content: dict[str, Any] = asdict(start) | {
         "first": last.first if mine else start.time,
         "count": last.count + 1 if mine else 1,
+        "moves": (last.moves if mine else 0) + start.planned,
         "former": list(former),
     }
     if not store.create(start_key(number), signed(content)):
@@ -118,8 +123,9 @@ def past(last: Record, job: str) -> Past:
     """What the job has gone through, when its present start is the last one on record."""
     if last.job != job:
         return Past()
+    failures = last.count - 1 - last.moves
     try:
         began = datetime.fromisoformat(last.first)
     except ValueError:
-        return Past(last.count - 1)
-    return Past(last.count - 1, max(0.0, (datetime.now(UTC) - began).total_seconds()))
+        return Past(failures)
+    return Past(failures, max(0.0, (datetime.now(UTC) - began).total_seconds()))
