@@ -6,8 +6,8 @@
 
 The cost of a save is the time in which no step was made, and what the steps beside it took longer than usual. The time
 between failures is that of the job so far, as if one failure had been seen in `PRIOR_S` before: each start of training
-after the first counts as one, but those after a planned move, which lose no step. Young, A first order approximation to the optimum checkpoint interval, 1974; Daly, A
-higher order estimate of the optimum checkpoint interval, 2006.
+after the first counts as one, but those after a planned move, which lose no step. Young, A first order approximation to
+the optimum checkpoint interval, 1974; Daly, A higher order estimate of the optimum checkpoint interval, 2006.
 """
 
 from __future__ import annotations
