@@ -4,8 +4,9 @@
 
 loop         tokens a second of `python -m deepseek_trainer`, as a pod runs it (report, pulse, ledger, guard, saver), beside the
              bare forward, backward, clip and step, beside Accelerate and beside Hugging Face's Trainer; one process each.
-             They take turns (support/turns), and the medians of the ratios of rounds count. Their losses must agree. All are
-             started several times: where its memory happens to lie makes a process up to a twentieth faster or slower
+             They take turns (support/turns), short ones, as a shared machine is fast and slow by seconds, and the medians of
+             the ratios of rounds count. Their losses must agree. All are started several times: where its memory happens to
+             lie makes a process up to a twentieth faster or slower
 memory       what a step takes beyond the weights, by `activationCheckpointing`: a process' resident memory at most, less that
              before the first step
 compile      `compile: layers` against none, where there is a C++ compiler
@@ -40,7 +41,7 @@ from support.turns import Runner, Turns, ratio
 
 OVERHEAD = 0.02
 """Of a step: what the loop may take beyond the bare one."""
-WARM_UP, STEPS, MOST = 2, 4, 400
+WARM_UP, STEPS, MOST = 2, 2, 400
 COMPARED = 12
 """Steps in which losses must agree: later roundings have sent tokens to other experts, and each run goes its own way."""
 OTHERS = {"accelerate": "Accelerate", "trainer": "Trainer"}
@@ -175,7 +176,7 @@ def _tell_mfu(config: Path, tokens_per_s: float) -> None:
 
 def main() -> int:
     options = argparse.ArgumentParser(description="The training loop beside others.")
-    options.add_argument("--rounds", type=int, default=3, help="turns of each loop after each start")
+    options.add_argument("--rounds", type=int, default=8, help="turns of each loop after each start")
     options.add_argument("--starts", type=int, default=4, help="of all loops")
     told = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
