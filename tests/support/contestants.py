@@ -2,7 +2,7 @@
 
     python -m support.contestants bare|accelerate|trainer CONFIG STEPS
 
-bare         forward, backward, clip and step, as short as it can be written, with our norms and experts in the model: what
+bare         forward, backward, clip and step, as short as it can be written, with our norms, rotary embeddings and experts: what
              our loop costs at least
 accelerate   the loop of Accelerate's documentation, on transformers' model as it is
 trainer      Hugging Face's Trainer, likewise
@@ -70,7 +70,7 @@ def contest(file: str, steps: int, *, own: bool) -> Contest:
     """What all have in common, made anew.
 
     Args:
-        own: the model's norms and experts are computed as in our loop.
+        own: the model's norms, rotary embeddings and experts are computed as in our loop.
     """
     config = load(file)
     store = open_store(prepare(config, os.environ))

@@ -154,7 +154,7 @@ def set_up(
 
 
 def settle(model: Any, spec: TrainerSpec, world: World) -> norm.How:
-    """Has the model's norms and experts computed our way, in place; before it is sharded. Answers with how norms are."""
+    """Has the model's norms, rotary embeddings and experts computed our way, in place, before it is sharded; how norms are."""
     routed.settle(model)
     if spec.training.compile == "none":  # else the compiler sees to it
         rotary.settle(model)

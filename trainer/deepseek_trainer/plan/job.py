@@ -30,6 +30,7 @@ def workload(spec: TrainerSpec, model_config: Path | None) -> tuple[Workload, Di
         ConfigError: it can't be read, or the config's numbers don't fit together.
     """
     shape, vocabulary = _model(spec, model_config)
+    shape.num_mtp_layers = spec.model.multi_token.depth  # whatever a published config says
     training = spec.training
     work = Workload(
         Architecture.of(shape, vocabulary),
@@ -65,9 +66,8 @@ def _model(spec: TrainerSpec, model_config: Path | None) -> tuple[Any, int | Non
         model_config = Path(spec.model.path) / "config.json"
     if model_config is not None:
         try:
-            numbers = json.loads(model_config.read_bytes())
-            return SimpleNamespace(**{**numbers, "num_mtp_layers": spec.model.multi_token.depth}), None
+            return SimpleNamespace(**json.loads(model_config.read_bytes())), None
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{model_config}: {error}; give the config.json of a model") from error
     vocabulary = spec.tokenizer.vocab_size if spec.tokenizer.kind == "bpe" else DEEPSEEK_VOCABULARY
-    return SimpleNamespace(**vars(presets.shape(spec.model)), num_mtp_layers=spec.model.multi_token.depth), vocabulary
+    return presets.shape(spec.model), vocabulary
