@@ -78,6 +78,8 @@ class Preflight:
             arrival = self._await(checkers.arrival, ARRIVED) or Arrival(
                 error="its check processes were not ready in time"
             )
+            if not arrival.error:
+                self._log.info("preflight ready", node=self._node or "?", seconds=round(self._clock() - self._began, 1))
             verdict = self._phase("arrival", arrival, ARRIVED)
             if verdict.passed:
                 checkers.go(self._at(MEASURED) - self._clock())
