@@ -42,9 +42,17 @@ class Clock:
 # rounds
 
 
-def entry(rank: int, failed_at: float | None = None, *, exit_code: int = 1, procs: int = 2) -> Entry:
-    evidence = Failure(rank=rank, exit_code=exit_code, message=f"rank {rank} broke")
-    failed = None if failed_at is None else LocalFailure(time=failed_at, failure=evidence)
+def entry(
+    rank: int,
+    failed_at: float | None = None,
+    *,
+    exit_code: int | None = 1,
+    signal: str | None = None,
+    peer_lost: bool = False,
+    procs: int = 2,
+) -> Entry:
+    evidence = Failure(rank=rank, exit_code=exit_code, signal=signal, message=f"rank {rank} broke")
+    failed = None if failed_at is None else LocalFailure(time=failed_at, failure=evidence, peer_lost=peer_lost)
     return Entry(
         token=f"t{rank}", pod=f"p{rank}", address=f"10.0.0.{rank}", procs=procs, port=4000 + rank, failure=failed
     )
@@ -78,6 +86,19 @@ def test_a_process_that_lost_its_peer_is_a_victim_even_when_it_was_seen_first() 
     begun = start([entry(0, 1.0, exit_code=69), entry(1, 2.0)], 1, 3)
     assert begun.culprit is not None
     assert (begun.culprit.node_rank, begun.give_up) == (1, False)
+
+
+def test_a_lost_peer_that_nobody_explains_is_started_again_as_often_as_is_allowed() -> None:
+    """Its agent has entered the round, so what it lost can be had again where it was."""
+    lost = [entry(0, 1.0, exit_code=69, peer_lost=True), entry(1)]
+    assert [start(lost, round_number, 2).give_up for round_number in (1, 2, 3)] == [False, False, True]
+
+
+def test_a_process_that_was_killed_comes_before_a_traceback_that_is_older() -> None:
+    """It is seen when its agent looks, a traceback has its own time."""
+    begun = start([entry(0, 1.0), entry(1, 1.2, exit_code=None, signal="SIGKILL")], 1, 3)
+    assert begun.culprit is not None
+    assert begun.culprit.node_rank == 1
 
 
 def test_pods_with_different_numbers_of_processes_do_not_start() -> None:

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from deepseek_trainer.agent import dumps, flight, process, stacks
-from deepseek_trainer.agent.autopsy import Rank
+from deepseek_trainer.agent import dumps, flight, process, settings, stacks
+from deepseek_trainer.agent.autopsy import Autopsy, Rank
+from deepseek_trainer.agent.log import EventLog
 from deepseek_trainer.agent.verdict import RankState, Statement, Verdict, judge
 from deepseek_trainer.agent.watch import Watch
 from deepseek_trainer.agent.watchdog import STEPLESS, Limits, Sign, Watchdog
@@ -200,12 +202,45 @@ def test_a_script_shows_its_stacks_and_finds_its_environment_as_it_was(tmp_path:
         assert stacks.pid_in(file.read_text()) == started.pid
         assert process.handles(started.pid, stacks.SIGNAL)
         os.kill(started.pid, stacks.SIGNAL)
-        eventually(lambda: "waits.py" in file.read_text(), deadline_s=20, what="stacks", describe=file.read_text)
+        eventually(lambda: "waits.py" in file.read_text(), deadline_s=60, what="stacks", describe=file.read_text)
         assert started.poll() is None
         os.kill(started.pid, signal.SIGSTOP)
-        eventually(lambda: process.state(started.pid) == "T", deadline_s=20, what="a stopped process")
+        eventually(lambda: process.state(started.pid) == "T", deadline_s=60, what="a stopped process")
         assert "State: T" in process.describe(started.pid)
         started.kill()
+
+
+SLOW = """
+import os, signal, sys, threading, time
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMAX - 4})
+print("ready", flush=True)
+time.sleep(1)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGRTMAX - 4})
+threading.Event().wait()
+"""
+
+
+def test_a_process_that_answers_late_is_waited_for(tmp_path: Path) -> None:
+    script, file = tmp_path / "slow.py", tmp_path / "stacks"
+    script.write_text(SLOW)
+    told = os.environ | stacks.environment(str(file), os.environ)
+    agent = settings.load([], {"DEEPSEEKJOB_RUN_DIR": str(tmp_path)})
+    with subprocess.Popen([sys.executable, "-u", str(script)], env=told, stdout=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        started.stdout.readline()
+        rank = Rank(0, started.pid, "g1-r0", pulse=tmp_path / "pulse", stacks=file)
+        folder = Autopsy(agent, [rank], EventLog(), time.sleep).perform(1, 0)
+        started.kill()
+    assert "slow.py" in (folder / "rank-0.txt").read_text()
+
+
+def test_a_process_that_ends_is_known_to_before_its_status_is(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "100"]) as started:
+        assert not process.is_ending(started.pid)
+        started.kill()
+        eventually(lambda: process.is_ending(started.pid), deadline_s=60, what="a zombie")
+        assert process.state(started.pid) == "Z"
+    assert process.is_ending(started.pid), "it is gone"
 
 
 def test_a_process_without_a_handler_is_not_asked(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from deepseek_trainer.agent import exec
 from deepseek_trainer.agent.checkers import Checkers
+from deepseek_trainer.agent.process import handles
 from deepseek_trainer.preflight.records import Result
 from deepseek_trainer.preflight.task import Task
 from support.eventually import eventually
@@ -175,7 +176,7 @@ HANG = "import os\nprint(os.getpid(), flush=True)\nwhile True: pass"
 def _gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
@@ -186,16 +187,17 @@ def test_it_dies_with_the_process_that_stands_for_it(start: Start) -> None:
     fork = int(process.stdout.readline())
     process.kill()
     process.wait()
-    eventually(lambda: _gone(fork), deadline_s=10, what="the fork is gone")
+    eventually(lambda: _gone(fork), deadline_s=60, what="the fork is gone")
 
 
 def test_nothing_outlives_the_zygote(start: Start, zygote: tuple[Path, subprocess.Popen[bytes]]) -> None:
     process = start(HANG)
     assert process.stdout is not None
     fork = int(process.stdout.readline())
+    eventually(lambda: handles(process.pid, signal.SIGTERM), deadline_s=30, what="it knows of its fork")
     zygote[1].kill()
-    assert process.wait(10) == -signal.SIGKILL
-    eventually(lambda: _gone(fork), deadline_s=10, what="the fork is gone")
+    assert process.wait(60) == -signal.SIGKILL
+    eventually(lambda: _gone(fork), deadline_s=60, what="the fork is gone")
 
 
 def test_what_it_leaves_behind_ends_with_it(start: Start) -> None:
@@ -206,7 +208,7 @@ def test_what_it_leaves_behind_ends_with_it(start: Start) -> None:
     )
     process = start(code)
     out, _ = process.communicate(timeout=30)
-    eventually(lambda: _gone(int(out)), deadline_s=10, what="the child is gone")
+    eventually(lambda: _gone(int(out)), deadline_s=60, what="the child is gone")
 
 
 def test_a_fork_holds_nothing_of_another(start: Start) -> None:

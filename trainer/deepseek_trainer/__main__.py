@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from deepseek_trainer import imports, logs
 from deepseek_trainer.config import ConfigError, load
 from deepseek_trainer.contract import Env, ExitCode, Paths
-from deepseek_trainer.errors import TrainerError, first_line
+from deepseek_trainer.errors import PeerLostError, TrainerError, first_line
 from deepseek_trainer.memory import is_exhausted, recipe
 from deepseek_trainer.pulse import PulseWriter
 from deepseek_trainer.report import Reporter
@@ -37,7 +37,8 @@ def main(environ: Mapping[str, str] = os.environ) -> ExitCode:
 
         if not lost_peer(error):
             raise
-        return _failed(ExitCode.UNAVAILABLE, Exception(f"a peer was lost: {first_line(error)}"), environ)
+        lost = PeerLostError(f"a peer was lost: {first_line(error)}")
+        return _failed(lost.exit_code, lost, environ)
     return ExitCode.SUCCESS
 
 

@@ -39,6 +39,10 @@ class UnavailableError(TrainerError):
     exit_code = ExitCode.UNAVAILABLE
 
 
+class PeerLostError(UnavailableError):
+    """A peer went away or stayed silent: this process is a victim, and what happened is its peer's to say."""
+
+
 class FencedError(UnavailableError):
     """A newer generation trains on the same volume: this process must not write to it any more."""
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from deepseek_trainer.agent.verdict import FROZEN
 
 ANSWER_S = 3.0
 """How long processes may take to write their stacks and NCCL's record."""
-QUIET_S = 0.3
+QUIET_S = 0.5
 """A file that has not grown for so long is whole."""
 VOLUME_S = 5.0
 
@@ -76,7 +76,10 @@ class Autopsy:
         before = {rank.rank: _size(rank.stacks) for rank in self._ranks}
         flights = {rank.rank: flight.ask(self._settings.run_dir, rank.start, rank.rank) for rank in self._ranks}
         asked = [rank for rank in self._ranks if self._ask(rank)]
-        self._await([rank.stacks for rank in asked] + [path for path in flights.values() if path is not None])
+        self._await(
+            {rank.stacks: before[rank.rank] for rank in asked}
+            | {path: 0 for path in flights.values() if path is not None}
+        )
         found = {f"rank-{rank.rank}.txt": self._describe(rank, before[rank.rank]).encode() for rank in self._ranks}
         for number, path in flights.items():
             if path is not None and (content := _bytes(path, dumps.FLIGHT_MAX_BYTES)):
@@ -93,14 +96,16 @@ class Autopsy:
             return True
         return False
 
-    def _await(self, files: Sequence[Path]) -> None:
-        """Returns when none of the files grows any more."""
-        end = time.monotonic() + ANSWER_S
-        sizes, changed_at = [-1] * len(files), time.monotonic()
-        while files and time.monotonic() < end and time.monotonic() - changed_at < QUIET_S:
+    def _await(self, files: Mapping[Path, int]) -> None:
+        """Returns when all files have grown beyond these sizes, and none grows any more."""
+        sizes = dict(files)
+        changed_at = began = time.monotonic()
+        while files and (now := time.monotonic()) - began < ANSWER_S:
+            if now - changed_at >= QUIET_S and all(sizes[path] > size for path, size in files.items()):
+                return
             self._pause(0.05)
-            if (now := [_size(path) for path in files]) != sizes:
-                sizes, changed_at = now, time.monotonic()
+            if (seen := {path: _size(path) for path in files}) != sizes:
+                sizes, changed_at = seen, time.monotonic()
 
     def _describe(self, rank: Rank, skip: int) -> str:
         """Args: skip: bytes of the file of stacks that are older than this hang."""

@@ -44,6 +44,7 @@ def run_forked(address: str, command: list[str]) -> int | None:
 
     lifeline, held = os.pipe()  # nobody else has `held`: when this process is gone, the kernel tells the fork
     request = json.dumps({"argv": command, "env": dict(os.environ), "cwd": os.getcwd()}).encode()
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is somebody to pass them on to
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(address)
@@ -55,11 +56,13 @@ def run_forked(address: str, command: list[str]) -> int | None:
                 return None  # it ended before the fork: what it imports may be broken, and then says so itself
             for number in FORWARDED:
                 signal.signal(number, lambda number, frame: _pass_on(int(pid), number))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
             status = replies.readline()
             return int(status) if status else signal.SIGKILL  # a fork doesn't outlive its zygote
     except OSError:
         return None
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         os.close(lifeline)
         os.close(held)
 

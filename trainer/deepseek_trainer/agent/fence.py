@@ -61,12 +61,14 @@ class Fence:
         self._begun = 0
         self._newest = 0
         self._fenced_at: float | None = None
+        self._news = threading.Event()
         if self._path is not None:
             threading.Thread(target=self._keep, args=(self._path,), name="fence", daemon=True).start()
 
     def begin(self, generation: int) -> None:
         """A round of this generation starts."""
         self._begun = generation
+        self._news.set()
 
     def is_over(self, generation: int) -> bool:
         """Whether a newer generation has begun."""
@@ -93,11 +95,11 @@ class Fence:
                 )
 
     def _keep(self, path: Path) -> None:
-        pause = threading.Event()
         while True:
+            self._news.clear()
             with contextlib.suppress(OSError):  # the volume is for the training processes to complain about
                 self._exchange(path)
-            pause.wait(LOOK_EVERY_S)
+            self._news.wait(LOOK_EVERY_S)
 
     def _exchange(self, path: Path) -> None:
         try:

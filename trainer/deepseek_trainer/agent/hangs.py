@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from deepseek_trainer import pulse
-from deepseek_trainer.agent import flight, stacks
+from deepseek_trainer.agent import flight, process, stacks
 from deepseek_trainer.agent.autopsy import Autopsy, Rank
 from deepseek_trainer.agent.handler import MembershipRendezvous
 from deepseek_trainer.agent.log import EventLog
@@ -88,6 +88,10 @@ class Hangs:
     def pulse_files(self) -> dict[int, Path]:
         """The file of each rank's pulse, by global rank."""
         return {rank.rank: rank.pulse for rank in self._ranks}
+
+    def are_ending(self, local_ranks: Iterable[int]) -> bool:
+        """Whether one of these processes has begun to end, as the kernel sees it."""
+        return any(process.is_ending(self._ranks[local_rank].pid) for local_rank in local_ranks)
 
     def found(self) -> Failure | None:
         """Settles a hang, if there is one, and answers the failure that stands for it; None: there is none.

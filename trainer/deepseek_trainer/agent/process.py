@@ -6,11 +6,20 @@ from pathlib import Path
 
 NAMES = ("State", "VmRSS", "Threads", "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches")
 PLACES = ("wchan", "syscall", "stack")
+PF_EXITING = 4
+FLAGS = 6
+"""Place of the flags among the fields of /proc/PID/stat that follow the name."""
 
 
 def state(pid: int) -> str:
     """Its state's letter: R, S, D, T …; "" when there is no such process (any more)."""
     return _status(pid).get("State", "")[:1]
+
+
+def is_ending(pid: int) -> bool:
+    """Whether it has begun to end, or is gone: then its peers may know of it, though nobody has been told its status."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return not fields or fields[0] in "ZX" or bool(int(fields[FLAGS]) & PF_EXITING)
 
 
 def handles(pid: int, number: int) -> bool:

@@ -17,6 +17,8 @@ RETRYABLE_ELSEWHERE = frozenset({ExitCode.UNAVAILABLE})
 """Exit status of a training process that ends its pod, unless it was a peer that vanished."""
 FATAL = frozenset({ExitCode.DATA_ERROR, ExitCode.CONFIG_ERROR})
 """Exit status of a training process that ends its pod at once: another try can't help."""
+KILLED = "SIGKILL"
+"""No process ends by this signal because of its peers: the kernel or somebody chose it."""
 
 WITNESSES = 4
 """Agents that one which has lost the store tries to reach, to learn whether it is itself cut off."""
@@ -34,6 +36,8 @@ class LocalFailure(Record):
     time: float
     """Unix seconds at which the process failed, as near to the cause as is known."""
     failure: Failure
+    peer_lost: bool = False
+    """The process said that it had lost a peer."""
 
 
 class Entry(Record):
@@ -63,6 +67,8 @@ class Culprit(Record):
     node_rank: int
     pod: str
     failure: Failure
+    peer_lost: bool = False
+    """All that is known is that its process had lost a peer: whose, nobody said."""
 
 
 class Host(Record):
@@ -101,8 +107,10 @@ def start(
     if len(set(procs)) > 1:
         return Start(error=f"processes per node differ between the pods: {procs}; set the same number for all")
     culprit = _culprit(entries)
+    # A lost peer alone is no reason to leave: its agent has entered this round, and starts it again.
     give_up = culprit is not None and (
-        round_number > max_process_restarts or culprit.failure.exit_code in RETRYABLE_ELSEWHERE
+        round_number > max_process_restarts
+        or (culprit.failure.exit_code in RETRYABLE_ELSEWHERE and not culprit.peer_lost)
     )
     return Start(
         master_addr=entries[0].address,
@@ -132,16 +140,17 @@ def _plan(wanted: Plan, entries: Sequence[Entry]) -> Plan | None:
 def _culprit(entries: Sequence[Entry]) -> Culprit | None:
     """The earliest failure: the later ones are its victims, whose peer had gone.
 
-    A process that says that a peer could not be reached is a victim, whenever it was seen, if anything else failed.
+    A process that was killed left no traceback whose time is known, and is seen when its agent looks: it comes first.
+    One that says that a peer could not be reached is a victim, whenever it was seen, if anything else failed.
     """
     failed = [
-        (entry.failure.failure.exit_code in RETRYABLE_ELSEWHERE, entry.failure.time, rank)
+        (found.failure.exit_code in RETRYABLE_ELSEWHERE, found.failure.signal != KILLED, found.time, rank)
         for rank, entry in enumerate(entries)
-        if entry.failure
+        if (found := entry.failure)
     ]
     if not failed:
         return None
     rank = min(failed)[-1]
-    entry = entries[rank]
-    assert entry.failure is not None  # noqa: S101 - narrows for the type checker
-    return Culprit(node_rank=rank, pod=entry.pod, failure=entry.failure.failure)
+    failure = entries[rank].failure
+    assert failure is not None  # noqa: S101 - narrows for the type checker
+    return Culprit(node_rank=rank, pod=entries[rank].pod, failure=failure.failure, peer_lost=failure.peer_lost)

@@ -1,7 +1,7 @@
 """Supervises the training processes of this pod: torch's elastic agent with our rules for what ends a round.
 
     processes run ──┬─ planned new membership ───────► SIGTERM, wait until they have saved, rendezvous, start anew
-                    ├─ membership or round changed ──► kill them, rendezvous, start anew
+                    ├─ membership or round changed ──► unless one failed here: kill them, rendezvous, start anew
                     ├─ one failed, status 65 or 78 ──► end: another try can't help
                     ├─ one failed otherwise ─────────► rendezvous; the agents decide together who gives up
                     ├─ steps have stopped coming ────► the same, once all agents know whose fault it is
@@ -43,6 +43,7 @@ from deepseek_trainer.agent.rounds import FATAL, RETRYABLE_ELSEWHERE, LocalFailu
 from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.agent.status import Status
 from deepseek_trainer.contract import Env, ExitCode, Failure
+from deepseek_trainer.errors import PeerLostError
 
 MONITOR_INTERVAL_S = 0.1
 KILL_TIMEOUT_S = 10
@@ -51,7 +52,7 @@ IN_ORDER = (ExitCode.SUCCESS, ExitCode.PREEMPTED)
 PER_START = ("report", "pulse", "stacks", "flight")
 """Files in the run directory that belong to one start of the processes."""
 SETTLE_S = 1.0
-"""How long a process that printed a traceback may take to end, so that its own exit status is known."""
+"""How long a process that is about to end may take, so that its own exit status is known."""
 
 
 class Supervisor(LocalElasticAgent):
@@ -122,8 +123,9 @@ class Supervisor(LocalElasticAgent):
                 self._log.info("membership or round changed", planned=planned)
                 if planned:
                     self._let_save()
-                self._restart(group, fault=not planned)
-                continue
+                if planned or not self._has_failed():
+                    self._restart(group, fault=not planned)
+                    continue
             self._pace.turn(self._handler.session)
             result = self._monitor_workers(group)
             group.state = result.state
@@ -138,6 +140,12 @@ class Supervisor(LocalElasticAgent):
                     self._log.error("training process may not be restarted any more", reason=error)
                     group.state = WorkerState.FAILED
                     return RunResult(WorkerState.FAILED, failures=result.failures)
+
+    def _has_failed(self) -> bool:
+        """Whether a process of this pod has failed by itself. Its peers may have ended the round before it was looked at."""
+        self._settle(self._hangs.are_ending)
+        codes = self.exit_codes()
+        return any(code not in (None, 0) for code in codes.values()) and not self._saving(codes)
 
     def _await_end(self, seconds: float) -> None:
         """Waits for the end of a process, so long at most."""
@@ -267,7 +275,7 @@ class Supervisor(LocalElasticAgent):
     def _failed(self, worker_group: WorkerGroup) -> RunResult:
         """Finds the process that failed first; the ones that fail with it lost their peer."""
         seen_at = time.time()
-        self._settle()
+        self._settle(self._are_ending)
         codes = {local_rank: code for local_rank, code in self.exit_codes().items() if code not in (None, 0)}
         self._shutdown(signal.SIGKILL, KILL_TIMEOUT_S)
         failed_at = {local_rank: self._output.traceback_at(local_rank) or seen_at for local_rank in codes}
@@ -276,6 +284,7 @@ class Supervisor(LocalElasticAgent):
             key=lambda local_rank: (
                 codes[local_rank] not in FATAL,
                 codes[local_rank] in RETRYABLE_ELSEWHERE,
+                codes[local_rank] != -signal.SIGKILL,
                 failed_at[local_rank],
                 local_rank,
             ),
@@ -283,7 +292,10 @@ class Supervisor(LocalElasticAgent):
         rank, code = worker_group.workers[first].global_rank, codes[first] or 0
         evidence = failure(rank, code, self._output.error_text(first), self._output.stderr_tail(first))
         self.first_failure = evidence
-        self._handler.local_failure = LocalFailure(time=failed_at[first], failure=evidence)
+        peer_lost = evidence.exit_code == PeerLostError.exit_code and evidence.message.startswith(
+            PeerLostError.__name__
+        )
+        self._handler.local_failure = LocalFailure(time=failed_at[first], failure=evidence, peer_lost=peer_lost)
         last_line = evidence.message.splitlines()[-1] if evidence.message else ""
         self._log.warning(
             "training process failed", rank=rank, exit_code=evidence.exit_code, signal=evidence.signal, reason=last_line
@@ -291,14 +303,22 @@ class Supervisor(LocalElasticAgent):
         pid = int(worker_group.workers[first].id)
         return RunResult(WorkerState.FAILED, failures={rank: ProcessFailure(first, pid, code, os.devnull)})
 
-    def _settle(self) -> None:
-        """Waits a moment for processes that printed a traceback and have not ended yet."""
-        end = time.monotonic() + SETTLE_S
-        while time.monotonic() < end:
+    def _settle(self, is_ending: Callable[[Collection[int]], bool]) -> None:
+        """Waits a moment for the statuses of processes that end.
+
+        Args:
+            is_ending: whether some of these local ranks, whose processes have not been seen to end, are about to.
+        """
+        until = time.monotonic() + SETTLE_S
+        while time.monotonic() < until:
             running = [local_rank for local_rank, code in self.exit_codes().items() if code is None]
-            if not any(self._output.traceback_at(local_rank) for local_rank in running):
+            if not is_ending(running):
                 return
             self._pause(0.02)
+
+    def _are_ending(self, running: Collection[int]) -> bool:
+        """By what the kernel says, or because they have printed a traceback."""
+        return self._hangs.are_ending(running) or any(self._output.traceback_at(local_rank) for local_rank in running)
 
     def _must_end(self) -> bool:
         return self.first_failure is not None and self.first_failure.exit_code in FATAL

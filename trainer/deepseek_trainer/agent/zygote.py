@@ -65,9 +65,11 @@ def serve(address: str, modules: Sequence[str]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C the agent takes care
     # Listening before the imports are done: who asks meanwhile waits, and never longer than its own imports would take.
     listener = socket.socket(socket.AF_UNIX)
-    Path(address).unlink(missing_ok=True)
-    listener.bind(address)
+    bound = Path(f"{address}.new")  # who sees the address can connect to it
+    bound.unlink(missing_ok=True)
+    listener.bind(str(bound))
     listener.listen(64)
+    bound.rename(address)
     with imports.lasting():
         for module in modules:
             importlib.import_module(module)
