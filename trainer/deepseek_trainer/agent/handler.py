@@ -169,8 +169,12 @@ class MembershipRendezvous(RendezvousHandler):
 
     def is_planned(self) -> bool:
         """Whether the file names a next generation that can wait until the training processes have saved."""
-        session, named = self._session, self._file.read()
-        return session is not None and named is not None and named != session.membership and named.planned
+        named = self._file.read()
+        return named is not None and named.planned and self.has_moved()
+
+    def has_moved(self) -> bool:
+        """Whether the file names another generation than the present one, in which nobody asks who failed in this one."""
+        return self._session is not None and self._file.read() != self._session.membership
 
     def beat(self) -> None:
         """Shows the peers of the present round that this agent lives. Never raises, never waits."""

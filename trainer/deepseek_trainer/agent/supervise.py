@@ -123,7 +123,7 @@ class Supervisor(LocalElasticAgent):
                 self._log.info("membership or round changed", planned=planned)
                 if planned:
                     self._let_save()
-                if planned or not self._has_failed():
+                if self._handler.has_moved() or not self._has_failed():
                     self._restart(group, fault=not planned)
                     continue
             self._pace.turn(self._handler.session)
@@ -142,7 +142,7 @@ class Supervisor(LocalElasticAgent):
                     return RunResult(WorkerState.FAILED, failures=result.failures)
 
     def _has_failed(self) -> bool:
-        """Whether a process of this pod has failed by itself. Its peers may have ended the round before it was looked at."""
+        """Whether a process of this pod has failed: its peers may have ended the round before it was looked at."""
         self._settle(self._hangs.are_ending)
         codes = self.exit_codes()
         return any(code not in (None, 0) for code in codes.values()) and not self._saving(codes)
