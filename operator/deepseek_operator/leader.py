@@ -89,24 +89,23 @@ class Elector:
         seen_version, seen_at, told = "", self._monotonic(), ""
         while True:
             try:
-                lease = await self._client.get_lease(self._spec.namespace, self._spec.name)
-            except NotFound:
-                if await self._create():
+                lease = await self._find()
+                if lease is None:
+                    if await self._create():
+                        return
+                    continue
+                version = lease["metadata"]["resourceVersion"]
+                holder = lease.get("spec", {}).get("holderIdentity") or ""
+                if version != seen_version:
+                    seen_version, seen_at = version, self._monotonic()
+                expired = self._monotonic() - seen_at >= self._duration_of(lease)
+                if (holder in ("", self._spec.identity) or expired) and await self._take(lease):
                     return
-                continue
+                if holder != told:
+                    told = holder
+                    self._on_wait(holder)
             except Unavailable as error:
                 self._on_wait(f"unknown: {error}")
-                await self._sleep(self._spec.retry_s)
-                continue
-            version, holder = lease["metadata"]["resourceVersion"], lease.get("spec", {}).get("holderIdentity") or ""
-            if version != seen_version:
-                seen_version, seen_at = version, self._monotonic()
-            expired = self._monotonic() - seen_at >= self._duration_of(lease)
-            if (holder in ("", self._spec.identity) or expired) and await self._take(lease):
-                return
-            if holder != told:
-                told = holder
-                self._on_wait(holder)
             await self._sleep(self._spec.retry_s)
 
     async def hold(self) -> None:
@@ -135,6 +134,12 @@ class Elector:
         """What its holder promised: a replica with other settings may hold it."""
         return float(lease.get("spec", {}).get("leaseDurationSeconds") or self._spec.duration_s)
 
+    async def _find(self) -> dict[str, Any] | None:
+        try:
+            return await self._client.get_lease(self._spec.namespace, self._spec.name)
+        except NotFound:
+            return None
+
     async def _create(self) -> bool:
         try:
             self._adopt(
@@ -152,7 +157,7 @@ class Elector:
                     self._spec.namespace, self._spec.manifest(self._now(), transitions, lease["metadata"])
                 )
             )
-        except Conflict:
+        except (Conflict, NotFound):  # somebody changed or deleted it since it was read
             return False
         return True
 

@@ -24,7 +24,7 @@ from deepseek_operator.apply import Applier
 from deepseek_operator.children import Children
 from deepseek_operator.cluster.client import KubeClient
 from deepseek_operator.cluster.credentials import BearerToken, find_credentials, open_session
-from deepseek_operator.cluster.errors import ApiError
+from deepseek_operator.cluster.errors import ApiError, Unavailable
 from deepseek_operator.cluster.transport import Transport
 from deepseek_operator.controller import Controller, build_registry, watch, watch_metadata
 from deepseek_operator.decide import decide
@@ -212,10 +212,15 @@ async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
 async def _wait_for_crd(client: KubeClient) -> None:
     """Returns when the API server serves DeepSeekJobs: kopf looks for them only once, at its start."""
     told = False
-    while not await client.serves_jobs():
-        if not told:
-            log.warning("the DeepSeekJob CRD is not installed; install it with the chart or from crds/")
-            told = True
+    while True:
+        try:
+            if await client.serves_jobs():
+                return
+            if not told:
+                log.warning("the DeepSeekJob CRD is not installed; install it with the chart or from crds/")
+                told = True
+        except Unavailable as error:
+            log.warning("the API server doesn't say whether it has the DeepSeekJob CRD", error=str(error))
         await asyncio.sleep(CRD_POLL_S)
 
 

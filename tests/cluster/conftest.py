@@ -78,7 +78,9 @@ Start = Callable[..., OperatorProcess]
 def operator(kubeconfig: Path, crd: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     """One operator for all namespaces and all tests of a module, leading."""
     log = tmp_path_factory.mktemp("operator") / "operator.log"
-    with OperatorProcess(kubeconfig, log, lease_namespace="default", resync_interval_s=5) as process:
+    # It has the Lease from module to module under the same name; on a slow machine it must not lose it.
+    settings = {"lease_namespace": "default", "lease_duration_s": 120, "resync_interval_s": 5}
+    with OperatorProcess(kubeconfig, log, **settings) as process:
         process.wait_for("leading", deadline_s=60)
         yield process
         complaints = process.complaints()
@@ -87,7 +89,10 @@ def operator(kubeconfig: Path, crd: None, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def start_operator(kubeconfig: Path, jobs: Jobs, tmp_path: Path) -> Iterator[Start]:
-    """Starts an operator for the test's namespace; keyword arguments are settings. All are killed at the end."""
+    """Starts an operator for the test's namespace; keyword arguments are settings. All are killed at the end.
+
+    Not for a module whose tests use `operator`: that one serves all namespaces, this test's as well.
+    """
     started: list[OperatorProcess] = []
 
     def start(kubeconfig: Path = kubeconfig, **settings: object) -> OperatorProcess:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
+from threading import Event
 
 import pytest
+from deepseek_client.beside.run import run
 from deepseek_client.cli import main
 from support.api import Api, Jobs, Object
 from support.bad_manifests import changed, trainer_job
@@ -84,7 +89,9 @@ def test_the_answer_of_the_pod_is_the_commands(
     assert audit_pods(audited) == []
 
 
-def test_a_pod_that_does_not_start_is_told_with_the_reason(dsj: Callable[..., tuple[int, str]], audited: Jobs) -> None:
+def test_a_pod_that_does_not_start_is_told_with_the_reason(
+    dsj: Callable[..., tuple[int, str]], audited: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     claim = {
         "metadata": {"name": "checkpoints"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
@@ -92,11 +99,19 @@ def test_a_pod_that_does_not_start_is_told_with_the_reason(dsj: Callable[..., tu
     audited.api.create(f"/api/v1/namespaces/{audited.namespace}/persistentvolumeclaims", claim)
     full = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "2 node(s) had conflict"}
 
+    refused, looks = Event(), count()
+
     def refuse(pod: Object) -> None:
         audited.api.merge(f"{audited.pods_path}/{pod['metadata']['name']}/status", {"status": {"conditions": [full]}})
+        refused.set()
 
+    def clock() -> float:
+        """The time is over once the command has seen the refusal: not yet at its first look, which may have been before."""
+        return math.inf if refused.is_set() and next(looks) > 0 else 0.0
+
+    monkeypatch.setattr("deepseek_client.audit.cluster.run", partial(run, clock=clock))
     with meanwhile(audited, "audit", refuse):
-        status, said = dsj("--timeout", "3")
+        status, said = dsj()
     assert status == 2
     assert "did not start in time: Unschedulable: 2 node(s) had conflict" in said
     assert "claim checkpoints is ReadWriteOnce" in said

@@ -116,5 +116,5 @@ def test_the_category_and_the_short_name_work(kubectl: Kubectl, job: str) -> Non
 def test_kubectl_wait_sees_the_conditions(kubectl: Kubectl, job: str) -> None:
     """It ignores a condition whose observedGeneration is older than the object."""
     _write(kubectl, STATUS)
-    kubectl.run("wait", "--for=condition=Running", f"dsj/{job}", "--timeout=5s")
-    kubectl.run("wait", "--for=jsonpath={.status.state}=Running", f"dsj/{job}", "--timeout=5s")
+    kubectl.run("wait", "--for=condition=Running", f"dsj/{job}", "--timeout=60s", timeout_s=90)
+    kubectl.run("wait", "--for=jsonpath={.status.state}=Running", f"dsj/{job}", "--timeout=60s", timeout_s=90)

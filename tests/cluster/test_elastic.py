@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from support.api import Jobs
@@ -16,8 +15,8 @@ MEMBERSHIP = "training.deepseekjob.dev/membership"
 SHRINK_S = 2
 
 
-def submit(jobs: Jobs, name: str, replicas: int, **elastic: Any) -> None:
-    jobs.submit(name, replicas, elastic={"minReplicas": 1, "maxReplicas": 4} | elastic)
+def submit(jobs: Jobs, name: str, replicas: int) -> None:
+    jobs.submit(name, replicas, elastic={"minReplicas": 1, "maxReplicas": 4})
 
 
 def gang(jobs: Jobs, name: str) -> list[str]:
@@ -39,7 +38,7 @@ def runs_with(jobs: Jobs, name: str, *workers: str) -> None:
 
     eventually(
         runs,
-        deadline_s=40,
+        deadline_s=60,
         what=f"{name} runs with {pods}",
         describe=lambda: jobs.describe(name),
     )
@@ -50,7 +49,7 @@ def says(jobs: Jobs, name: str, words: str) -> None:
         conditions = jobs.status(name).get("conditions", [])
         return any(c["type"] == "PodsReady" and c["status"] == "True" and words in c["message"] for c in conditions)
 
-    eventually(said, deadline_s=40, what=f"PodsReady says {words!r}", describe=lambda: jobs.describe(name))
+    eventually(said, deadline_s=60, what=f"PodsReady says {words!r}", describe=lambda: jobs.describe(name))
 
 
 def test_workers_join_as_there_is_room_for_them(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet) -> None:
@@ -60,7 +59,7 @@ def test_workers_join_as_there_is_room_for_them(jobs: Jobs, operator: OperatorPr
     jobs.api.merge(f"{jobs.path}/more", {"spec": {"workers": {"replicas": 4}}})
     eventually(
         lambda: sum(map(found_no_room, jobs.pods("more"))) == 2,
-        deadline_s=40,
+        deadline_s=60,
         what="both newcomers find no room",
         describe=lambda: jobs.describe("more"),
     )
@@ -78,8 +77,9 @@ def test_workers_join_as_there_is_room_for_them(jobs: Jobs, operator: OperatorPr
 
 
 def test_a_worker_without_room_is_done_without(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet) -> None:
-    submit(jobs, "less", 3, shrinkAfterSeconds=SHRINK_S)
+    submit(jobs, "less", 3)
     runs_with(jobs, "less", "0-0", "1-0", "2-0")
+    jobs.api.merge(f"{jobs.path}/less", {"spec": {"elastic": {"shrinkAfterSeconds": SHRINK_S}}})
     kubelet.room = 2
     jobs.delete_pod("less-worker-1-0")
     runs_with(jobs, "less", "0-0", "2-0")
@@ -94,7 +94,7 @@ def test_a_worker_without_room_is_done_without(jobs: Jobs, operator: OperatorPro
         kubelet.finish(pod)
     eventually(
         lambda: jobs.state("less") == "Succeeded",
-        deadline_s=40,
+        deadline_s=60,
         what="less succeeds",
         describe=lambda: jobs.describe("less"),
     )

@@ -36,7 +36,7 @@ FIELDS = {path: field for path, field in _fields(_schema()) if not path.startswi
 def _crd(kubectl: Kubectl) -> None:
     """The API server publishes its OpenAPI a moment after it serves a CRD."""
     install(kubectl)
-    eventually(lambda: kubectl.run("explain", "dsj.status.training"), deadline_s=30, what="published schema")
+    eventually(lambda: kubectl.run("explain", "dsj.status.training"), deadline_s=60, what="published schema")
 
 
 def test_every_field_of_the_crd_has_a_description() -> None:

@@ -1,20 +1,17 @@
-"""What a job waits for, what its workers die of, and what is left on lost nodes: with a real API server's objects."""
+"""What a job waits for, and what its workers die of: with a real API server's objects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
-from support.api import Api, Jobs
+from support.api import Jobs
 from support.eventually import eventually
 from support.kubelet import Kubelet
 from support.operators import OperatorProcess
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-Start = Callable[..., OperatorProcess]
-NODES = "/api/v1/nodes"
 NO_BACKOFF = {"initialSeconds": 0, "maxSeconds": 0}
 
 
@@ -76,11 +73,11 @@ def test_what_is_waited_for_is_told_costs_nothing_and_passes(
 ) -> None:
     jobs.submit(name, replicas=1)
     pod = f"{name}-worker-0-0"
-    eventually(lambda: pod in jobs.live(name), deadline_s=40, what="the pod", describe=operator.tail)
+    eventually(lambda: pod in jobs.live(name), deadline_s=60, what="the pod", describe=operator.tail)
     jobs.api.merge(f"{jobs.pods_path}/{pod}/status", {"status": status})
     eventually(
         lambda: jobs.status(name).get("reason") == reason,
-        deadline_s=30,
+        deadline_s=60,
         what=reason,
         describe=partial(jobs.describe, name),
     )
@@ -92,7 +89,7 @@ def test_what_is_waited_for_is_told_costs_nothing_and_passes(
     Kubelet(jobs.api, jobs.namespace).sync()
     eventually(
         lambda: jobs.status(name).get("readyNodes") == "1/1",
-        deadline_s=30,
+        deadline_s=60,
         what="ready after all",
         describe=partial(jobs.describe, name),
     )
@@ -115,7 +112,7 @@ def test_out_of_memory_spends_its_own_budget(jobs: Jobs, operator: OperatorProce
     for incarnation in range(2):
         _fail(jobs, kubelet, "big", incarnation, exit_code=137, reason="OOMKilled")
     eventually(
-        lambda: jobs.state("big") == "Failed", deadline_s=30, what="Failed", describe=partial(jobs.describe, "big")
+        lambda: jobs.state("big") == "Failed", deadline_s=60, what="Failed", describe=partial(jobs.describe, "big")
     )
     status = jobs.status("big")
     assert status["reason"] == "RestartLimitExceeded"
@@ -145,49 +142,3 @@ def test_node_on_which_workers_fail_again_is_avoided(jobs: Jobs, operator: Opera
     affinity = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     [term] = affinity["nodeSelectorTerms"]
     assert term["matchFields"] == [{"key": "metadata.name", "operator": "NotIn", "values": ["node-0"]}]
-
-
-def _make_node(api: Api, name: str, *, lost: bool) -> None:
-    taints = [{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}] if lost else []
-    api.delete(f"{NODES}/{name}")
-    api.create(NODES, {"metadata": {"name": name}, "spec": {"taints": taints}})
-    ready = {"type": "Ready", "status": "Unknown" if lost else "True", "reason": "x"}
-    api.merge(f"{NODES}/{name}/status", {"status": {"conditions": [ready]}})
-
-
-def test_pod_that_terminates_for_ever_goes_only_if_its_node_is_lost(
-    api: Api, jobs: Jobs, operator_of_the_chart: Start
-) -> None:
-    """With the chart's permissions. Nobody confirms a deletion here; both pods are long overdue."""
-    operator = operator_of_the_chart()
-    _make_node(api, "dead", lost=True)
-    _make_node(api, "slow", lost=False)
-    jobs.submit("left", replicas=2)
-    eventually(lambda: len(jobs.pods("left")) == 2, deadline_s=60, what="pods", describe=operator.tail)
-    for pod, node in zip(jobs.pods("left"), ("dead", "slow"), strict=True):
-        Kubelet(api, jobs.namespace, node=node).run(pod)
-    eventually(
-        lambda: jobs.status("left").get("readyNodes") == "2/2",
-        deadline_s=30,
-        what="ready",
-        describe=partial(jobs.describe, "left"),
-    )
-    for slot in range(2):
-        jobs.delete_pod(f"left-worker-{slot}-0", grace_s=1)
-    eventually(
-        lambda: jobs.live("left") == ["left-worker-0-1", "left-worker-1-1"],
-        deadline_s=30,
-        what="replacements, which wait for nobody",
-        describe=partial(jobs.describe, "left"),
-    )
-    eventually(
-        lambda: "left-worker-0-0" not in {pod["metadata"]["name"] for pod in jobs.pods("left")},
-        deadline_s=120,
-        what="the pod on the lost node is gone",
-        describe=lambda: jobs.describe("left") + operator.tail(),
-    )
-    names = {pod["metadata"]["name"] for pod in jobs.pods("left")}
-    assert names == {"left-worker-1-0", "left-worker-0-1", "left-worker-1-1"}
-    assert operator.complaints() == []
-    for node in ("dead", "slow"):
-        api.delete(f"{NODES}/{node}")

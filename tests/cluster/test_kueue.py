@@ -20,9 +20,9 @@ from support.kubelet import Kubelet
 from support.kueue import FLAVOR_LABELS, FLAVOR_TOLERATION, Queues
 from support.operators import OperatorProcess
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 Start = Callable[..., OperatorProcess]
-DEADLINE_S = 40
+DEADLINE_S = 60
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def waits(queues: Queues, name: str, reason: str) -> None:
 
 
 def holds(queues: Queues, cpu: str) -> None:
-    eventually(lambda: queues.used() == cpu, deadline_s=20, what=f"{cpu} CPU is reserved", describe=queues.used)
+    eventually(lambda: queues.used() == cpu, deadline_s=60, what=f"{cpu} CPU is reserved", describe=queues.used)
 
 
 def finish(kubelet: Kubelet, jobs: Jobs, name: str) -> None:
@@ -165,7 +165,7 @@ def test_a_lost_worker_is_replaced_within_the_quota(jobs: Jobs, queues: Queues, 
     runs(queues, "lost")
     before = queues.workload("lost")
     jobs.delete_pod("lost-worker-1-0")
-    eventually(lambda: "lost-worker-1-1" in jobs.live("lost"), deadline_s=20, what="replacement")
+    eventually(lambda: "lost-worker-1-1" in jobs.live("lost"), deadline_s=60, what="replacement")
     runs(queues, "lost")
     after = queues.workload("lost")
     assert before is not None

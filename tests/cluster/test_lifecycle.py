@@ -1,10 +1,9 @@
-"""The life of a job with a real API server and a fake kubelet: suspended, resized, timed out, cleaned away, waited for."""
+"""The life of a job with a real API server and a fake kubelet: suspended, resized, timed out, waited for."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +16,6 @@ from support.kubelet import Kubelet
 from support.operators import OperatorProcess
 
 pytestmark = pytest.mark.cluster
-Start = Callable[..., OperatorProcess]
-GROUP = "training.deepseekjob.dev"
 ELASTIC = {"elastic": {"minReplicas": 1, "maxReplicas": 4}}
 
 
@@ -26,7 +23,7 @@ def reaches(jobs: Jobs, name: str, state: str) -> dict[str, Any]:
     """The status once the job is in that state and the API server has the last word about it."""
     eventually(
         lambda: jobs.state(name) == state and kstatus(jobs.get(name)) != "InProgress",
-        deadline_s=40,
+        deadline_s=60,
         what=f"{name} is {state}",
         describe=lambda: jobs.describe(name),
     )
@@ -35,15 +32,6 @@ def reaches(jobs: Jobs, name: str, state: str) -> dict[str, Any]:
 
 def edit(jobs: Jobs, name: str, **spec: Any) -> None:
     jobs.api.merge(f"{jobs.path}/{name}", {"spec": spec})
-
-
-def gone(jobs: Jobs, name: str) -> None:
-    eventually(
-        lambda: jobs.api.find(f"{jobs.path}/{name}") is None,
-        deadline_s=40,
-        what=f"{name} is deleted",
-        describe=lambda: jobs.describe(name),
-    )
 
 
 def test_suspending_frees_the_pods_and_resuming_makes_new_ones(
@@ -84,7 +72,7 @@ def test_kubectl_scale(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet, 
             lambda ready=f"{replicas}/{replicas}", workers=workers: (  # type: ignore[misc]
                 jobs.status("size").get("readyNodes") == ready and jobs.live("size") == workers
             ),
-            deadline_s=40,
+            deadline_s=60,
             what=f"{replicas} workers",
             describe=lambda: jobs.describe("size"),
         )
@@ -99,62 +87,28 @@ def test_kubectl_scale(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet, 
         mine.run("scale", "dsj", "size", "--replicas=5")
 
 
-def test_the_time_to_live_is_over_with_the_rights_of_the_chart(
-    jobs: Jobs, operator_of_the_chart: Start, kubelet: Kubelet
-) -> None:
-    process = operator_of_the_chart()
-    process.wait_for("leading")
-    jobs.submit("short", replicas=1, lifecycle={"ttlSecondsAfterFinished": 0})
-    reaches(jobs, "short", "Running")
-    kubelet.finish("short-worker-0-0")
-    gone(jobs, "short")
-    assert process.complaints() == []
-
-
-def test_the_time_to_live_holds_over_a_restart_of_the_operator(
-    jobs: Jobs, start_operator: Start, kubelet: Kubelet
-) -> None:
-    first = start_operator(resync_interval_s=3600)
-    jobs.submit("later", replicas=1, lifecycle={"ttlSecondsAfterFinished": 3})
-    jobs.submit("kept", replicas=1)
-    for name in ("later", "kept"):
-        reaches(jobs, name, "Running")
-        kubelet.finish(f"{name}-worker-0-0")
-        reaches(jobs, name, "Succeeded")
-    first.kill()
-    start_operator(resync_interval_s=3600)
-    gone(jobs, "later")
-    assert jobs.state("kept") == "Succeeded"
-
-
-def test_a_settled_job_is_woken_by_its_time_to_live_alone(jobs: Jobs, start_operator: Start, kubelet: Kubelet) -> None:
-    start_operator(resync_interval_s=3600)
-    jobs.submit("alone", replicas=1)
-    reaches(jobs, "alone", "Running")
-    kubelet.finish("alone-worker-0-0")
-    reaches(jobs, "alone", "Succeeded")
-    edit(jobs, "alone", lifecycle={"ttlSecondsAfterFinished": 2})
-    gone(jobs, "alone")
-
-
 def test_the_active_deadline_counts_over_a_suspension_and_not_in_it(
     jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet
 ) -> None:
-    limit_s = 6
-    jobs.submit("timed", replicas=2, lifecycle={"activeDeadlineSeconds": limit_s})
+    def limit(seconds: int) -> None:
+        edit(jobs, "timed", lifecycle={"activeDeadlineSeconds": seconds})
+
+    jobs.submit("timed", replicas=2, lifecycle={"activeDeadlineSeconds": 3600})
     began = time.monotonic()
     reaches(jobs, "timed", "Running")
     edit(jobs, "timed", suspend=True)
-    spent_s = reaches(jobs, "timed", "Suspended")["activeSeconds"]
-    assert spent_s < limit_s
-    eventually(lambda: time.monotonic() > began + limit_s + 1, deadline_s=20, what="longer than the deadline")
-    assert jobs.state("timed") == "Suspended"
+    limit_s = reaches(jobs, "timed", "Suspended")["activeSeconds"] + 2
+    limit(limit_s)
+    eventually(lambda: time.monotonic() > began + limit_s + 1, deadline_s=60, what="longer than the deadline")
+    reaches(jobs, "timed", "Suspended")
+    limit(3600)  # so that it gets to run, however long that takes
     edit(jobs, "timed", suspend=False)
     reaches(jobs, "timed", "Running")
+    limit(limit_s)
     status = reaches(jobs, "timed", "Failed")
     assert (status["reason"], status["attempt"]) == ("DeadlineExceeded", 2)
     assert limit_s <= status["activeSeconds"] < time.monotonic() - began
-    eventually(lambda: jobs.live("timed") == [], deadline_s=20, what="no pod", describe=lambda: jobs.describe("timed"))
+    eventually(lambda: jobs.live("timed") == [], deadline_s=60, what="no pod", describe=lambda: jobs.describe("timed"))
 
 
 def test_a_start_that_takes_too_long_says_what_was_waited_for(jobs: Jobs, operator: OperatorProcess) -> None:
@@ -163,7 +117,7 @@ def test_a_start_that_takes_too_long_says_what_was_waited_for(jobs: Jobs, operat
     assert status["reason"] == "StartDeadlineExceeded"
     [failed] = [c for c in status["conditions"] if c["type"] == "Failed"]
     assert "0 of 2 worker pods are ready" in failed["message"]
-    eventually(lambda: jobs.live("never") == [], deadline_s=20, what="no pod", describe=lambda: jobs.describe("never"))
+    eventually(lambda: jobs.live("never") == [], deadline_s=60, what="no pod", describe=lambda: jobs.describe("never"))
 
 
 def test_node_rank_zero_decides_and_nothing_is_left(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet) -> None:
@@ -171,19 +125,7 @@ def test_node_rank_zero_decides_and_nothing_is_left(jobs: Jobs, operator: Operat
     reaches(jobs, "zero", "Running")
     kubelet.finish("zero-worker-0-0")
     assert reaches(jobs, "zero", "Succeeded")["reason"] == "RankZeroSucceeded"
-    eventually(lambda: jobs.pods("zero") == [], deadline_s=20, what="no pod", describe=lambda: jobs.describe("zero"))
-
-
-def test_another_controller_s_job_is_left_alone(jobs: Jobs, start_operator: Start) -> None:
-    start_operator(resync_interval_s=1)
-    jobs.submit("theirs", managedBy="kueue.x-k8s.io/multikueue")
-    jobs.submit("ours", managedBy=f"{GROUP}/deepseek-operator")
-    eventually(lambda: len(jobs.pods("ours")) == 2, deadline_s=40, what="pods of ours")
-    jobs.submit("after-a-resync")
-    eventually(lambda: len(jobs.pods("after-a-resync")) == 2, deadline_s=40, what="pods of another")
-    assert "status" not in jobs.get("theirs")
-    assert jobs.pods("theirs") == []
-    assert "status" in jobs.get("ours")
+    eventually(lambda: jobs.pods("zero") == [], deadline_s=60, what="no pod", describe=lambda: jobs.describe("zero"))
 
 
 def test_kubectl_wait_for_each_condition(
@@ -218,7 +160,7 @@ def test_kubectl_wait_for_restarting(jobs: Jobs, operator: OperatorProcess, kube
     """With a node that lets nothing come up again, so that the moment lasts."""
     mine = replace(kubectl, namespace=jobs.namespace)
     jobs.submit("back", replicas=1)
-    eventually(lambda: len(jobs.pods("back")) == 1, deadline_s=40, what="pod")
+    eventually(lambda: len(jobs.pods("back")) == 1, deadline_s=60, what="pod")
     node = Kubelet(jobs.api, jobs.namespace)
     node.run(jobs.pods("back")[0])
     mine.run("wait", "dsj", "back", "--for=condition=Running", "--timeout=40s")

@@ -53,7 +53,7 @@ def test_killed_at_any_write_of_a_launch_it_ends_in_the_same_state(
             name = f"kill-{number}"
             _kill_at(proxy, operator, number)
             jobs.submit(name, replicas=4)
-            eventually(partial(_is_dead, operator), deadline_s=30, what=f"killed at write {number}")
+            eventually(partial(_is_dead, operator), deadline_s=60, what=f"killed at write {number}")
             operator = start_operator(config, leader_election=False)
             eventually(
                 partial(_launched, jobs, name, 1),
@@ -88,7 +88,7 @@ def test_killed_at_any_write_of_a_recovery_it_counts_one_restart(
             )
             _kill_at(proxy, operator, number)
             jobs.delete_pod(f"{name}-worker-1-0")
-            eventually(partial(_is_dead, operator), deadline_s=30, what=f"killed at write {number}")
+            eventually(partial(_is_dead, operator), deadline_s=60, what=f"killed at write {number}")
             operator = start_operator(config, leader_election=False)
             eventually(
                 partial(_launched, jobs, name, 2),
@@ -102,21 +102,24 @@ def test_killed_at_any_write_of_a_recovery_it_counts_one_restart(
 
 
 def test_of_two_operators_one_leads_and_the_other_takes_over(jobs: Jobs, start_operator: Start) -> None:
-    first = start_operator(lease_duration_s=4)
+    first = start_operator(lease_duration_s=30)
     first.wait_for("leading", deadline_s=60)
-    second = start_operator(lease_duration_s=4)
+    second = start_operator(lease_duration_s=30)
     second.wait_for("waiting for the lead", deadline_s=60)
     jobs.submit("one")
-    eventually(lambda: _launched(jobs, "one", 1), deadline_s=30, what="launched by the leader", describe=first.tail)
+    eventually(lambda: _launched(jobs, "one", 1), deadline_s=60, what="launched by the leader", describe=first.tail)
     assert second.said("leading") == []
     first.process.send_signal(signal.SIGSTOP)
-    second.wait_for("leading", deadline_s=30)
+    # A short Lease would be lost to a slow machine; one that becomes short now needn't be waited for.
+    lease = f"/apis/coordination.k8s.io/v1/namespaces/{jobs.namespace}/leases/deepseek-operator"
+    jobs.api.merge(lease, {"spec": {"leaseDurationSeconds": 1}})
+    second.wait_for("leading", deadline_s=60)
     jobs.submit("two")
     eventually(
-        lambda: _launched(jobs, "two", 1), deadline_s=30, what="launched by the new leader", describe=second.tail
+        lambda: _launched(jobs, "two", 1), deadline_s=60, what="launched by the new leader", describe=second.tail
     )
     first.process.send_signal(signal.SIGCONT)
-    assert first.process.wait(20) == 1, "the old leader must end when it finds that it leads no more"
+    assert first.process.wait(60) == 1, "the old leader must end when it finds that it leads no more"
     assert second.process.poll() is None
 
 
@@ -132,12 +135,12 @@ def test_with_the_charts_permissions_nothing_is_forbidden(
         describe=lambda: jobs.describe("bounded") + operator.tail(),
     )
     jobs.delete_pod("bounded-worker-0-0")
-    eventually(lambda: _launched(jobs, "bounded", 2), deadline_s=40, what="replaced", describe=operator.tail)
+    eventually(lambda: _launched(jobs, "bounded", 2), deadline_s=60, what="replaced", describe=operator.tail)
     for name in jobs.live("bounded"):
         kubelet.finish(name)
     eventually(
         lambda: jobs.state("bounded") == "Succeeded",
-        deadline_s=30,
+        deadline_s=60,
         what="Succeeded",
         describe=lambda: jobs.describe("bounded"),
     )
@@ -162,11 +165,11 @@ def test_quota_that_refuses_pods_is_the_reason(jobs: Jobs, start_operator: Start
         jobs.delete_pod("probe")
         return False
 
-    eventually(enforced, deadline_s=30, what="the API server knows the quota")
+    eventually(enforced, deadline_s=60, what="the API server knows the quota")
     jobs.submit("refused", replicas=1)
     eventually(
         lambda: jobs.status("refused").get("reason") == "Refused",
-        deadline_s=30,
+        deadline_s=60,
         what="Refused",
         describe=partial(jobs.describe, "refused"),
     )
@@ -188,7 +191,7 @@ def test_a_namespace_that_is_being_deleted_is_no_trouble_of_the_operators(
 ) -> None:
     operator = start_operator()
     jobs.submit("going", replicas=1)
-    eventually(lambda: jobs.state("going") == "Running", deadline_s=30, what="Running")
+    eventually(lambda: jobs.state("going") == "Running", deadline_s=60, what="Running")
     api.delete(f"/api/v1/namespaces/{jobs.namespace}")
     jobs.delete_pod("going-worker-0-0")
 

@@ -20,6 +20,7 @@ from deepseek_operator.render.ray import head_pod, head_service, network_policy,
 from support import bad_manifests, full_job
 from support.api import PODS, Api
 from support.crd import ROOT
+from support.eventually import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -61,6 +62,11 @@ def pods_path(api: Api) -> Iterator[str]:
     for path, body in missing.items():
         api.create(path, body)
     api.create("/api/v1/namespaces", {"metadata": {"name": namespace, "labels": labels}})
+    # Admission knows the classes a moment later; a dry run in another namespace needs no restricted pod.
+    classes = {"priorityClassName": "research", "runtimeClassName": "nvidia"}
+    probe = {"metadata": {"name": "probe"}, "spec": {"containers": [{"name": "c", "image": "x"}], **classes}}
+    probes = f"{PODS.format(ns='default')}?dryRun=All"
+    eventually(lambda: api.create(probes, probe), deadline_s=60, what="a pod with the new classes is taken")
     yield PODS.format(ns=namespace)
     api.delete(f"/api/v1/namespaces/{namespace}")
     for path, body in missing.items():

@@ -42,7 +42,7 @@ def test_a_gang_without_its_scheduler_waits_and_says_so_then_gets_its_group(
     jobs.submit("early", replicas=2, scheduling={"gang": gang})
     eventually(
         lambda: f"PodGroup of {root.removeprefix('/apis/')} is unknown here" in stalled(jobs, "early"),
-        deadline_s=40,
+        deadline_s=60,
         what="told what is missing",
         describe=lambda: jobs.describe("early") + operator.tail(),
     )
@@ -51,7 +51,7 @@ def test_a_gang_without_its_scheduler_waits_and_says_so_then_gets_its_group(
     with removed(jobs.api, definition["metadata"]["name"]):
         serve(jobs.api, definition)
         eventually(lambda: len(jobs.pods("early")) == 2, deadline_s=60, what="pods", describe=operator.tail)
-        eventually(lambda: stalled(jobs, "early") == "", deadline_s=20, what="no longer stalled")
+        eventually(lambda: stalled(jobs, "early") == "", deadline_s=60, what="no longer stalled")
         group = jobs.api.get(f"{root}/namespaces/{jobs.namespace}/podgroups/early")
         assert group["spec"]["minMember"] == 2
         [owner] = group["metadata"]["ownerReferences"]
@@ -80,7 +80,7 @@ def test_a_replacement_joins_the_same_group_and_a_changed_group_is_put_right(
         )
         eventually(
             lambda: jobs.status("same").get("readyNodes") == "2/2",
-            deadline_s=40,
+            deadline_s=60,
             what="ready",
             describe=lambda: jobs.describe("same") + operator.tail(),
         )
@@ -88,7 +88,7 @@ def test_a_replacement_joins_the_same_group_and_a_changed_group_is_put_right(
         assert spec["minResources"] == {"cpu": "1000m"}
         assert spec.get("scheduleTimeoutSeconds") == (600 if gang == "Coscheduling" else None)
         jobs.delete_pod("same-worker-1-0")
-        eventually(lambda: "same-worker-1-1" in jobs.live("same"), deadline_s=20, what="replacement")
+        eventually(lambda: "same-worker-1-1" in jobs.live("same"), deadline_s=60, what="replacement")
         named = [
             {**pod["metadata"]["labels"], **pod["metadata"]["annotations"]}.get(key)
             for pod in jobs.pods("same")
@@ -97,5 +97,5 @@ def test_a_replacement_joins_the_same_group_and_a_changed_group_is_put_right(
         assert sorted(filter(None, named)) == ["same", "same"]
         assert len({pod["spec"]["schedulerName"] for pod in jobs.pods("same")}) == 1
         jobs.api.merge(path, {"spec": {"minMember": 7}})
-        eventually(lambda: jobs.api.get(path)["spec"]["minMember"] == 2, deadline_s=20, what="minMember is put right")
+        eventually(lambda: jobs.api.get(path)["spec"]["minMember"] == 2, deadline_s=60, what="minMember is put right")
     assert operator.complaints() == []

@@ -73,7 +73,7 @@ BAD: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
 @pytest.fixture(scope="module", autouse=True)
 def _crds(kubectl: Kubectl) -> None:
     install(kubectl)
-    eventually(lambda: kubectl.run("explain", "dsp.spec.limits"), deadline_s=30, what="published schema")
+    eventually(lambda: kubectl.run("explain", "dsp.spec.limits"), deadline_s=60, what="published schema")
 
 
 def _dry_run(kubectl: Kubectl, manifest: Manifest) -> str:

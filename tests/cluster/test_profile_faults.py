@@ -27,7 +27,7 @@ def test_killed_between_the_start_and_the_pods_the_job_is_made_of_the_profile_of
         operator.wait_for("leading", deadline_s=60)
         proxy.at_write = lambda number: operator.process.send_signal(signal.SIGKILL)
         submit(jobs, profiles, "torn")
-        eventually(lambda: operator.process.poll() is not None, deadline_s=30, what="killed at the first write")
+        eventually(lambda: operator.process.poll() is not None, deadline_s=60, what="killed at the first write")
         proxy.at_write = lambda number: None
         assert jobs.pods("torn") == []
         assert jobs.status("torn")["profile"]["spec"] == {"workers": {"image": IMAGE}}
@@ -42,7 +42,9 @@ def test_a_profile_costs_one_read_and_no_write(
 ) -> None:
     profiles.create()
     with FaultProxy(api) as proxy:
-        start_operator(proxy.kubeconfig(tmp_path), leader_election=False).wait_for("leading", deadline_s=60)
+        # A resync that comes between a job's creation and its event would look at the job, and at its profile, twice.
+        operator = start_operator(proxy.kubeconfig(tmp_path), leader_election=False, resync_interval_s=3600)
+        operator.wait_for("leading", deadline_s=60)
 
         def requests(name: str) -> tuple[int, int]:
             """Writes of objects, and reads of profiles, until the job has been launched; how many passes write the status is

@@ -49,19 +49,19 @@ def unknown(jobs: Jobs) -> str:
 def test_node_ranks_follow_the_racks(jobs: Jobs, operator_of_the_chart: Start, racks: dict[int, str]) -> None:
     operator = operator_of_the_chart()
     jobs.submit("near", replicas=3, scheduling={"topology": {"key": KEY}})
-    eventually(lambda: len(jobs.pods("near")) == 3, deadline_s=40, what="pods", describe=operator.tail)
+    eventually(lambda: len(jobs.pods("near")) == 3, deadline_s=60, what="pods", describe=operator.tail)
     first, *others = jobs.pods("near")
     for slot, pod in enumerate(others, start=1):
         Kubelet(jobs.api, jobs.namespace, node=racks[slot], ip=f"10.98.0.{slot}").run(pod)
-    eventually(lambda: jobs.status("near").get("readyNodes") == "2/3", deadline_s=20, what="two are ready")
+    eventually(lambda: jobs.status("near").get("readyNodes") == "2/3", deadline_s=60, what="two are ready")
     assert told(jobs) == {}
     Kubelet(jobs.api, jobs.namespace, node=racks[0], ip="10.98.0.9").run(first)
     eventually(
         lambda: told(jobs) == {"0": 1, "1": 0, "2": 2},
-        deadline_s=20,
+        deadline_s=60,
         what="ranks by rack, the node without one last",
         describe=lambda: jobs.describe("near") + operator.tail(),
     )
     assert jobs.status("near")["ranks"] == [1, 0, 2]
-    eventually(lambda: racks[2] in unknown(jobs), deadline_s=10, what="the node without a rack is named")
+    eventually(lambda: racks[2] in unknown(jobs), deadline_s=60, what="the node without a rack is named")
     assert operator.complaints() == []

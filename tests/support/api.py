@@ -6,15 +6,18 @@ import base64
 import json
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import urllib3
 import yaml
+from urllib3.exceptions import ProtocolError
 
 Object = dict[str, Any]
 JOBS = "/apis/training.deepseekjob.dev/v1alpha1/namespaces/{ns}/deepseekjobs"
 PODS = "/api/v1/namespaces/{ns}/pods"
+REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 MERGE = "application/merge-patch+json"
 
 
@@ -57,12 +60,13 @@ class Api:
         Raises:
             ApiFailure: a status of 400 or more.
         """
-        answer = self._pool.request(
-            method,
-            self.server + path,
-            body=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": content_type},
-        )
+        data = None if body is None else json.dumps(body).encode()
+        ask = partial(self._pool.request, method, self.server + path, body=data, headers={"Content-Type": content_type})
+        try:
+            answer = ask()
+        except ProtocolError:
+            # The API server closes a connection that was idle for 90 s, maybe at the moment at which it is used again.
+            answer = ask()
         if answer.status >= 400:
             raise ApiFailure(answer.status, f"{method} {path}: {answer.status} {answer.data.decode()[:2000]}")
         return json.loads(answer.data) if answer.data else None
@@ -88,6 +92,14 @@ class Api:
 
     def merge(self, path: str, body: Mapping[str, Any]) -> Any:
         return self.send("PATCH", path, body, MERGE)
+
+    def allows(self, account: str, verb: str, resource: str, namespace: str, group: str = "") -> bool:
+        """Whether a service account ("namespace:name") may do that. Roles and bindings are in force a moment after they are made."""
+        attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": resource}
+        user = {"user": f"system:serviceaccount:{account}", "groups": ["system:serviceaccounts"]}
+        answer = self.create(REVIEWS, {"spec": {**user, "resourceAttributes": attributes}})
+        allowed: bool = answer["status"]["allowed"]
+        return allowed
 
     def delete(self, path: str, grace_s: int | None = None) -> None:
         """Deletes; an object that is gone already is as good."""

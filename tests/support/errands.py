@@ -37,7 +37,7 @@ def meanwhile(jobs: Jobs, purpose: str, act: Callable[[Object], object]) -> Iter
 
     def wait() -> None:
         what = f"the {purpose}'s pod"
-        seen.append(eventually(lambda: next(iter(errand_pods(jobs, purpose)), {}), deadline_s=30, what=what))
+        seen.append(eventually(lambda: next(iter(errand_pods(jobs, purpose)), {}), deadline_s=60, what=what))
         act(seen[0])
 
     thread = Thread(target=wait)
@@ -76,6 +76,15 @@ def account(jobs: Jobs, folder: Path, *rules: dict[str, Any]) -> Path:
         "subjects": [{"kind": "ServiceAccount", "name": "auditor", "namespace": jobs.namespace}],
     }
     jobs.api.create(f"{RBAC}/namespaces/{jobs.namespace}/rolebindings", binding)
+    rule = rules[-1]
+    asked = (
+        f"{jobs.namespace}:auditor",
+        rule["verbs"][-1],
+        rule["resources"][-1],
+        jobs.namespace,
+        rule["apiGroups"][-1],
+    )
+    eventually(lambda: jobs.api.allows(*asked), deadline_s=60, what="the role is in force")
     token = jobs.api.create(f"{home}/auditor/token", {"spec": {"expirationSeconds": 3600}})
     path = folder / "auditor.kubeconfig"
     write_token_kubeconfig(path, jobs.api, token["status"]["token"])

@@ -52,7 +52,7 @@ class FaultProxy:
 
     def __enter__(self) -> FaultProxy:
         self._thread.start()
-        assert self._ready.wait(10), "fault proxy did not start"
+        assert self._ready.wait(60), "fault proxy did not start"
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def serve(api: Api, crd: dict[str, Any]) -> None:
     spec = crd["spec"]
     api.create(CRDS, crd)
     path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
-    eventually(lambda: api.find(path) is not None, deadline_s=30, what=f"{path} is served")
+    eventually(lambda: api.find(path) is not None, deadline_s=60, what=f"{path} is served")
 
 
 @contextmanager
@@ -93,3 +94,9 @@ def removed(api: Api, *names: str) -> Iterator[None]:
     finally:
         for name in names:
             api.delete(f"{CRDS}/{name}")
+        for name in names:
+            eventually(partial(_gone, api, name), deadline_s=60, what=f"{name} is gone")
+
+
+def _gone(api: Api, name: str) -> bool:
+    return api.find(f"{CRDS}/{name}") is None

@@ -42,9 +42,13 @@ class OperatorProcess:
         self.kill()
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it logged; a line that is no JSON (a traceback) as {"event": line, "level": "raw"}."""
-        found = []
-        for line in self.log.read_text(errors="replace").splitlines():
+        """What it logged; a line that is no JSON (a traceback) as {"event": line, "level": "raw"}.
+
+        A line that it is just writing is not there yet.
+        """
+        alive, found = self.process.poll() is None, []
+        text = self.log.read_text(errors="replace")
+        for line in (text[: text.rfind("\n") + 1] if alive else text).splitlines():
             try:
                 found.append(json.loads(line))
             except ValueError:
@@ -55,7 +59,7 @@ class OperatorProcess:
         """The log lines of one event."""
         return [line for line in self.lines() if line.get("event") == event]
 
-    def wait_for(self, event: str, deadline_s: float = 40) -> dict[str, Any]:
+    def wait_for(self, event: str, deadline_s: float = 60) -> dict[str, Any]:
         """The first log line of that event, once it is there."""
         found = eventually(
             lambda: self.said(event), deadline_s=deadline_s, what=f"operator says {event!r}", describe=self.tail
@@ -82,9 +86,9 @@ class OperatorProcess:
         """SIGKILL, as the kernel does it."""
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
-    def terminate(self, within_s: float = 10) -> int:
+    def terminate(self, within_s: float = 60) -> int:
         """SIGTERM; returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(within_s)

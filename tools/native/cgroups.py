@@ -45,7 +45,7 @@ def remove(prefix: str, root: Path = ROOT) -> None:
     """Removes every group whose name starts with prefix, with its children; its processes must have ended.
 
     Raises:
-        NativeError: a process still is in one after 10 s.
+        NativeError: a process still is in one after a minute.
     """
     for group in existing(prefix, root):
         _remove(group)
@@ -60,7 +60,7 @@ def _remove(group: Path) -> None:
     def state() -> str:
         return f"processes in it: {(group / 'cgroup.procs').read_text().split()}"
 
-    processes.wait_until(lambda: _removed(group), 10, f"control group {group} is empty", state)
+    processes.wait_until(lambda: _removed(group), 60, f"control group {group} is empty", state)
 
 
 def _removed(group: Path) -> bool:

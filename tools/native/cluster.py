@@ -71,9 +71,10 @@ def state_root() -> Path:
 def find(name: str) -> Cluster | None:
     """The cluster of this name, whatever state it is in; None when there is no trace of it."""
     path = _directory(name) / "cluster.json"
-    if not path.exists():
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
         return None
-    content = json.loads(path.read_text())
     return Cluster(name, content["index"], content["nodes"], path.parent)
 
 
@@ -153,7 +154,8 @@ def is_whole(cluster: Cluster) -> bool:
     daemons = processes.recorded(cluster.directory / "control-plane")
     inits = [daemon for each in cluster.all_nodes() for daemon in processes.recorded(each.directory)]
     booted = all((each.directory / "booted").exists() for each in cluster.all_nodes())
-    return booted and len(inits) == cluster.nodes and len(daemons) >= 5 and all(map(processes.alive, daemons + inits))
+    complete = len(daemons) >= 5 and len(inits) == 2 * cluster.nodes
+    return booted and complete and all(map(processes.alive, daemons + inits))
 
 
 def wait_nodes(cluster: Cluster, ready: Sequence[int]) -> None:
@@ -201,7 +203,9 @@ def _allocate(name: str, nodes: int) -> Cluster:
     cluster = Cluster(name, network.free_index(taken), nodes, directory)
     directory.mkdir(parents=True)
     content = {key: value for key, value in asdict(cluster).items() if key in ("index", "nodes")}
-    (directory / "cluster.json").write_text(json.dumps(content))
+    written = directory / "cluster.json.new"  # who reads cluster.json finds it whole
+    written.write_text(json.dumps(content))
+    written.replace(directory / "cluster.json")
     cluster.volumes.mkdir()
     return cluster
 

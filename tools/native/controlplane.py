@@ -17,7 +17,10 @@ from native.certs import Authority
 from native.errors import NativeError, run
 from native.processes import Daemon
 
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 180.0
+_TAKEN = "address already in use"
+_TRIES = 3
+"""Ports that are tried: between a look for a free one and the API server's start another process may take it."""
 _SERVICE_NAMES = tuple(
     f"DNS:{name}" for name in ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
 )
@@ -61,15 +64,22 @@ def start(directory: Path, settings: Settings) -> ControlPlane:
     built = binaries.ensure("etcd", "kube-apiserver", "kubectl")
     directory.mkdir(parents=True, exist_ok=True)
     authority = certs.create_authority(directory / "pki")
-    port = settings.port or _free_port(settings.address)
-    url = f"https://{settings.address}:{port}"
     admin = authority.issue("admin", "/O=system:masters/CN=admin")
-    kubeconfig = certs.write_kubeconfig(directory / "admin.kubeconfig", url, authority, admin)
     bound = settings.bound_to_parent
     etcd = processes.start("etcd", _etcd(built["etcd"], directory), directory, bound_to_parent=bound)
-    argv = _apiserver(built["kube-apiserver"], authority, settings, port)
-    apiserver = processes.start("kube-apiserver", argv, directory, bound_to_parent=bound)
-    _wait_ready(built["kubectl"], kubeconfig, (etcd, apiserver))
+    argv = _apiserver(built["kube-apiserver"], authority, settings)
+    for left in reversed(range(1 if settings.port else _TRIES)):
+        port = settings.port or _free_port(settings.address)
+        url = f"https://{settings.address}:{port}"
+        kubeconfig = certs.write_kubeconfig(directory / "admin.kubeconfig", url, authority, admin)
+        command = [*argv, f"--secure-port={port}"]
+        apiserver = processes.start("kube-apiserver", command, directory, bound_to_parent=bound)
+        try:
+            _wait_ready(built["kubectl"], kubeconfig, (etcd, apiserver))
+            break
+        except NativeError as error:
+            if not left or _TAKEN not in str(error):
+                raise
     return ControlPlane(directory, url, authority, kubeconfig)
 
 
@@ -133,7 +143,7 @@ def _etcd(program: Path, directory: Path) -> list[str | Path]:
     ]
 
 
-def _apiserver(program: Path, authority: Authority, settings: Settings, port: int) -> list[str | Path]:
+def _apiserver(program: Path, authority: Authority, settings: Settings) -> list[str | Path]:
     pki = authority.directory
     names = [*_SERVICE_NAMES, "IP:127.0.0.1", f"IP:{settings.address}", f"IP:{settings.service_ip}"]
     serving = authority.issue("kube-apiserver", "/CN=kube-apiserver", sorted(set(names)))
@@ -145,7 +155,6 @@ def _apiserver(program: Path, authority: Authority, settings: Settings, port: in
         f"--etcd-servers=unix://{_short(pki.parent)}/etcd.sock",
         f"--bind-address={settings.address}",
         f"--advertise-address={settings.address}",
-        f"--secure-port={port}",
         f"--service-cluster-ip-range={settings.service_cidr}",
         f"--tls-cert-file={serving.certificate}",
         f"--tls-private-key-file={serving.key}",
@@ -165,15 +174,8 @@ def _apiserver(program: Path, authority: Authority, settings: Settings, port: in
 
 
 def _client_flags(kubeconfig: Path) -> list[str]:
-    """Of a controller that serves on loopback at a port of the kernel's choice."""
-    kinds = ("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig")
-    port = _free_port("127.0.0.1")
-    return [
-        *(f"--{kind}={kubeconfig}" for kind in kinds),
-        "--leader-elect=false",
-        "--bind-address=127.0.0.1",
-        f"--secure-port={port}",
-    ]
+    """Of a controller that serves nothing: nobody asks it, and another process could take its port first."""
+    return [f"--kubeconfig={kubeconfig}", "--leader-elect=false", "--secure-port=0"]
 
 
 def _wait_ready(kubectl: Path, kubeconfig: Path, daemons: Sequence[Daemon]) -> None:

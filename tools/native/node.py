@@ -16,6 +16,9 @@ from native.node_init import NodeSpec
 from native.processes import Daemon
 
 INIT = "init"
+"""The record of `unshare`, which has started …"""
+FIRST = "first"
+"""… process 1 of the node."""
 CONTAINERD = "containerd"
 """The folder of all that containerd keeps."""
 WORTH_LINKING = 64 << 20
@@ -88,8 +91,9 @@ def start(node: Node) -> Daemon:
     environment = {"PATH": _search_path(), "PYTHONPATH": tools, "HOME": "/root", "LANG": "C.UTF-8"}
     command = ["unshare", *namespaces, "--propagation", "private", *init]
     daemon = processes.start(INIT, command, node.directory, environment=environment)
-    processes.wait_until(lambda: bool(_children(daemon.pid)), 10, f"{node.name} starts its first process")
-    network.connect_node(node.network, node.index, _children(daemon.pid)[0])
+    processes.wait_until(lambda: bool(_children(daemon.pid)), 60, f"{node.name} starts its first process")
+    first = processes.record(FIRST, _children(daemon.pid)[0], node.directory)
+    network.connect_node(node.network, node.index, first.pid)
     return daemon
 
 
@@ -114,10 +118,11 @@ def wait_booted(node: Node) -> None:
 
 
 def stop(node: Node) -> None:
-    """Cuts the power: every process of the node ends at once, its network and mounts vanish, its disk stays."""
-    for daemon in processes.recorded(node.directory):
-        if daemon.name == INIT:
-            processes.stop([daemon], grace_s=0)
+    """Cuts the power: every process of the node ends at once, its network and mounts vanish, its disk stays.
+
+    Process 1 is waited for, not only `unshare`: the kernel lets it end when all others of the node have.
+    """
+    processes.stop(processes.recorded(node.directory), grace_s=0)
     network.remove_link(node.network.link(node.index))
     cgroups.remove(node.cgroup)
 

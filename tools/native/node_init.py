@@ -128,7 +128,7 @@ def import_images(spec: NodeSpec) -> None:
 def await_containerd(ctr: str, socket: Path, where: str) -> None:
     """Waits until containerd answers."""
     asked = [ctr, "--address", str(socket), "version"]
-    processes.wait_until(lambda: _succeeds(asked), 30, f"containerd of {where} answers")
+    processes.wait_until(lambda: _succeeds(asked), 120, f"containerd of {where} answers")
 
 
 def import_image(ctr: str, socket: Path, archive: str) -> None:

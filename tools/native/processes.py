@@ -18,6 +18,8 @@ from pathlib import Path
 from native.errors import NativeError
 
 POLL_S = 0.05
+KILLED_S = 60.0
+"""By then a killed process has ended, also on a busy machine; the first of a node ends after all others of it."""
 GARBAGE = {"GOGC": "400"}
 """For daemons written in Go, unless told otherwise: with Go's own 100 they collect garbage for a fifth of their time."""
 
@@ -59,10 +61,15 @@ def start(
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     pid = os.posix_spawn(program, command, GARBAGE | dict(environment or os.environ), file_actions=files, setsid=True)
-    daemon = Daemon(name, pid, _stat(pid)[1], str(log))
-    record = directory / f"{name}.daemon"
-    record.with_suffix(".tmp").write_text(json.dumps(asdict(daemon)))
-    record.with_suffix(".tmp").replace(record)
+    return record(name, pid, directory)
+
+
+def record(name: str, pid: int, directory: Path) -> Daemon:
+    """Writes <directory>/<name>.daemon for a process that runs, whoever started it."""
+    daemon = Daemon(name, pid, _stat(pid)[1], str(directory / f"{name}.log"))
+    path = directory / f"{name}.daemon"
+    path.with_suffix(".tmp").write_text(json.dumps(asdict(daemon)))
+    path.with_suffix(".tmp").replace(path)
     return daemon
 
 
@@ -83,7 +90,7 @@ def stop(daemons: Sequence[Daemon], *, grace_s: float = 10.0) -> None:
     """Asks all of them to end, and kills those that have not after grace_s.
 
     Raises:
-        NativeError: one is still there 10 s after SIGKILL (it hangs in the kernel).
+        NativeError: one is still there a minute after SIGKILL (it hangs in the kernel).
     """
     for daemon in daemons:
         signal_to(daemon, signal.SIGTERM)
@@ -91,7 +98,7 @@ def stop(daemons: Sequence[Daemon], *, grace_s: float = 10.0) -> None:
         wait_until(lambda: not any(map(alive, daemons)), grace_s, "processes end")
     for daemon in daemons:
         signal_to(daemon, signal.SIGKILL)
-    wait_until(lambda: not any(map(alive, daemons)), 10, "killed processes end", lambda: _names(daemons))
+    wait_until(lambda: not any(map(alive, daemons)), KILLED_S, "killed processes end", lambda: _names(daemons))
 
 
 def signal_to(daemon: Daemon, number: signal.Signals) -> None:

@@ -12,8 +12,9 @@ from deepseek_operator.decide.types import Observation, Progress
 class KillOne:
     """Due once: when a little more than half of the steps are done and the newest checkpoint is behind.
 
-    The victim is the worker of the highest slot. With a step beyond the checkpoint there is something to lose,
-    so that the resume can be told from a lucky continuation.
+    The victim is the worker of the highest slot, and all must be ready: else it would be the highest of those that
+    happen to be. With a step beyond the checkpoint there is something to lose, so that the resume can be told from a
+    lucky continuation.
     """
 
     percent: int = 55
@@ -28,5 +29,7 @@ class KillOne:
         midway = self.percent * progress.total_steps <= 100 * progress.step < 100 * progress.total_steps
         if not training or not midway or progress.step <= int(progress.checkpoint["step"]):
             return None
-        living = [pod for pod in observation.pods if pod.phase == "Running" and pod.ready and not pod.terminating]
-        return (max(living, key=lambda pod: pod.slot).name, progress) if living else None
+        living = [pod for pod in observation.pods if not pod.terminating]
+        if not living or not all(pod.phase == "Running" and pod.ready for pod in living):
+            return None
+        return max(living, key=lambda pod: pod.slot).name, progress

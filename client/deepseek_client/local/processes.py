@@ -11,11 +11,16 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from deepseek_client.errors import ClientError
+
 PROC = Path("/proc")
 _PR_SET_PDEATHSIG = 1
+_KILL_S, _LOOK_S = 30.0, 0.01
+"""What was killed needs time of a processor to end, which a busy machine gives it late."""
 
 
 def processes_with(marks: Mapping[str, str]) -> list[int]:
@@ -33,19 +38,20 @@ def signal_all(marks: Mapping[str, str], number: signal.Signals) -> int:
     return len(pids)
 
 
-def kill_all(marks: Mapping[str, str]) -> int:
-    """SIGKILLs every process with these marks until a look finds none; answers how many were killed.
+def kill_all(marks: Mapping[str, str]) -> None:
+    """SIGKILLs every process with these marks until a look finds none.
 
-    A process that forks between the look and the signal leaves a child that the next look finds. SIGKILL can't be
-    refused, so this ends; 100 rounds bound it against a fork bomb.
+    A process that forks between the look and the signal leaves a child that the next look finds.
+
+    Raises:
+        ClientError: some are left after half a minute: they hang in the kernel, or fork faster than they are killed.
     """
-    killed = 0
-    for _ in range(100):
-        found = signal_all(marks, signal.SIGKILL)
-        if not found:
-            break
-        killed += found
-    return killed
+    end = time.monotonic() + _KILL_S
+    while signal_all(marks, signal.SIGKILL):
+        if time.monotonic() > end:
+            left = ", ".join(map(str, processes_with(marks)))
+            raise ClientError(f"processes {left} were killed and have not ended in {_KILL_S:.0f} s; look what they do")
+        time.sleep(_LOOK_S)
 
 
 def death_signal(number: signal.Signals = signal.SIGTERM) -> Callable[[], None]:

@@ -45,6 +45,7 @@ class Leases:
         self.lease: dict[str, Any] | None = None
         self.version = 0
         self.down = False
+        self.read_only = False
 
     async def get_lease(self, namespace: str, name: str) -> dict[str, Any]:
         self._fault()
@@ -53,13 +54,13 @@ class Leases:
         return self.lease
 
     async def create_lease(self, namespace: str, lease: Mapping[str, Any]) -> dict[str, Any]:
-        self._fault()
+        self._fault(write=True)
         if self.lease is not None:
             raise AlreadyExists(409, "AlreadyExists", "", "create lease")
         return self._store(lease)
 
     async def update_lease(self, namespace: str, lease: Mapping[str, Any]) -> dict[str, Any]:
-        self._fault()
+        self._fault(write=True)
         if self.lease is None:
             raise NotFound(404, "NotFound", "", "update lease")
         if lease["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
@@ -76,8 +77,8 @@ class Leases:
         self.lease = {**lease, "metadata": {**lease["metadata"], "resourceVersion": str(self.version)}}
         return self.lease
 
-    def _fault(self) -> None:
-        if self.down:
+    def _fault(self, *, write: bool = False) -> None:
+        if self.down or (write and self.read_only):
             raise Unavailable(0, "", "down", "lease")
 
 
@@ -154,3 +155,31 @@ async def test_it_waits_while_the_api_server_is_away() -> None:
     leases.down = False
     await acquiring
     assert leases.holder == "only"
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["no Lease", "a dead leader's Lease"])
+async def test_it_waits_while_the_api_server_answers_and_stores_nothing(there: bool) -> None:
+    leases, clock = Leases(), Clock()
+    if there:
+        await elector(leases, clock, "dead").acquire()
+    leases.read_only = True
+    acquiring = asyncio.create_task(elector(leases, clock, "heir").acquire())
+    await clock.reaches(60)
+    assert not acquiring.done()
+    leases.read_only = False
+    await acquiring
+    assert leases.holder == "heir"
+
+
+async def test_a_lease_that_is_deleted_as_it_is_taken_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    leases, clock = Leases(), Clock()
+    await elector(leases, clock, "dead").acquire()
+    update = leases.update_lease
+
+    async def delete_first(namespace: str, lease: Mapping[str, Any]) -> dict[str, Any]:
+        leases.lease = None
+        return await update(namespace, lease)
+
+    monkeypatch.setattr(leases, "update_lease", delete_first)
+    await elector(leases, clock, "heir").acquire()
+    assert leases.holder == "heir"
