@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from native import cluster
+from support import kube, storage
 from support import site as sites
-from support import storage
 from support.kubectl import Kubectl
 from support.running import Running, manifest
 from support.site import Site
@@ -26,9 +26,13 @@ MBIT = 80
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    wanted = any("site" in getattr(item, "fixturenames", ()) for item in session.items)
-    if wanted and not session.config.option.collectonly:
+    """What a test builds by itself, by `site` or kube.require_nodes, would be built within its timeout."""
+    if session.config.option.collectonly:
+        return
+    if any("site" in getattr(item, "fixturenames", ()) for item in session.items):
         sites.prebuild(session.config)
+    if any(getattr(getattr(item, "module", None), "kube", None) is kube for item in session.items):
+        kube.prebuild(session.config, (*cluster.BINARIES, *cluster.TOOLS))
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +129,8 @@ def launch(
         def start(name: str, **spec: Any) -> Running:
             with_data(name)
             kubectl.apply(manifest(name, trainer_image, shared_claim[0], **spec))
-            job = Running(kubectl, name, stack.enter_context(following(kubectl, name)))
+            log = stack.enter_context(following(kubectl, name))
+            job = Running(kubectl, name, log, shared_claim[1] / name)
             job.await_steps(2)
             if not prepared.exists():
                 shutil.copytree(shared_claim[1] / name / "data", prepared)

@@ -16,7 +16,7 @@ from deepseek_trainer.data import corpora
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "examples" / "demo.yaml"
-TIMEOUT_S = 1200
+TIMEOUT_S = 3600
 """The demo is made for 5 minutes on 2 idle cores; a busy machine and the first download get more."""
 MARGIN = 0.5
 """Nats per token by which the model must beat one that ignores context."""
@@ -61,7 +61,8 @@ def test_one_worker_was_lost_and_training_went_on_from_the_checkpoint(
     (interruption,) = summary["interruptions"]
     assert "--kill-one: killing demo-worker-1-0" in demo[1]
     assert interruption["step"] > interruption["checkpoint_step"] > 0
-    assert interruption["resumed_step"] == interruption["checkpoint_step"] == summary["restored_from_step"]
+    # One more checkpoint may be committed between the look and the kill.
+    assert interruption["resumed_step"] == summary["restored_from_step"] >= interruption["checkpoint_step"]
     assert 0 < interruption["recovery_s"] < TIMEOUT_S
     assert (summary["generation"], summary["attempt"]) == (2, 2)
     assert (summary["restarts_infrastructure"], summary["restarts_application"]) == (1, 0)
@@ -86,15 +87,19 @@ def test_the_model_learnt_more_than_word_frequencies(summary: dict[str, Any]) ->
     assert summary["validation_loss"] < summary["unigram_entropy"] - MARGIN
 
 
-def test_the_report_has_a_loss_curve(demo: tuple[Path, str]) -> None:
+def test_the_report_has_a_loss_curve(demo: tuple[Path, str], summary: dict[str, Any]) -> None:
     png = (demo[0] / "report" / "report.png").read_bytes()
     assert png.startswith(b"\x89PNG")
     assert struct.unpack(">II", png[16:24]) == (1600, 1000)
     page = (demo[0] / "report" / "report.md").read_text()
     assert "resumed from checkpoint" in page
     history = json.loads((demo[0] / "report" / "report.json").read_text())["history"]
-    first, second = history["steps"]
-    assert second[0]["step"] <= first[-1]["step"]
+    first, *others = history["steps"]
+    if others:  # what was lost was made again; nothing was if the last step had just been saved
+        (second,) = others
+        assert second[0]["step"] == summary["restored_from_step"] + 1 <= first[-1]["step"]
+    else:
+        assert summary["restored_from_step"] + 1 in [step["step"] for step in first]
 
 
 def _read(path: Path) -> bytes:

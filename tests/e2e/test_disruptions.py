@@ -127,8 +127,9 @@ def test_training_goes_on_without_the_operator(
     kubectl.apply(*script_job(name, trainer_image, claim))
 
     def steps(since: float = 0.0) -> list[dict[str, Any]]:
-        lines = (volume / name / "log.jsonl").read_text().splitlines()
-        return [step for step in map(json.loads, lines) if step["time"] > since]
+        lines = (volume / name / "log.jsonl").read_text().splitlines(keepends=True)
+        whole = (line for line in lines if line.endswith("\n"))  # the last one may be half written
+        return [step for step in map(json.loads, whole) if step["time"] > since]
 
     def status() -> dict[str, Any]:
         return kubectl.status(name)
@@ -158,5 +159,7 @@ def test_training_goes_on_without_the_operator(
     after_all = status()
     for kept in ("generation", "attempt", "totalRestarts", "startTime"):
         assert after_all[kept] == before[kept], kept
-    assert after_all["restarts"] == before["restarts"] | {"process": 3}
+    restarts = after_all["restarts"]
+    assert restarts | {"process": 0} == before["restarts"] | {"process": 0}
+    assert 3 <= restarts["process"] <= 6, "a peer's process may end by itself before it is told to"
     kubectl.run("delete", "dsj", name)

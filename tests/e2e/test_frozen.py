@@ -15,10 +15,11 @@ from support.running import Running
 from support.runs import resumes
 from support.site import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
-RECOVERY = {"hangFloorSeconds": 5}
-FOUND_OUT_S = 60
+RECOVERY = {"hangFloorSeconds": 15}
+"""So short that a test does not wait long, and so long that a busy machine is not taken for a hang."""
+FOUND_OUT_S = 120
 """By then an agent whose generation is over has found out by itself, and ended its training processes."""
 Launch = Callable[..., Running]
 
@@ -51,8 +52,8 @@ def test_a_frozen_pod_is_replaced(launch: Launch) -> None:
     require_processes(pod, job.kubectl.namespace)
     with frozen(*reversed(processes_of(pod, job.kubectl.namespace).all)):
         job.recovers("pod of node rank 0 frozen", lambda: None)
-    failure = job.status()["failures"][0]
-    assert (failure["cause"], failure["pod"]) == ("Hang", pod)
+    failures = job.status()["failures"]
+    assert [failure for failure in failures if (failure["cause"], failure["pod"]) == ("Hang", pod)], failures
     job.require_the_same_again()
 
 

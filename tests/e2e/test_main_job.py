@@ -18,7 +18,7 @@ from support.eventually import eventually
 from support.kubectl import Kubectl
 from support.runs import resumes
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3000)]
 
 STEPS = 90
 EXAMPLE = Path(__file__).parents[2] / "examples" / "chitchat-pretrain.yaml"
@@ -70,7 +70,7 @@ def test_a_job_survives_the_loss_of_a_worker(
         return eventually(probe, deadline_s=deadline_s, interval_s=0.5, describe=describe, what=what)
 
     # Workers run on both nodes and talk over the pod network.
-    wait("the first step", 180, lambda: (status().get("training") or {}).get("step"))
+    wait("the first step", 600, lambda: (status().get("training") or {}).get("step"))
     pods = kubectl.pods(name)
     assert {p["metadata"]["name"] for p in pods} == {f"{name}-worker-0-0", f"{name}-worker-1-0"}
     assert len({p["spec"]["nodeName"] for p in pods}) == 2, "both workers are on one node"
@@ -108,7 +108,7 @@ def test_a_job_survives_the_loss_of_a_worker(
     }
 
     # It ends well, and says so to people and to programs.
-    kubectl.run("wait", "--for=condition=Complete", f"dsj/{name}", "--timeout=400s", timeout_s=420)
+    kubectl.run("wait", "--for=condition=Complete", f"dsj/{name}", "--timeout=1500s", timeout_s=1520)
     done = status()
     training = job["spec"]["trainer"]["training"]
     assert done["state"] == "Succeeded"

@@ -21,7 +21,7 @@ from support import kube
 from support.eventually import eventually
 from support.kubectl import Kubectl
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 NAME = "crashes"
 Traces = dict[str, set[str]]
@@ -45,7 +45,7 @@ def second(untouched: Traces) -> Iterator[Cluster]:
 @pytest.fixture
 def kubectl(second: Cluster) -> Kubectl:
     hand = Kubectl(kube.require("kubectl")["kubectl"], second.kubeconfig)
-    eventually(lambda: hand.json("get", "serviceaccount")["items"], deadline_s=30, what="the default service account")
+    eventually(lambda: hand.json("get", "serviceaccount")["items"], deadline_s=120, what="the default service account")
     return hand
 
 
@@ -53,7 +53,7 @@ def start_pod(kubectl: Kubectl, name: str) -> None:
     container = {"name": "pause", "image": PAUSE_IMAGE, "imagePullPolicy": "Never"}
     spec = {"containers": [container], "terminationGracePeriodSeconds": 1}
     kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
-    kubectl.run("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s", timeout_s=70)
+    kubectl.run("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=180s", timeout_s=200)
 
 
 def output(*command: str) -> str:
@@ -66,8 +66,10 @@ def traces() -> Traces:
     Other clusters may start and stop meanwhile: their networks don't count.
     """
     folder = str(cluster.state_root() / NAME)
-    names = {path.parent.name for path in cluster.state_root().glob("*/cluster.json")} - {NAME}
-    bridges = [other.network.bridge for name in names if (other := cluster.find(name))]
+    before = other_bridges()
+    links = network.links()
+    routes = {json.dumps(route) for route in json.loads(output("ip", "-json", "route"))}
+    bridges = before | other_bridges()
 
     def ours(found: Iterable[str]) -> set[str]:
         return {text for text in found if not any(re.search(rf"\b{name}(n\d+)?\b", text) for name in bridges)}
@@ -76,13 +78,19 @@ def traces() -> Traces:
     return {
         "processes": {line for line in command_lines() if f"{folder}/" in line},
         "mounts": {line for line in mounts if folder in line},
-        "links": ours(network.links()),
-        "routes": ours(json.dumps(route) for route in json.loads(output("ip", "-json", "route"))),
+        "links": ours(links),
+        "routes": ours(routes),
         "control groups": {str(group) for group in cgroups.existing(f"deepseekjob-{NAME}.")},
         "network namespaces": set(output("ip", "netns").splitlines()),
         "tables": set(output("nft", "list", "tables").splitlines()),
         "files": {folder} & {str(path) for path in cluster.state_root().iterdir()},
     }
+
+
+def other_bridges() -> set[str]:
+    """Of the clusters that there are now: a file says of each before it has a network, and until it has none."""
+    names = {path.parent.name for path in cluster.state_root().glob("*/cluster.json")} - {NAME}
+    return {other.network.bridge for name in names if (other := cluster.find(name))}
 
 
 def command_lines() -> set[str]:
@@ -112,7 +120,7 @@ def test_nothing_is_left_of_a_cluster_that_was_killed_midway(
     running = traces()
     assert all(running[kind] > untouched[kind] for kind in ("processes", "links", "routes", "control groups", "files"))
     kill_some(second)
-    eventually(lambda: not cluster.is_whole(second), deadline_s=10, what="the cluster to be noticed as broken")
+    eventually(lambda: not cluster.is_whole(second), deadline_s=60, what="the cluster to be noticed as broken")
     cluster.down(NAME)
     assert traces() == untouched
 
@@ -141,9 +149,9 @@ def test_a_node_loses_power_and_boots_with_its_pods(second: Cluster, kubectl: Ku
 
     def restarted() -> bool:
         status: dict[str, Any] = kubectl.json("get", "pod", "survivor")["status"]
-        return bool(status["containerStatuses"][0]["restartCount"] == 1 and status["containerStatuses"][0]["ready"])
+        return bool(status["containerStatuses"][0]["restartCount"] >= 1 and status["containerStatuses"][0]["ready"])
 
-    eventually(restarted, deadline_s=60, what="the pod to run again", describe=lambda: kubectl.run("get", "pods"))
+    eventually(restarted, deadline_s=180, what="the pod to run again", describe=lambda: kubectl.run("get", "pods"))
 
 
 def test_host_processes_reach_pods_logs_and_commands(second: Cluster, kubectl: Kubectl) -> None:

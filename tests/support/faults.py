@@ -75,10 +75,11 @@ def kill_rank(pod: str, namespace: str) -> None:
 
 @contextmanager
 def frozen(*pids: int) -> Iterator[None]:
-    """These processes stand still for as long as the block; those that have ended meanwhile don't wake."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    """These processes stand still for as long as the block, but for those that end before or meanwhile."""
     try:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         yield
     finally:
         for pid in reversed(pids):

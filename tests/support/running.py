@@ -7,25 +7,32 @@ logs. They are printed, not asserted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import yaml
 from support.eventually import eventually, now
 from support.kubectl import Kubectl
-from support.runs import tiny_trainer
+from support.runs import resumes, tiny_trainer
 from support.steps import Step, StepLog
 
 DEADLINE_S = 240
 ENDLESS = 100_000
+LOGGED_S = 60
+"""By then all that a pod has said is in its log."""
 
 
 class Running:
     """A job that trains, and what is done to it."""
 
-    def __init__(self, kubectl: Kubectl, name: str, log: StepLog) -> None:
+    def __init__(self, kubectl: Kubectl, name: str, log: StepLog, folder: Path) -> None:
         self.kubectl = kubectl
         self.name = name
         self.log = log
+        self.folder = folder
+        """Of the job, on the checkpoint volume."""
 
     def status(self) -> dict[str, Any]:
         found = self.kubectl.status(self.name)
@@ -91,24 +98,42 @@ class Running:
     def require_the_same_again(self, relative: float = 0.0) -> None:
         """Steps follow each other, and one that was made again after a fault has the loss that it had before.
 
+        The first of a start follows the checkpoint that it resumed from, as the volume says: of the steps before it the
+        log may lack the last ones, where a node was killed before its kubelet had read them.
+
         Args:
             relative: how much a loss may differ: where another number of ranks made the step, sums are rounded otherwise.
         """
+        resumed = [(_unix(entry["time"]), entry["step"]) for entry in resumes(self.folder)]
         losses: dict[int, float] = {}
-        for step in self.log.steps():
-            assert step.step == 1 or step.step - 1 in losses, f"step {step.step} follows nothing"
-            before = losses.setdefault(step.step, step.loss)
-            assert abs(before - step.loss) <= relative * before, f"step {step.step} is another one"
+        for start, steps in self.log.by_start():
+            _, saved = max(entry for entry in resumed if entry[0] <= start.time)
+            assert steps[0].step == saved + 1, f"step {steps[0].step} is the first after checkpoint {saved}"
+            for before, after in pairwise(steps):
+                assert after.step == before.step + 1, f"step {after.step} follows {before.step}"
+            for step in steps:
+                loss = losses.setdefault(step.step, step.loss)
+                assert abs(loss - step.loss) <= relative * loss, f"step {step.step} is another one"
 
     def require_no_step_lost(self) -> None:
-        """Every step was made exactly once."""
-        steps = [step.step for step in self.log.steps()]
-        assert steps == list(range(1, len(steps) + 1)), f"steps were lost or made twice: {steps}"
+        """Every step was made exactly once. What a pod said that went may be read later than what its successor says."""
+
+        def made() -> list[int]:
+            steps = [step.step for step in self.log.steps()]
+            assert len(set(steps)) == len(steps), f"steps were made twice: {steps}"
+            return steps
+
+        made()
+        self.wait("the log of every step", lambda: (steps := made()) == list(range(1, len(steps) + 1)), LOGGED_S)
 
     def _describe(self) -> str:
         pods = self.kubectl.run("get", "pods", "-o", "wide")
         events = self.kubectl.run("get", "events", "--sort-by=.lastTimestamp")[-3000:]
         return f"{self.kubectl.run('get', 'dsj', '-o', 'wide')}\n{pods}\n{events}\n{self.log.steps()[-3:]}"
+
+
+def _unix(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
 
 
 def manifest(name: str, image: str, claim: str, **spec: Any) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from typing import Any
 
 TOTAL = int(os.environ.get("STANDIN_STEPS", "60"))
 STEP_S = float(os.environ.get("STANDIN_STEP_S", "0.02"))
+HOLD = int(os.environ.get("STANDIN_HOLD", "-1"))
+"""The first generation gets to this step and stays there: it can't be over before a test has done something to it."""
 SAVE_EVERY = 10
 BATCH = 4
 
@@ -65,9 +67,9 @@ class Worker:
         found = json.loads(Path(os.environ["DEEPSEEKJOB_MEMBERSHIP_FILE"]).read_text())
         if found.get("generation") == self.membership.get("generation"):
             return False
-        self.membership = found
         self.step = self.saved()
         self.resumed = self.step or None
+        self.membership = found  # last: whoever is told of the new generation is told what it resumed from
         return True
 
     def train(self) -> None:
@@ -75,6 +77,8 @@ class Worker:
             self.join()
             self.phase = "training"
             time.sleep(STEP_S)
+            if self.step == HOLD and self.membership["generation"] == 1:
+                continue
             self.step += 1
             if self.membership["nodeRank"] == 0 and self.step % SAVE_EVERY == 0:
                 (self.folder / ".new").write_text(str(self.step))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import yaml
 from deepseek_client.errors import ClientError
 from deepseek_client.local import processes
 from deepseek_client.local.addresses import AddressBook
+from deepseek_client.local.fault import KillOne
 from deepseek_client.local.folders import Folders
 from deepseek_client.local.launch import translate
 from deepseek_client.local.world import LocalWorld
@@ -24,7 +27,7 @@ from deepseek_client.manifest import parse
 from deepseek_operator.api.names import API_VERSION, KIND, Env, State
 from deepseek_operator.api.v1alpha1 import Volume
 from deepseek_operator.decide import decide
-from deepseek_operator.decide.types import DeletePod, PatchPod
+from deepseek_operator.decide.types import DeletePod, Observation, PatchPod
 from deepseek_operator.render import Membership, worker_pod
 from support.eventually import eventually
 
@@ -148,6 +151,22 @@ def test_a_vanished_pod_is_replaced_in_the_next_generation(world: LocalWorld) ->
     )
 
 
+def test_the_last_worker_is_taken_away_once_all_are_ready(world: LocalWorld) -> None:
+    until_running(world)
+    fault = KillOne(percent=0)
+
+    def due() -> Observation | None:
+        turn(world)
+        seen = world.observe()
+        return seen if fault.victim(seen) else None
+
+    seen = eventually(due, deadline_s=60, what="something to lose")
+    assert seen is not None
+    victim, _ = fault.victim(seen) or ("", None)
+    assert victim == "local-worker-1-0"
+    assert fault.victim(replace(seen, pods=tuple(replace(pod, ready=pod.slot == 0) for pod in seen.pods))) is None
+
+
 def test_a_patch_with_another_uid_changes_nothing(world: LocalWorld) -> None:
     until_running(world)
     before = membership(world, "local-worker-0-0")
@@ -210,7 +229,7 @@ def wait_for_training(tmp_path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def test_run_kills_one_worker_recovers_and_reports(tmp_path: Path, standin: Path) -> None:
-    manifest = make_manifest(standin, STANDIN_STEPS="120", STANDIN_STEP_S="0.03")
+    manifest = make_manifest(standin, STANDIN_STEPS="120", STANDIN_STEP_S="0.03", STANDIN_HOLD="75")
     process = dsj(tmp_path, manifest, "--kill-one", "--report", "report")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 0, output
@@ -233,8 +252,11 @@ def test_run_that_fails_shows_the_evidence_and_the_log(tmp_path: Path, standin: 
     assert process.returncode == 1, output
     assert "ValueError: on purpose" in output
     assert "exit status 1" in output
-    log = next(line.split("log: ")[1] for line in output.splitlines() if "log: " in line)
-    assert "stand-in fails on purpose" in Path(log).read_text()
+    logs = [Path(line.split("log: ")[1]) for line in output.splitlines() if "log: " in line]
+    assert {log.stem for log in logs} == {"local-worker-0-0", "local-worker-1-0"}
+    failed = re.search(r"^  (\S+), rank 0: ", output, re.MULTILINE)  # the other one may not have come to its end
+    assert failed, output
+    assert "stand-in fails on purpose" in next(log for log in logs if log.stem == failed[1]).read_text()
     assert "Traceback" not in output
     assert no_process_of(tmp_path)
 

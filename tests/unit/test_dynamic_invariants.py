@@ -1,6 +1,6 @@
 """Exactly-once data in Dynamic mode over random histories of faults, on the product's own package, its ranks as threads.
 
-`DEEPSEEKJOB_SCHEDULES=2000 pytest tests/unit/test_dynamic_invariants.py --timeout 3600` tries more of them. The last part
+`DEEPSEEKJOB_SCHEDULES=2000 pytest tests/unit/test_dynamic_invariants.py` tries more of them. The last part
 breaks the product on purpose: each way must be found.
 """
 
@@ -32,6 +32,7 @@ from support.leased import BATCH, Job, config_of, rows_of, text_of
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # exported by a star
 
 SCHEDULES = int(os.environ.get("DEEPSEEKJOB_SCHEDULES", "12"))
+pytestmark = pytest.mark.timeout(max(600, 2 * SCHEDULES))
 SHARD = 1024
 
 
