@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from support.bench_table import Row
-from support.procs import free_port
+from support.ports import free_port
 from support.raynodes import RayCluster
 
 GCS = 25000

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +15,7 @@ from typing import Any
 
 from deepseek_trainer.agent import exec
 from support.eventually import eventually
+from support.ports import free_port
 from support.zygote import Forked, Zygote, fork_of
 
 DEADLINE_S = 240.0
@@ -25,12 +25,6 @@ SCRIPT = Path(__file__).with_name("tiny_training.py")
 PLAIN = {exec.ZYGOTE: ""}
 """Variables of a pod that is no fork, and whose processes are none."""
 _HOSTS = iter(range(2, 250))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 class AgentProcess:
@@ -128,7 +122,7 @@ class Pod(AgentProcess):
         return [pid for pid in _children(self.process.pid) if _is_zygote(pid, self.process.pid)]
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://{self.ip}:{self.port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{self.ip}:{self.port}{path}", timeout=60) as answer:
             return bytes(answer.read())
 
     def progress(self) -> dict[str, Any]:
@@ -150,8 +144,9 @@ class Pod(AgentProcess):
 
 
 def _children(pid: int) -> list[int]:
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in path.read_text().split()] if path.exists() else []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def training_processes(agent: int) -> list[int]:
@@ -232,8 +227,11 @@ class World:
     def log(self) -> list[dict[str, Any]]:
         """The steps that were trained, oldest first."""
         path = self.shared / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        steps: list[dict[str, Any]] = []
+        for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+            with contextlib.suppress(json.JSONDecodeError):  # torn by a kill
+                steps += [json.loads(line)] if line.endswith("\n") else []
+        return steps
 
     def await_step(self, *, after: int = 0, deadline_s: float = DEADLINE_S, **wanted: object) -> dict[str, Any]:
         """The newest step beyond `after` whose line has these values."""
@@ -246,8 +244,10 @@ class World:
         return eventually(probe, deadline_s=deadline_s, what=what, describe=self.describe)
 
     def order(self, text: str, what: str) -> None:
-        """Tells the training script to fail: `what` is fail-<rank> or exit-<rank>."""
-        (self.shared / what).write_text(text)
+        """Tells the training script what to do: `what` is fail-<rank>, exit-<rank>, sleep-<rank> or gate."""
+        staged = self.shared / f"{what}.staged"
+        staged.write_text(text)
+        staged.replace(self.shared / what)
 
     def describe(self) -> str:
         tails = [

@@ -1,6 +1,7 @@
 """`python -m support.costly_rows`: the trainer, with rows that cost a rank time and not the machine's processors.
 
-As on an accelerator, and with figures that don't depend on who else computes here. ROW_S has the seconds of a row, of each rank.
+As on an accelerator, and with figures that don't depend on who else computes here. ROW_S has the seconds of a row, of each
+rank. What Ray tokenises ahead costs time, too (`raywork.make_shard`).
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 from deepseek_trainer import __main__, gradient
+from deepseek_trainer.data.dynamic import ahead
 from deepseek_trainer.data.samples import IGNORED, MicroBatch
 from deepseek_trainer.optim.loss import Objective, summed_objective
+from support import raywork
 
 ROW_S = "ROW_S"
 
@@ -25,4 +29,5 @@ def _costly(model: object, batch: MicroBatch, **chosen: Any) -> Objective:
 
 if __name__ == "__main__":
     vars(gradient)[summed_objective.__name__] = _costly
+    vars(ahead)["parts"] = SimpleNamespace(make=raywork.make_shard)
     sys.exit(__main__.main())

@@ -147,9 +147,12 @@ class Job:
         with ThreadPoolExecutor(ranks) as pool:
             outcomes = [future.exception() for future in [pool.submit(run, rank) for rank in range(ranks)]]
         self.trained += sum(sum(counter.values()) for counter in new)
-        own = [error for error in outcomes if error and not isinstance(error, (Killed, threading.BrokenBarrierError))]
+        errors = [error for error in outcomes if error]
+        own = [error for error in errors if not isinstance(error, (Killed, threading.BrokenBarrierError))]
         if own:
             raise own[0]
+        if errors and not any(isinstance(error, Killed) for error in errors):
+            raise errors[0]  # nobody died: a rank was not there in time
 
     def _rank(
         self,

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepseek_client.local.addresses import AddressBook, free_port
+from deepseek_client.local.addresses import AddressBook
 from deepseek_client.local.folders import Folders
 from deepseek_client.local.launch import translate
 from deepseek_client.local.readiness import Readiness
@@ -25,6 +25,7 @@ from support.api import PODS, Api, ApiFailure, Object
 from support.kubelet import CONTAINER, MANAGED
 from support.playednodes import PlayedNodes
 from support.podprocess import PodProcess
+from support.ports import free_port
 from support.zygote import Zygote
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", paced.STEP_S: "0.1"}

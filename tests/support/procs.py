@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from support import zygote
+from support.ports import free_port
 from support.zygote import Forked
 
 DEADLINE_S = 110.0
@@ -98,9 +98,3 @@ def start_training(
         log = folder / f"rank-{rank}.log"
         running.processes.append(zygote.shared().start(command, environ=own, log=log))
     return running
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -17,7 +17,7 @@ from typing import Any
 
 from deepseek_trainer import durable
 from deepseek_trainer.checkpoint.verifier import forget
-from support.agents import free_port
+from support.ports import free_port
 
 _TEXT = "the first step of a run and the one after it are made of the same words in another order"
 NODES = 2

@@ -2,7 +2,8 @@
 
 usage: tiny_training.py FOLDER STEPS
 In FOLDER: `step` is the checkpoint, `log.jsonl` what happened, a line a step (`began`: the start of rank 0's process); `fail-<rank>` makes that rank raise the text in it
-(once), `exit-<rank>` makes it exit with the number in it, `sleep-<rank>` makes it sleep for ever (once).
+(once), `exit-<rank>` makes it exit with the number in it, `sleep-<rank>` makes it sleep for ever (once); while there is a
+`gate`, no step beyond the number in it is made.
 """
 
 import json
@@ -35,6 +36,16 @@ def fall_asleep_for_ever() -> None:
         time.sleep(3600)
 
 
+def wait_at_gate(folder: Path, step: int) -> None:
+    while True:
+        try:
+            if step < int((folder / "gate").read_text()):
+                return
+        except FileNotFoundError:
+            return
+        time.sleep(0.01)
+
+
 def main() -> None:
     began = time.time()
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])
@@ -47,6 +58,7 @@ def main() -> None:
     print(f"hello from rank {rank} of {world}", flush=True)
     for step in range(first, steps):
         obey(folder, rank)
+        wait_at_gate(folder, step)
         flags = torch.tensor([1.0, float(bool(stopped))])
         dist.all_reduce(flags)
         assert flags[0] == world

@@ -8,6 +8,7 @@ is told of the zygote (`environ`) has its own training and check processes forke
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -109,7 +110,8 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and is about to say so
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

@@ -22,13 +22,16 @@ if os.environ["RANK"] == "1":
 def is_dead(pid):
     try:
         return ") Z " in pathlib.Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True  # the agent has looked already
 while not note.exists() or not is_dead(note.read_text()):
     time.sleep(0.001)
 sys.exit(69)
 """
-"""Rank 1 is killed; rank 0 sees that (its peer is a zombie until the agent looks, and then gone) and says UNAVAILABLE."""
+"""Rank 1 is killed; rank 0 sees that (its peer is a zombie until the agent looks, and then gone) and says UNAVAILABLE.
+
+In a pod that is no fork: there the processes are the agent's own children, and nobody else reaps them.
+"""
 
 
 def script(world: World, text: str) -> str:
@@ -43,7 +46,7 @@ def running(world: World, pod: Pod) -> None:
 
 
 def test_endings_of_single_pods(world: World) -> None:
-    """Side by side, because they wait. One of them is no fork: the command line as the container has it."""
+    """Side by side, because they wait. `done` is no fork: the command line as the container has it."""
     plain = script(world, "import os, sys\nprint('env', os.environ['RANK'], os.environ['WORLD_SIZE'], sys.argv[1:])")
     done = world.start("done", plain, "--flag", "-m", "x", DEEPSEEKJOB_PROC_PER_NODE="2", **PLAIN)
     config = world.start(
@@ -59,7 +62,11 @@ def test_endings_of_single_pods(world: World) -> None:
         "crash", script(world, "raise ValueError('bad ü ' + 'x' * 5000)"), DEEPSEEKJOB_MAX_PROCESS_RESTARTS="1"
     )
     victim = world.start(
-        "victim", script(world, LOSES_ITS_PEER), DEEPSEEKJOB_PROC_PER_NODE="2", DEEPSEEKJOB_MAX_PROCESS_RESTARTS="0"
+        "victim",
+        script(world, LOSES_ITS_PEER),
+        DEEPSEEKJOB_PROC_PER_NODE="2",
+        DEEPSEEKJOB_MAX_PROCESS_RESTARTS="0",
+        **PLAIN,
     )
     nobody = world.start("nobody", plain, "--rendezvous-timeout-s", "3")
     nobody_early = world.start("early", "--rendezvous-timeout-s", "3", plain)

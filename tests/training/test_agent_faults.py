@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from deepseek_trainer.checkpoint import layout
 from deepseek_trainer.checkpoint.layout import read_manifest
-from support.agents import DEADLINE_S, SCRIPT, World, thaw, timed
+from support import paced
+from support.agents import DEADLINE_S, SCRIPT, Pod, World, thaw, timed
 from support.eventually import eventually, now
 from support.runs import losses, run_config
 
@@ -74,15 +75,18 @@ def test_a_frozen_member_wakes_in_an_old_generation_does_no_harm_and_ends(world:
         )
         for name in ("a", "b", "old")
     )
+    world.order("20", "gate")  # however long this test itself gets no processor, nothing is over before it has looked
     world.announce(1, a, b, old, host=2)
     world.await_step(world=3)
     frozen = old.freeze()
     began = now()
     world.announce(2, a, b, host=0)
+    world.order("40", "gate")
     timed("the host of the store frozen, shrunk to 2", began, world.await_step(generation=2, world=2), a)
     thaw(frozen)
     assert old.wait() == 69, "it must find out by itself that the world has gone on"
     assert "it is not wanted any more" in old.last_words()["failure"]["message"]
+    (world.shared / "gate").unlink()
     assert (a.wait(), b.wait()) == (0, 0), world.describe()
     log = world.log()
     assert [line["step"] for line in log][-1] == 60
@@ -98,16 +102,29 @@ def test_a_gang_of_one_that_wakes_beside_its_successor_neither_saves_nor_stays(
     """It lacks no peer, so that nothing but the fence of its checkpoints stops it."""
     checkpoints = world.folder / "checkpoints"
     config = run_config(checkpoints=checkpoints, data_cache=data_cache, every_steps=20, steps=100)
-    old = world.start_trainer("old", config)
+
+    def start(name: str, held_after: int) -> tuple[Pod, Path]:
+        gate = world.folder / f"{name}-gate"
+        paced.hold(gate, after=held_after)
+        return world.start_trainer(name, config, DEEPSEEKJOB_HANG_FLOOR_S="300", **{paced.GATE: str(gate)}), gate
+
+    def await_save(step: int) -> None:
+        mark = checkpoints / f"step-{step:08}" / layout.COMMITTED
+        eventually(mark.exists, deadline_s=DEADLINE_S, what=f"a save of {step}", describe=world.describe)
+
+    old, old_gate = start("old", 30)
     world.announce(1, old)
-    eventually(lambda: "checkpoint" in old.progress(), deadline_s=DEADLINE_S, what="a save", describe=world.describe)
+    await_save(20)
     frozen = old.freeze()
-    successor = world.start_trainer("new", config)
+    successor, gate = start("new", 45)
     world.announce(2, successor)
-    eventually(lambda: successor.step() > 40, deadline_s=DEADLINE_S, what="newer ones", describe=world.describe)
+    await_save(40)
     thaw(frozen)
+    old_gate.unlink()
     assert old.wait() == 69
+    gate.unlink()
     assert successor.wait() == 0
     by = {read_manifest(folder).generation for _, folder in layout.checkpoints(checkpoints)}
     assert by == {2}
-    assert list(losses(successor.log())) == list(range(int(successor.last_words()["resumedStep"]) + 1, 101))
+    assert successor.last_words()["resumedStep"] == 20
+    assert list(losses(successor.log())) == list(range(21, 101))

@@ -17,6 +17,7 @@ import pytest
 from deepseek_trainer.checkpoint import layout
 from deepseek_trainer.data.audit.proof import Verdict, prove
 from deepseek_trainer.data.audit.records import Record
+from support import paced
 from support.agents import DEADLINE_S, Pod, World
 from support.audits import rewrite
 from support.eventually import eventually
@@ -24,7 +25,9 @@ from support.runs import run_config
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
-STEPS = 120
+STEPS = 160
+STEP_S = 0.12
+"""Until the last fault: a third of the steps is made by then, and the rest lasts while the test gets no processor."""
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "hal", "jen", "kip", "lom", "nur", "ra", "se", "ti", "vo", "zu")
 
 
@@ -49,8 +52,10 @@ def config(world: World) -> dict[str, Any]:
 
 def test_kills_and_resizes_lose_and_repeat_nothing(world: World, config: dict[str, Any]) -> None:
     """2 -> 3 -> 1 -> 2 workers; the first and the last world lose a process, the second one two of its pods."""
+    gate = world.folder / "gate"
+    paced.hold(gate, seconds=STEP_S)
     first, second, third, fourth = (
-        world.start_trainer(name, config) for name in ("first", "second", "third", "fourth")
+        world.start_trainer(name, config, **{paced.GATE: str(gate)}) for name in ("first", "second", "third", "fourth")
     )
     made = 0
 
@@ -76,6 +81,7 @@ def test_kills_and_resizes_lose_and_repeat_nothing(world: World, config: dict[st
     os.kill(first.trainers()[0], signal.SIGKILL)
     goes_on("steps after rank 0 was killed", 4, 1)
     assert made < STEPS, "it ended before the last fault; raise STEPS"
+    gate.unlink()
     assert [first.wait(), fourth.wait()] == [0, 0]
 
     folder = world.folder / "checkpoints"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -54,8 +55,17 @@ class Saver:
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saver]:
-    with closing(Saver(tmp_path_factory.mktemp("saver"))) as made:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in memory, where there is one: `Disk` plays the disk, and hundreds of syncs would each wait for a real one."""
+    memory = Path("/dev/shm")
+    usable = os.access(memory, os.W_OK)
+    with tempfile.TemporaryDirectory(dir=memory if usable else tmp_path_factory.getbasetemp()) as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
+def other(home: Path) -> Iterator[Saver]:
+    with closing(Saver(home)) as made:
         yield made
 
 
@@ -126,7 +136,7 @@ def _torn(folder: Path, scratch: Path, disk: Disk) -> dict[str, Path]:
 
 @pytest.mark.parametrize("refused", [False, True], ids=["a new step", "over a refused one"])
 def test_whatever_call_a_save_ends_at_the_newest_whole_checkpoint_is_found(
-    refused: bool, other: Saver, world: World, tmp_path: Path
+    refused: bool, other: Saver, world: World, home: Path
 ) -> None:
     folder = other.folder / ("refused" if refused else "new")
     _prepared(folder, world, 2, 4, 6) if refused else _prepared(folder, world, 1, 2, 4)
@@ -141,7 +151,7 @@ def test_whatever_call_a_save_ends_at_the_newest_whole_checkpoint_is_found(
         for number, stop in enumerate(other.saves(folder, 6)):
             calls[stop.call] += 1
             disk.seen(stop)
-            scratch = tmp_path / f"{number:03d}"
+            scratch = home / f"{folder.name}-{number:03d}"
             scratch.mkdir()
             for end, left in _torn(folder, scratch, disk).items():
                 known = seen.setdefault(end, set())
@@ -158,10 +168,10 @@ def test_whatever_call_a_save_ends_at_the_newest_whole_checkpoint_is_found(
 
 
 def test_a_save_that_a_newer_generation_overtakes_at_any_call_commits_nothing(
-    other: Saver, world: World, tmp_path: Path
+    other: Saver, world: World, home: Path
 ) -> None:
     """Generation 1 is frozen at each of its changes in turn; generation 2 starts, saves the same step; 1 wakes."""
-    template = tmp_path / "template"
+    template = home / "template"
     _prepared(template, world, 2, 4)
     ends: list[str] = []
     while True:

@@ -121,7 +121,7 @@ def test_a_stream_waits_is_told_to_end_and_is_trained_to_its_end(job: Arriving) 
     )
     running.send(signal.SIGTERM, ranks=[1])
     assert [rank.exit_code for rank in running.wait()] == [75, 75]
-    assert job.ledger["step"] == said["step"], "what was trained before the wait is saved"
+    assert job.ledger["step"] >= said["step"], "what was trained before the wait is saved"
 
     job.add(lines=7)
     (job.data / "_SUCCESS").touch()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.procs import start_training
 
-pytestmark = [pytest.mark.training, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
 Layout = dict[str, Any]
 
@@ -60,7 +60,7 @@ EXACT, CLOSE = 1e-6, 2e-4
 
 def run(layouts: list[Layout], ranks: int, folder: Path) -> list[dict[str, Any]]:
     environ = {"LAYOUTS": json.dumps(layouts), "CHECKPOINTS": str(folder / "checkpoints")}
-    ended = start_training({}, world_size=ranks, folder=folder, environ=environ, module="support.layouts").wait()
+    ended = start_training({}, world_size=ranks, folder=folder, environ=environ, module="support.layouts").wait(500)
     assert all(rank.exit_code == 0 for rank in ended), "\n".join(rank.output[-3000:] for rank in ended)
     said = [json.loads(line) for line in ended[0].output.splitlines() if line.startswith("{")]
     assert len(said) == len(layouts)

@@ -20,7 +20,7 @@ from deepseek_trainer.checkpoint.objects.store import Store
 from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.errors import UnavailableError
 from support.buckets import begun, save, serving, store_of, writer
-from support.procs import free_port
+from support.ports import free_port
 from support.s3 import Server
 from support.saver import state
 

@@ -27,7 +27,8 @@ from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.errors import DataError, FencedError, UnavailableError
 from safetensors.torch import load_file
 from support.buckets import begun, save, serving, store_of, writer
-from support.procs import Processes, free_port, start_training
+from support.ports import free_port
+from support.procs import Processes, start_training
 from support.runs import losses, report, run_config
 from support.s3 import ALONE, CREDENTIALS, Server
 from support.saver import state
@@ -324,6 +325,7 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit_and_can_be_exported(
 
     def kill(method: str, path: str) -> str | None:
         if "step-00000008" in path and not killed:
+            running.send(signal.SIGSTOP)  # or one would see that the other is gone, and end by itself
             running.send(signal.SIGKILL)
             killed.append(path)
         return "refused" if killed else None

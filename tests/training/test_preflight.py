@@ -20,14 +20,13 @@ from support.zygote import Zygote, fork_of
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
-TIMEOUT_S = 60
-PATIENT = {"DEEPSEEKJOB_PREFLIGHT_TIMEOUT_S": "150"}
-"""Where the phases before the one that is to run out must not, however slow the machine is."""
+PATIENT_S, QUICK_S = 150, 60
+"""Where nothing is to run out, or phases before the one that is; and where the first phase is."""
 
 
 def start(world: World, *names: str, **environ: str) -> list[Pod]:
     """Pods that check their gang; pod x is on node-x."""
-    asked = {"DEEPSEEKJOB_PREFLIGHT_TIMEOUT_S": str(TIMEOUT_S), "DEEPSEEKJOB_BACKEND": "gloo"} | environ
+    asked = {"DEEPSEEKJOB_PREFLIGHT_TIMEOUT_S": str(PATIENT_S), "DEEPSEEKJOB_BACKEND": "gloo"} | environ
     return [world.start(name, **asked, DEEPSEEKJOB_NODE_NAME=f"node-{name}") for name in names]
 
 
@@ -116,7 +115,8 @@ def late() -> Iterator[Zygote]:
 
 def test_a_node_whose_check_crashes_ends_and_the_others_go_on_with_another(world: World) -> None:
     a, b, c = (*start(world, "a"), *start(world, "b", DEEPSEEKJOB_PREWARM="1"), *start(world, "c"))
-    (own,) = eventually(b.zygotes, deadline_s=DEADLINE_S, what="b has a zygote", describe=world.describe)
+    eventually(lambda: b.get("/readyz"), deadline_s=DEADLINE_S, what="b's zygote is warm", describe=world.describe)
+    (own,) = b.zygotes()
     os.kill(own, signal.SIGSTOP)  # so that b's check waits, and the others' for it
     world.announce(1, a, b, c)
     check = checking(world, b)
@@ -147,33 +147,28 @@ class Gang:
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory: pytest.TempPathFactory, late: Zygote) -> Iterator[dict[str, Gang]]:
     """Gangs in which something stops answering. What is found out by waiting is waited for side by side."""
+    gangs: dict[str, Gang] = {}
+
+    def gang(name: str, whose: str, host: int, timeout_s: int) -> Gang:
+        """One that is checking, and can't begin to measure, because the check of a pod is late."""
+        world = World(tmp_path_factory.mktemp(name), zygote=zygote.shared())
+        told = {"DEEPSEEKJOB_PREFLIGHT_TIMEOUT_S": str(timeout_s)}
+        pods = [start(world, pod, **told, **(late.environ if pod == whose else {}))[0] for pod in "abc"]
+        world.announce(1, *pods, host=host)
+        all_checking(world, *pods)
+        gangs[name] = Gang(world, *pods)
+        return gangs[name]
+
     late.hold()
-    gangs = {
-        name: _gang(World(tmp_path_factory.mktemp(name), zygote=zygote.shared()), whose, late, host, **asked)
-        for name, whose, host, asked in (
-            ("frozen-node", "b", 2, {}),
-            ("frozen-host", "a", 0, {}),
-            ("stopped-check", "b", 0, PATIENT),
-        )
-    }
-    for gang in gangs.values():
-        all_checking(gang.world, gang.a, gang.b, gang.c)
-    gangs["frozen-node"].b.freeze()
-    gangs["frozen-host"].a.freeze()
-    stopped = gangs["stopped-check"]
+    gang("frozen-node", "b", 2, QUICK_S).b.freeze()
+    gang("frozen-host", "a", 0, QUICK_S).a.freeze()
+    stopped = gang("stopped-check", "b", 0, PATIENT_S)
     said(stopped.world, stopped.c, 'event="preflight ready"')
     os.kill(fork(stopped.world, checking(stopped.world, stopped.c)), signal.SIGSTOP)
     late.release()
     yield gangs
-    for gang in gangs.values():
-        gang.world.close()
-
-
-def _gang(world: World, whose: str, late: Zygote, host: int, **asked: str) -> Gang:
-    """One whose check can't begin, because that of a pod is late."""
-    a, b, c = (pod for name in "abc" for pod in start(world, name, **asked, **(late.environ if name == whose else {})))
-    world.announce(1, a, b, c, host=host)
-    return Gang(world, a, b, c)
+    for made in gangs.values():
+        made.world.close()
 
 
 def test_a_frozen_node_is_named_by_another(troubled: dict[str, Gang]) -> None:

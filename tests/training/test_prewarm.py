@@ -14,11 +14,11 @@ from support.eventually import eventually, now
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
 
-def lose_process(world: World, pod: Pod, what: str) -> None:
-    """Kills the pod's training process; returns once steps are made in the next round."""
+def lose(world: World, pod: Pod, pid: int, what: str) -> None:
+    """Kills a process without which the pod can't train; returns once steps are made in the next round."""
     before = pod.progress()["round"]
     began = now()
-    os.kill(pod.children()[0], signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     eventually(lambda: pod.progress()["round"] > before, deadline_s=DEADLINE_S, what="a round", describe=world.describe)
     step = world.log()[-1]["step"]
     timed(what, began, world.await_step(after=step, world=2), pod)
@@ -29,13 +29,11 @@ def test_a_lost_process_is_forked_anew(world: World) -> None:
     world.announce(1, a, b)
     world.await_step(world=2)
     (zygote,) = b.zygotes()
-    lose_process(world, b, "a prewarmed process killed")
+    lose(world, b, b.children()[0], "a prewarmed process killed")
     assert b.zygotes() == [zygote], "the zygote was not used again"
 
     # The zygote goes, and its forks with it: the next ones start without it, or from its successor.
-    os.kill(zygote, signal.SIGKILL)
-    step = world.log()[-1]["step"]
-    world.await_step(after=step + 5, world=2)
+    lose(world, b, zygote, "a zygote killed")
     assert b.zygotes() not in ([], [zygote])
     assert "prewarmed process is gone" in b.log()
 

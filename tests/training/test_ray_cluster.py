@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from deepseek_trainer.raycluster import startup
+from support.eventually import eventually
 from support.raynodes import HEAD_IP, RayCluster
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
@@ -46,8 +47,19 @@ def _nodes(cluster: RayCluster, **environ: str) -> subprocess.CompletedProcess[s
     )
 
 
+def _await_nodes(cluster: RayCluster) -> None:
+    """Returns when the head answers that all nodes are there."""
+    last: list[subprocess.CompletedProcess[str]] = []
+
+    def all_there() -> bool:
+        last[:] = [_nodes(cluster)]
+        return set(last[0].stdout.split()) == {HEAD_IP, "127.0.0.3"}
+
+    eventually(all_there, deadline_s=120, describe=lambda: last, what="all nodes are there")
+
+
 def test_stranger_without_the_token_is_refused(cluster: RayCluster, tmp_path: Path) -> None:
-    assert set(_nodes(cluster).stdout.split()) == {HEAD_IP, "127.0.0.3"}
+    _await_nodes(cluster)
     (tmp_path / "token").write_text("another one")
     refused = _nodes(cluster, RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
     assert refused.returncode
@@ -65,7 +77,7 @@ def test_lost_raylet_is_back_in_place(cluster: RayCluster) -> None:
     starts = node.starts()
     _kill(node.raylet_pid())
     node.await_started(starts + 1)
-    assert "127.0.0.3" in _nodes(cluster).stdout.split()
+    _await_nodes(cluster)
 
 
 def test_node_joins_the_head_that_came_after_a_lost_one(cluster: RayCluster) -> None:
@@ -74,7 +86,7 @@ def test_node_joins_the_head_that_came_after_a_lost_one(cluster: RayCluster) -> 
     _kill(head.gcs_pid())
     head.await_started(heads + 1)
     node.await_started(nodes + 1)
-    assert set(_nodes(cluster).stdout.split()) == {HEAD_IP, "127.0.0.3"}
+    _await_nodes(cluster)
     assert f"the head {HEAD_IP} is lost" in node.log, "its raylet was left to find out by itself"
 
 
@@ -83,4 +95,8 @@ def test_all_end_with_sigterm_and_leave_nothing(cluster: RayCluster) -> None:
     for node in reversed(cluster.nodes):
         node.process.terminate()
     assert [node.process.wait(30) for node in cluster.nodes] == [0, 0]
-    assert not [pid for pid in pids if Path("/proc", str(pid), "cmdline").exists()]
+    eventually(
+        lambda: not [pid for pid in pids if Path("/proc", str(pid), "cmdline").exists()],
+        deadline_s=30,  # those that were killed end when they get to it
+        what="all have ended",
+    )

@@ -35,7 +35,7 @@ from support.runs import run_config
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
 GCS = 24000
-GRACE_S = 60.0
+GRACE_S = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -142,24 +142,27 @@ def test_killed_while_parts_are_made(
     head, _, far = cluster.nodes
     node = {"a raylet": far, "the head": head}[victim]
     starts = [each.starts() for each in cluster.nodes]
-    pieces = _pieces(tmp_path, 12, lambda number: "slowly")
+    pieces = _pieces(tmp_path, 12, lambda number: "well" if number < 2 else "once told to")
 
     def kill_midway() -> None:
         eventually(lambda: len(_made(pieces)) >= 2, deadline_s=GRACE_S)
         _lose(node)
+        if node is far:
+            pieces[0].told.touch()
 
     killer = threading.Thread(target=kill_midway)
     killer.start()
-    RayExecutor(environ, part_s=60.0)(raywork.make, pieces)
+    RayExecutor(environ)(raywork.make, pieces)
     killer.join()
     made = _made(pieces)
     assert len(made) >= 2
     if node is far:
         assert made == set(range(12))
-    else:
-        said = re.search(r"ray left (\d+) of 12 parts to this process: the head 127\.0\.0\.2 was lost", caplog.text)
+    else:  # what it says first depends on who notices first
+        said = re.search(r"ray left (\d+) of 12 parts to this process: ", caplog.text)
         assert said is not None, caplog.text
         assert int(said[1]) >= 12 - len(made), "a made part may be unsaid, a said one not unmade"
+    pieces[0].told.touch()
     for piece in pieces:  # what the trainer does with what is left
         raywork.make(piece)
     assert _made(pieces) == set(range(12))
@@ -194,7 +197,7 @@ def test_shards_tokenised_ahead_are_trained_once_whatever_is_lost(
         """Those that are tokenised, and their inodes."""
         return {path.name: path.stat().st_ino for path in cache.glob(".*/*.npz")}
 
-    slow = {costly_rows.ROW_S: "0.25,0.25"}
+    slow = {costly_rows.ROW_S: "1,1"}
     running = start(2, "with-ray", 1000, "support.costly_rows", **environ, **slow)
 
     def lose_while_shards_are_made(node: RayNode, more: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from deepseek_trainer.checkpoint import layout
+from support import paced
 from support.agents import DEADLINE_S, Pod, World
 from support.eventually import eventually, now
 from support.runs import run_config
@@ -41,13 +42,16 @@ def test_planned_changes_cost_no_step(world: World, store_folder: Path, data_cac
         steps=STEPS,
         globalBatchSize=8,
     )
+    gate = world.folder / "gate"
     first, second, third, fourth, fifth = (
-        world.start_trainer(name, config) for name in ("first", "second", "third", "fourth", "fifth")
+        world.start_trainer(name, config, **{paced.GATE: str(gate)})
+        for name in ("first", "second", "third", "fourth", "fifth")
     )
     sizes = [(first, second), (first, second, third), (first,), (first, fourth), (first, fifth)]
     made = 0
     for generation, members in enumerate(sizes, start=1):
         began = now()
+        paced.hold(gate, after=made + 5, seconds=1.0)  # few are made until this test has seen one that it waits for
         if generation == 5:
             fourth.signal(signal.SIGTERM)
         world.announce(generation, *members, planned=generation > 1)
@@ -57,6 +61,7 @@ def test_planned_changes_cost_no_step(world: World, store_folder: Path, data_cac
                 assert removed.wait() == 75
         made = steps_of(world, first, generation, after=made)
         print(f"{len(members)} workers: {now() - began:.1f} s to step {made}")
+    gate.unlink()
     assert made < STEPS, "it ended before the last change; raise STEPS"
     assert [first.wait(), fourth.wait(), fifth.wait()] == [0, 75, 0]
     steps = [int(step) for step in _STEP.findall(first.log())]

@@ -48,29 +48,32 @@ def test_a_slow_rank_is_named_until_it_is_fast_again(world: World, store_folder:
         said: list[dict[str, Any]] | None = pods[0].progress().get("stragglers")
         return said
 
-    def await_stragglers(wanted: list[int]) -> float:
+    def await_stragglers(wanted: list[int], when: str) -> list[dict[str, Any]]:
+        def named() -> list[list[dict[str, Any]]]:
+            said = stragglers()
+            return [said] if said is not None and [slow["rank"] for slow in said] == wanted else []
+
         began = time.monotonic()
-        eventually(
-            lambda: (said := stragglers()) is not None and [slow["rank"] for slow in said] == wanted,
+        (said,) = eventually(
+            named,
             deadline_s=DEADLINE_S,
             what=f"{wanted} named",
             describe=lambda: f"{stragglers()} {own_work_s(pods[0])} {own_work_s(pods[1])} {world.describe()}",
         )
-        return time.monotonic() - began
+        print(f"{when}: {wanted} named after {time.monotonic() - began:.1f} s, {said}")
+        return said
 
-    await_stragglers([])
+    await_stragglers([], "both alike")
     print(f"own work in a step, both alike: {own_work_s(pods[0]) | own_work_s(pods[1])}")
     assert own_work_s(pods[0]).keys() == {0}, "a pod tells of its own ranks"
     assert "stragglers" not in pods[1].progress(), "node rank 0 judges"
 
     (stand_in,) = pods[1].children()
     with half_stopped(fork_of(stand_in) or stand_in):
-        named_s = await_stragglers([1])
-        (slow,) = stragglers() or [{}]
-        print(f"half stopped: rank 1 named after {named_s:.1f} s, {slow}")
+        (slow,) = await_stragglers([1], "half stopped")
         assert slow["pod"] == pods[1].name
         assert slow["busySeconds"] > slow["medianSeconds"]
-    print(f"no more named {await_stragglers([]):.1f} s after it runs freely")
+    await_stragglers([], "it runs freely")
     assert all(pod.process.poll() is None for pod in pods), "nothing is restarted for it"
 
 

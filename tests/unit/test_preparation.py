@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from deepseek_trainer.data import parts, processes, store
@@ -112,6 +113,63 @@ def test_of_two_preparers_the_slower_one_takes_the_faster_one_s_store(
     assert sorted(child.name for child in (tmp_path / "s").iterdir()) == sorted([faster[0].name, "known"])
 
 
+def test_one_whose_folder_is_cleared_away_and_made_anew_by_a_third_one_takes_the_store_too(
+    data: Path, tmp_path: Path
+) -> None:
+    wanted = config(data, tmp_path / "s")
+    faster: list[Path] = []
+
+    def overtaken(work: Work, todo: Sequence[Part]) -> None:
+        faster.append(prepare(wanted, {}, piece_bytes=PIECE_BYTES))
+        Path(todo[0].folder).mkdir()
+        raise FileNotFoundError(todo[0].folder)  # of a process that finds no tokenizer in it
+
+    assert [prepare(wanted, {}, overtaken, piece_bytes=PIECE_BYTES)] == faster
+    assert not hidden(tmp_path / "s")
+
+
+def test_one_whose_folder_is_cleared_away_while_it_writes_the_store_takes_the_other_one(
+    data: Path, tmp_path: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = config(data, tmp_path / "s")
+    faster: list[Path] = []
+    write_files = store._write_files
+
+    def overtaken(folder: Path, *rest: Any) -> None:
+        monkeypatch.setattr(store, "_write_files", write_files)
+        faster.append(prepare(wanted, {}, piece_bytes=PIECE_BYTES))
+        write_files(folder, *rest)
+
+    monkeypatch.setattr(store, "_write_files", overtaken)
+    assert [prepare(wanted, {}, piece_bytes=PIECE_BYTES)] == faster
+    assert fingerprint(faster[0]) == undisturbed
+    assert not hidden(tmp_path / "s")
+
+
+def test_whoever_has_the_store_clears_away_what_killed_preparers_left(data: Path, tmp_path: Path) -> None:
+    wanted, cache, left = config(data, tmp_path / "s"), tmp_path / "s", tmp_path / "left"
+
+    def killed(work: Work, todo: Sequence[Part]) -> None:
+        every_other(work, todo)
+        half = Path(todo[0].folder) / ".store-half"  # as of one that wrote the store already
+        half.mkdir()
+        (half / "tokens.bin").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(wanted, {}, killed, piece_bytes=PIECE_BYTES)
+    (work,) = hidden(cache)
+    shutil.copytree(work, left)
+
+    made = prepare(wanted, {}, piece_bytes=PIECE_BYTES)
+    assert not hidden(cache)
+
+    shutil.copytree(left, work)  # killed before it cleared away
+    shutil.copytree(left, work.with_name(f"{work.name}-1234"))  # and while it did
+    assert prepare(wanted, {}, piece_bytes=PIECE_BYTES) == made
+    assert not hidden(cache)
+
+
 def test_files_that_did_not_change_are_not_read_again(data: Path, tmp_path: Path) -> None:
     wanted = config(data, tmp_path / "s")
     made = prepare(wanted, {})
@@ -179,6 +237,11 @@ def test_parts_do_not_depend_on_the_volume_s_mount(data: Path, tmp_path: Path, u
 def visible(cache: Path) -> list[str]:
     """What could be taken for a store."""
     return [child.name for child in cache.iterdir() if not child.name.startswith(".") and child.name != "known"]
+
+
+def hidden(cache: Path) -> list[Path]:
+    """What preparers work at, or have left."""
+    return list(cache.glob(".*"))
 
 
 def test_a_part_is_what_anybody_makes_of_it(data: Path, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@
       <shape>-<content>/   a store; content is a hash of all that was read, so a changed file never meets an old store
       known/<state>.json   which store belongs to files of this size, time and inode, so that they needn't be read again
       .<shape>-<state>/    a preparation under way: whoever comes goes on with it, and two may work at it at once
+      .<shape>-<state>-…/  one that is over, and on its way out
 
 `shape` is all that is known without reading the files: their names and sizes, how they are read, the tokenizer. Where
 no store has it, none can have the content, and the files are read once, for the tokens and the hash together.
-A damaged store is set aside, with the reason in the log, and made again.
+A damaged store is set aside, with the reason in the log, and made again. Whoever has a store clears the preparation away,
+as the one who made it may have been killed before; who still works at it then takes the store as well.
 """
 
 from __future__ import annotations
@@ -67,21 +69,22 @@ def prepare(
     """
     with named_errors(config):
         wanted = preparation.plan(config, environ, piece_bytes)
+        problem: Exception | None = None
         for _ in range(_TRIES):
-            if (found := _known(wanted) or _equal(wanted)) is not None:
-                return found
             try:
-                return _make(wanted, execute)
+                folder = _known(wanted) or _equal(wanted) or _make(wanted, execute)
+                _clear_away(wanted.work)
+                return folder
             except _PartLost:
                 lost = sum(parts.load(part) is None for part in wanted.parts)
                 log.warning("of the parts in %s %d are damaged or gone; made again", wanted.work, lost)
             except (FileNotFoundError, DataError) as error:
-                if wanted.work.exists():
-                    if isinstance(error, DataError) and config.data.on_bad_record == "Fail":
-                        shutil.rmtree(wanted.work, ignore_errors=True)  # these files will never be good
+                if isinstance(error, DataError) and wanted.work.exists():
+                    if config.data.on_bad_record == "Fail":
+                        _clear_away(wanted.work)  # these files will never be good
                     raise
-                # Another preparer has finished, and cleared away what this one worked at.
-        raise UnavailableError(
+                problem = error  # perhaps another preparer has finished, and cleared away what this one worked at
+        raise problem or UnavailableError(
             f"dataCache {config.data_cache}: what is written there is gone or damaged when it is read; is the volume sound?"
         )
 
@@ -149,7 +152,6 @@ def _make(wanted: Preparation, execute: Executor | None) -> Path:
     if _whole(folder) is None:  # else another preparer was faster
         store.write_store(folder, wanted.work / tokenizer.FILE, _loaded(wanted, said), bad)
     _remember(wanted, folder)
-    shutil.rmtree(wanted.work, ignore_errors=True)
     return folder
 
 
@@ -202,6 +204,14 @@ def provide_tokenizer(wanted: Preparation) -> None:
 def _remember(wanted: Preparation, folder: Path) -> None:
     wanted.note.parent.mkdir(exist_ok=True)
     durable.replace_json(wanted.note, {"store": folder.name})
+
+
+def _clear_away(work: Path) -> None:
+    """Removes a work folder at once for all who work there, and what was left of earlier ones."""
+    with contextlib.suppress(OSError):  # there is none, or a volume that is only read
+        work.rename(work.with_name(f"{work.name}-{secrets.token_hex(4)}"))  # nobody can add to it under that name
+    for gone in work.parent.glob(f"{work.name}-*"):
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _require_space(wanted: Preparation) -> None:

@@ -8,7 +8,7 @@
       quarantine.jsonl records that were left out, only where there are some: file, place, reason, count
       manifest.json    counts, unigram entropy, fingerprint, sizes and sha256 of the files above
 
-A store appears under its name only when it is whole and on the disk: it is written beside it and renamed. Of two
+A store appears under its name only when it is whole and on the disk: it is written elsewhere and renamed. Of two
 that prepare the same store, one wins the rename and the other takes the winner's.
 """
 
@@ -134,15 +134,17 @@ def check(folder: Path) -> str | None:
 def write_store(folder: Path, tokenizer: Path, parts: Iterable[Made], quarantine: Sequence[Mapping[str, Any]]) -> None:
     """Puts parts together, in order, as a new store at `folder`.
 
+    It is written beside the tokenizer: what a killed process leaves of it goes with all else that it worked at.
+
     Args:
-        tokenizer: the file of what they are encoded with.
+        tokenizer: the file of what they are encoded with, on the same volume as `folder`.
         quarantine: what was left out.
 
     Raises:
         DataError: there is no text in them.
         OSError: the volume is full or read-only.
     """
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:16]}-"))
+    scratch = Path(tempfile.mkdtemp(dir=tokenizer.parent, prefix=".store-"))
     try:
         _write_files(scratch, tokenizer.read_bytes(), parts, quarantine)
         durable.rename_once(scratch, folder, is_whole=lambda: check(folder) is None)
