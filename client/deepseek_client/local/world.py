@@ -8,6 +8,7 @@ that asks for one starts here without it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -209,12 +210,12 @@ class LocalWorld:
         return not any(pod.exit_code() is None for pod in self.pods.values())
 
     def close(self) -> None:
-        """Kills what still runs, at once. Safe to call again."""
-        for name in list(self.pods):
-            self.vanish(name)
-        self._addresses.close()
-        self._scheduler.close()
-        self._readiness.close()
+        """Kills what still runs, at once, and as much of it as can be. Safe to call again."""
+        with contextlib.ExitStack() as ending:
+            for part in (self._readiness, self._scheduler, self._addresses):
+                ending.callback(part.close)
+            for name in list(self.pods):
+                ending.callback(self.vanish, name)
 
     def _save(self) -> None:
         write_atomically(
