@@ -17,7 +17,7 @@ from support.site import Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
-RECOVERY = {"hangFloorSeconds": 15}
+RECOVERY = {"hangFloorSeconds": 10}
 """So short that a test does not wait long, and so long that a busy machine is not taken for a hang."""
 FOUND_OUT_S = 120
 """By then an agent whose generation is over has found out by itself, and ended its training processes."""

@@ -24,7 +24,7 @@ SHOWN_WITHIN_S = 120
 """By then a job says what it waits for; how soon it did is printed."""
 LONG_S = 3600
 """A deadline that no test gets to."""
-SUSPENDED_S = 20
+SUSPENDED_S = 10
 
 
 def training_job(name: str, image: str, claim: str) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def test_a_finished_job_goes_when_its_time_is_over(kubectl: Kubectl, trainer_ima
     """It gets its time to live when it has ended: it could be gone before it is seen to have."""
     kubectl.apply(SLEEPER, sleeping_job("short", trainer_image, 1))
     kubectl.run("wait", "--for=condition=Complete", "dsj/short", "--timeout=300s", timeout_s=320)
-    patch(kubectl, "short", lifecycle={"ttlSecondsAfterFinished": 10})
+    patch(kubectl, "short", lifecycle={"ttlSecondsAfterFinished": 3})
 
     def gone() -> bool:
         try:

@@ -20,7 +20,7 @@ from support.zygote import Zygote, fork_of
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
-PATIENT_S, QUICK_S = 150, 60
+PATIENT_S, QUICK_S = 100, 60
 """Where nothing is to run out, or phases before the one that is; and where the first phase is."""
 
 
