@@ -56,7 +56,7 @@ def test_workers_join_as_there_is_room_for_them(jobs: Jobs, operator: OperatorPr
     submit(jobs, "more", 2)
     runs_with(jobs, "more", "0-0", "1-0")
     kubelet.room = 2
-    jobs.api.merge(f"{jobs.path}/more", {"spec": {"workers": {"replicas": 4}}})
+    jobs.edit("more", workers={"replicas": 4})
     eventually(
         lambda: sum(map(found_no_room, jobs.pods("more"))) == 2,
         deadline_s=60,
@@ -79,7 +79,7 @@ def test_workers_join_as_there_is_room_for_them(jobs: Jobs, operator: OperatorPr
 def test_a_worker_without_room_is_done_without(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet) -> None:
     submit(jobs, "less", 3)
     runs_with(jobs, "less", "0-0", "1-0", "2-0")
-    jobs.api.merge(f"{jobs.path}/less", {"spec": {"elastic": {"shrinkAfterSeconds": SHRINK_S}}})
+    jobs.edit("less", elastic={"shrinkAfterSeconds": SHRINK_S})
     kubelet.room = 2
     jobs.delete_pod("less-worker-1-0")
     runs_with(jobs, "less", "0-0", "2-0")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from support.api import Jobs
 from support.eventually import eventually
-from support.kstatus import kstatus
 from support.kubectl import Kubectl, KubectlError
 from support.kubelet import Kubelet
 from support.operators import OperatorProcess
@@ -19,32 +17,17 @@ pytestmark = pytest.mark.cluster
 ELASTIC = {"elastic": {"minReplicas": 1, "maxReplicas": 4}}
 
 
-def reaches(jobs: Jobs, name: str, state: str) -> dict[str, Any]:
-    """The status once the job is in that state and the API server has the last word about it."""
-    eventually(
-        lambda: jobs.state(name) == state and kstatus(jobs.get(name)) != "InProgress",
-        deadline_s=60,
-        what=f"{name} is {state}",
-        describe=lambda: jobs.describe(name),
-    )
-    return jobs.status(name)
-
-
-def edit(jobs: Jobs, name: str, **spec: Any) -> None:
-    jobs.api.merge(f"{jobs.path}/{name}", {"spec": spec})
-
-
 def test_suspending_frees_the_pods_and_resuming_makes_new_ones(
     jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet
 ) -> None:
     jobs.submit("rest", replicas=2)
-    reaches(jobs, "rest", "Running")
-    edit(jobs, "rest", suspend=True)
-    status = reaches(jobs, "rest", "Suspended")
+    jobs.reaches("rest", "Running")
+    jobs.edit("rest", suspend=True)
+    status = jobs.reaches("rest", "Suspended")
     assert jobs.pods("rest") == []
     assert (status["readyNodes"], status.get("activeSince")) == ("0/2", None)
-    edit(jobs, "rest", suspend=False)
-    status = reaches(jobs, "rest", "Running")
+    jobs.edit("rest", suspend=False)
+    status = jobs.reaches("rest", "Running")
     assert jobs.live("rest") == ["rest-worker-0-1", "rest-worker-1-1"]
     assert (status["generation"], status["attempt"], status["restarts"]["resize"]) == (2, 2, 1)
     assert (status["totalRestarts"], status["failures"]) == (0, [])
@@ -52,18 +35,18 @@ def test_suspending_frees_the_pods_and_resuming_makes_new_ones(
 
 def test_a_job_that_is_born_suspended_has_nothing(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet) -> None:
     jobs.submit("born", suspend=True)
-    reaches(jobs, "born", "Suspended")
+    jobs.reaches("born", "Suspended")
     assert jobs.pods("born") == []
     assert jobs.api.find(f"/api/v1/namespaces/{jobs.namespace}/services/born-workers") is None
-    edit(jobs, "born", suspend=False, workers={"replicas": 3})
-    status = reaches(jobs, "born", "Running")
+    jobs.edit("born", suspend=False, workers={"replicas": 3})
+    status = jobs.reaches("born", "Running")
     assert (status["attempt"], status["readyNodes"], status["restarts"]["resize"]) == (1, "3/3", 0)
 
 
 def test_kubectl_scale(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet, kubectl: Kubectl) -> None:
     mine = replace(kubectl, namespace=jobs.namespace)
     jobs.submit("size", replicas=2, **ELASTIC)
-    reaches(jobs, "size", "Running")
+    jobs.reaches("size", "Running")
     survivors = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in jobs.pods("size")}
     for replicas, names in ((4, [0, 1, 2, 3]), (1, [0])):
         mine.run("scale", "dsj", "size", f"--replicas={replicas}")
@@ -91,21 +74,21 @@ def test_the_active_deadline_counts_over_a_suspension_and_not_in_it(
     jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet
 ) -> None:
     def limit(seconds: int) -> None:
-        edit(jobs, "timed", lifecycle={"activeDeadlineSeconds": seconds})
+        jobs.edit("timed", lifecycle={"activeDeadlineSeconds": seconds})
 
     jobs.submit("timed", replicas=2, lifecycle={"activeDeadlineSeconds": 3600})
     began = time.monotonic()
-    reaches(jobs, "timed", "Running")
-    edit(jobs, "timed", suspend=True)
-    limit_s = reaches(jobs, "timed", "Suspended")["activeSeconds"] + 2
+    jobs.reaches("timed", "Running")
+    jobs.edit("timed", suspend=True)
+    limit_s = jobs.reaches("timed", "Suspended")["activeSeconds"] + 2
     limit(limit_s)
     eventually(lambda: time.monotonic() > began + limit_s + 1, deadline_s=60, what="longer than the deadline")
-    reaches(jobs, "timed", "Suspended")
+    jobs.reaches("timed", "Suspended")
     limit(3600)  # so that it gets to run, however long that takes
-    edit(jobs, "timed", suspend=False)
-    reaches(jobs, "timed", "Running")
+    jobs.edit("timed", suspend=False)
+    jobs.reaches("timed", "Running")
     limit(limit_s)
-    status = reaches(jobs, "timed", "Failed")
+    status = jobs.reaches("timed", "Failed")
     assert (status["reason"], status["attempt"]) == ("DeadlineExceeded", 2)
     assert limit_s <= status["activeSeconds"] < time.monotonic() - began
     eventually(lambda: jobs.live("timed") == [], deadline_s=60, what="no pod", describe=lambda: jobs.describe("timed"))
@@ -113,7 +96,7 @@ def test_the_active_deadline_counts_over_a_suspension_and_not_in_it(
 
 def test_a_start_that_takes_too_long_says_what_was_waited_for(jobs: Jobs, operator: OperatorProcess) -> None:
     jobs.submit("never", replicas=2, lifecycle={"startDeadlineSeconds": 2})
-    status = reaches(jobs, "never", "Failed")
+    status = jobs.reaches("never", "Failed")
     assert status["reason"] == "StartDeadlineExceeded"
     [failed] = [c for c in status["conditions"] if c["type"] == "Failed"]
     assert "0 of 2 worker pods are ready" in failed["message"]
@@ -122,9 +105,9 @@ def test_a_start_that_takes_too_long_says_what_was_waited_for(jobs: Jobs, operat
 
 def test_node_rank_zero_decides_and_nothing_is_left(jobs: Jobs, operator: OperatorProcess, kubelet: Kubelet) -> None:
     jobs.submit("zero", replicas=3, lifecycle={"successPolicy": "RankZero", "cleanPodPolicy": "All"})
-    reaches(jobs, "zero", "Running")
+    jobs.reaches("zero", "Running")
     kubelet.finish("zero-worker-0-0")
-    assert reaches(jobs, "zero", "Succeeded")["reason"] == "RankZeroSucceeded"
+    assert jobs.reaches("zero", "Succeeded")["reason"] == "RankZeroSucceeded"
     eventually(lambda: jobs.pods("zero") == [], deadline_s=60, what="no pod", describe=lambda: jobs.describe("zero"))
 
 
@@ -139,7 +122,7 @@ def test_kubectl_wait_for_each_condition(
 
     jobs.submit("good", replicas=1, suspend=True)
     wait("good", "Suspended", "Admitted", "Reconciling=False", "Stalled=False", "PodsReady=False")
-    edit(jobs, "good", suspend=False)
+    jobs.edit("good", suspend=False)
     wait("good", "PodsReady", "Running", "Suspended=False", "Checkpointed=False", "Restarting=False")
     checkpoint = {"step": 7, "time": "2026-03-01T12:00:00Z", "path": "/checkpoints/x", "bytes": 1, "seconds": 0.1}
     words = json.dumps({"version": 1, "generation": 1, "attempt": 1, "phase": "training", "checkpoint": checkpoint})

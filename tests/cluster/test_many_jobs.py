@@ -20,14 +20,10 @@ ODD = {
 }
 
 
-def _launched(jobs: Jobs) -> int:
-    return sum(1 for job in jobs.api.items(jobs.path) if job.get("status", {}).get("launchedGeneration") == 1)
-
-
 def test_twenty_jobs_at_once_converge(jobs: Jobs, operator: OperatorProcess) -> None:
     for number in range(20):
         jobs.submit(f"many-{number}", replicas=4)
-    eventually(lambda: _launched(jobs) == 20, deadline_s=60, what="20 jobs launched", describe=operator.tail)
+    eventually(lambda: jobs.launched() == 20, deadline_s=60, what="20 jobs launched", describe=operator.tail)
     pods = jobs.api.items(jobs.pods_path)
     assert len(pods) == 80
     assert all(pod["metadata"]["name"].endswith("-0") for pod in pods)

@@ -18,17 +18,13 @@ Start = Callable[..., OperatorProcess]
 MAX_WRITES = 14
 
 
-def launched(jobs: Jobs) -> int:
-    return sum(1 for job in jobs.api.items(jobs.path) if job.get("status", {}).get("launchedGeneration") == 1)
-
-
 def test_a_job_of_eight_pods_costs_few_writes(api: Api, jobs: Jobs, start_operator: Start, tmp_path: Path) -> None:
     with FaultProxy(api) as proxy:
         operator = start_operator(proxy.kubeconfig(tmp_path), leader_election=False)
         operator.wait_for("leading", deadline_s=60)
         for number in range(5):
             jobs.submit(f"thrifty-{number}", replicas=8)
-        eventually(lambda: launched(jobs) == 5, deadline_s=60, what="5 jobs launched", describe=operator.tail)
+        eventually(lambda: jobs.launched() == 5, deadline_s=60, what="5 jobs launched", describe=operator.tail)
         writes = proxy.writes
     assert [seen for seen in writes if seen.status >= 300 and seen.status != 409] == []
     assert len(writes) <= 5 * MAX_WRITES

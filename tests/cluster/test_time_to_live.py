@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 from support.api import Jobs
@@ -15,25 +14,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 Start = Callable[..., OperatorProcess]
 
 
-def is_in(jobs: Jobs, name: str, state: str) -> bool:
-    return jobs.state(name) == state
-
-
 def succeeds(jobs: Jobs, kubelet: Kubelet, name: str) -> None:
     """The job's only worker runs and ends well."""
-    for state in ("Running", "Succeeded"):
-        eventually(
-            partial(is_in, jobs, name, state),
-            deadline_s=60,
-            what=f"{name} is {state}",
-            describe=lambda: jobs.describe(name),
-        )
-        if state == "Running":
-            kubelet.finish(f"{name}-worker-0-0")
-
-
-def expires_after(jobs: Jobs, name: str, seconds: int) -> None:
-    jobs.api.merge(f"{jobs.path}/{name}", {"spec": {"lifecycle": {"ttlSecondsAfterFinished": seconds}}})
+    jobs.reaches(name, "Running")
+    kubelet.finish(f"{name}-worker-0-0")
+    jobs.reaches(name, "Succeeded")
 
 
 def gone(jobs: Jobs, name: str) -> None:
@@ -49,7 +34,7 @@ def test_it_is_over_with_the_rights_of_the_chart(jobs: Jobs, operator_of_the_cha
     process = operator_of_the_chart()
     process.wait_for("leading")
     jobs.submit("short", replicas=1, lifecycle={"ttlSecondsAfterFinished": 0})
-    eventually(lambda: is_in(jobs, "short", "Running"), deadline_s=60, what="Running", describe=process.tail)
+    jobs.reaches("short", "Running")
     kubelet.finish("short-worker-0-0")
     gone(jobs, "short")
     assert process.complaints() == []
@@ -61,7 +46,7 @@ def test_it_holds_over_a_restart_of_the_operator(jobs: Jobs, start_operator: Sta
         jobs.submit(name, replicas=1)
         succeeds(jobs, kubelet, name)
     first.kill()
-    expires_after(jobs, "later", 1)
+    jobs.edit("later", lifecycle={"ttlSecondsAfterFinished": 1})
     start_operator(resync_interval_s=3600, leader_election=False)
     gone(jobs, "later")
     assert jobs.state("kept") == "Succeeded"
@@ -71,5 +56,5 @@ def test_it_alone_wakes_a_settled_job(jobs: Jobs, start_operator: Start, kubelet
     start_operator(resync_interval_s=3600)
     jobs.submit("alone", replicas=1)
     succeeds(jobs, kubelet, "alone")
-    expires_after(jobs, "alone", 2)
+    jobs.edit("alone", lifecycle={"ttlSecondsAfterFinished": 2})
     gone(jobs, "alone")

@@ -243,6 +243,10 @@ class World:
         what = f"a step after {after} with {wanted}"
         return eventually(probe, deadline_s=deadline_s, what=what, describe=self.describe)
 
+    def await_log(self, pod: Pod, text: str) -> None:
+        """Returns when the pod's log has that text."""
+        eventually(lambda: text in pod.log(), deadline_s=DEADLINE_S, what=f"{pod.name}: {text}", describe=self.describe)
+
     def order(self, text: str, what: str) -> None:
         """Tells the training script what to do: `what` is fail-<rank>, exit-<rank>, sleep-<rank> or gate."""
         staged = self.shared / f"{what}.staged"

@@ -12,6 +12,8 @@ from typing import Any
 
 import urllib3
 import yaml
+from support.eventually import eventually
+from support.kstatus import kstatus
 from urllib3.exceptions import ProtocolError
 
 Object = dict[str, Any]
@@ -152,6 +154,24 @@ class Jobs:
 
     def state(self, name: str) -> str | None:
         return self.status(name).get("state")
+
+    def launched(self) -> int:
+        """How many jobs have all pods of their first generation made."""
+        return sum(1 for job in self.api.items(self.path) if job.get("status", {}).get("launchedGeneration") == 1)
+
+    def edit(self, name: str, **spec: Any) -> None:
+        """Changes these fields of the spec."""
+        self.api.merge(f"{self.path}/{name}", {"spec": spec})
+
+    def reaches(self, name: str, state: str) -> Object:
+        """The status once the job is in that state and the API server has the last word about it."""
+        eventually(
+            lambda: self.state(name) == state and kstatus(self.get(name)) != "InProgress",
+            deadline_s=60,
+            what=f"{name} is {state}",
+            describe=lambda: self.describe(name),
+        )
+        return self.status(name)
 
     def pods(self, name: str) -> list[Object]:
         """The job's pods, by name."""

@@ -6,7 +6,7 @@ import json
 import signal
 
 import pytest
-from support.agents import DEADLINE_S, PLAIN, SCRIPT, Pod, World
+from support.agents import DEADLINE_S, PLAIN, SCRIPT, World
 from support.eventually import eventually
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
@@ -39,10 +39,6 @@ def script(world: World, text: str) -> str:
     path = world.folder / f"script-{len(world.pods)}.py"
     path.write_text(text)
     return str(path)
-
-
-def running(world: World, pod: Pod) -> None:
-    eventually(lambda: "ready" in pod.log(), deadline_s=DEADLINE_S, what=f"{pod.name} ready", describe=world.describe)
 
 
 def test_endings_of_single_pods(world: World) -> None:
@@ -114,7 +110,7 @@ def test_sigterm_is_forwarded_and_saved_states_are_told(world: World) -> None:
     for pod in (saved, dies, ignores):
         world.announce(1, pod)
     for pod in (saved, dies, ignores):
-        running(world, pod)
+        world.await_log(pod, "ready")
     eventually(lambda: waits.get("/healthz"), deadline_s=DEADLINE_S, describe=world.describe)
     for pod in world.pods:
         pod.signal(signal.SIGTERM)

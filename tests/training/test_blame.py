@@ -6,8 +6,7 @@ import os
 import signal
 
 import pytest
-from support.agents import DEADLINE_S, Pod, World, thaw
-from support.eventually import eventually
+from support.agents import Pod, World, thaw
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
@@ -35,8 +34,8 @@ def test_evidence_that_is_seen_late_counts_nonetheless(world: World) -> None:
     os.kill(b.process.pid, signal.SIGSTOP)
     os.kill(b.trainers()[0], signal.SIGKILL)
     (world.folder / "lost").touch()
-    said(world, a, 'event="training process failed"')
-    said(world, a, "event=waiting")  # for b, in the next round
+    world.await_log(a, 'event="training process failed"')
+    world.await_log(a, "event=waiting")  # for b, in the next round
     (world.folder / "again").touch()
     thaw([b.process.pid])
     assert [pod.wait() for pod in (a, b)] == [0, 0], world.describe()
@@ -50,7 +49,7 @@ def test_a_lost_peer_that_nobody_explains_is_started_again(world: World) -> None
     """Both agents live, so nothing is gained by another pod."""
     a, b = gang(world, "PeerLostError")
     (world.folder / "lost").touch()
-    said(world, a, 'event="training process failed"')
+    world.await_log(a, 'event="training process failed"')
     (world.folder / "again").touch()
     assert [pod.wait() for pod in (a, b)] == [0, 0], world.describe()
     assert "exit_code=69" in a.log()
@@ -66,9 +65,5 @@ def gang(world: World, error: str) -> tuple[Pod, Pod]:
     a, b = pods
     world.announce(1, a, b)
     for pod in pods:
-        said(world, pod, "ready")
+        world.await_log(pod, "ready")
     return a, b
-
-
-def said(world: World, pod: Pod, text: str) -> None:
-    eventually(lambda: text in pod.log(), deadline_s=DEADLINE_S, what=f"{pod.name}: {text}", describe=world.describe)

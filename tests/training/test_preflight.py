@@ -42,7 +42,7 @@ def checking(world: World, pod: Pod) -> int:
 def all_checking(world: World, *pods: Pod) -> None:
     """Waits until every agent knows that the round has started, and has a check process: from then on it is the check's."""
     for pod in pods:
-        said(world, pod, "preflight started")
+        world.await_log(pod, "preflight started")
         checking(world, pod)
 
 
@@ -64,10 +64,6 @@ def _command(pid: int) -> bytes:
 
 def passed(pod: Pod) -> list[str]:
     return [line for line in pod.log().splitlines() if 'event="preflight passed"' in line]
-
-
-def said(world: World, pod: Pod, text: str) -> None:
-    eventually(lambda: text in pod.log(), deadline_s=DEADLINE_S, what=f"{pod.name}: {text}", describe=world.describe)
 
 
 def verdict(pod: Pod) -> dict[str, Any]:
@@ -126,7 +122,7 @@ def test_a_node_whose_check_crashes_ends_and_the_others_go_on_with_another(world
     assert words | {"kind": "preflight", "nodes": ["node-b"], "exitCode": 71} == words
     assert "node node-b (node rank 1): its check process died of SIGKILL" in words["message"]
     assert b.last_words()["generation"] == 1
-    said(world, a, 'event="preflight failed"')
+    world.await_log(a, 'event="preflight failed"')
     assert [pod.process.poll() for pod in (a, c)] == [None, None]
     (d,) = start(world, "d")
     world.announce(2, a, d, c)
@@ -163,7 +159,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, late: Zygote) -> Iterator
     gang("frozen-node", "b", 2, QUICK_S).b.freeze()
     gang("frozen-host", "a", 0, QUICK_S).a.freeze()
     stopped = gang("stopped-check", "b", 0, PATIENT_S)
-    said(stopped.world, stopped.c, 'event="preflight ready"')
+    stopped.world.await_log(stopped.c, 'event="preflight ready"')
     os.kill(fork(stopped.world, checking(stopped.world, stopped.c)), signal.SIGSTOP)
     late.release()
     yield gangs

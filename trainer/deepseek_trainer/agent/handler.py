@@ -142,7 +142,7 @@ class MembershipRendezvous(RendezvousHandler):
     def num_nodes_waiting(self) -> int:
         """1 when the workers must stop for another round or generation, else 0. Never blocks for long."""
         session = self._session
-        if session is None or self._file.read() != session.membership:
+        if session is None or self.has_moved():
             return 1
         if self._fence.is_over(session.membership.generation):
             return 1
@@ -169,8 +169,8 @@ class MembershipRendezvous(RendezvousHandler):
 
     def is_planned(self) -> bool:
         """Whether the file names a next generation that can wait until the training processes have saved."""
-        named = self._file.read()
-        return named is not None and named.planned and self.has_moved()
+        session, named = self._session, self._file.read()
+        return session is not None and named is not None and named != session.membership and named.planned
 
     def has_moved(self) -> bool:
         """Whether the file names another generation than the present one, in which nobody asks who failed in this one."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from deepseek_trainer.contract import ExitCode, Failure
+from deepseek_trainer.errors import PeerLostError
 from deepseek_trainer.preflight.records import Plan
 
 RETRYABLE_ELSEWHERE = frozenset({ExitCode.UNAVAILABLE})
@@ -38,6 +39,24 @@ class LocalFailure(Record):
     failure: Failure
     peer_lost: bool = False
     """The process said that it had lost a peer."""
+
+    @classmethod
+    def of(cls, failure: Failure, time: float) -> LocalFailure:
+        """A process' failure as its agent found it."""
+        peer_lost = failure.exit_code in RETRYABLE_ELSEWHERE and failure.message.startswith(PeerLostError.__name__)
+        return cls(time=time, failure=failure, peer_lost=peer_lost)
+
+    @property
+    def precedence(self) -> tuple[bool, bool, bool, float]:
+        """Of several failures the least is the cause, and the others are its victims, whose peer had gone.
+
+        Whatever can't be helped by another try decides. A process that says that a peer could not be reached is a victim,
+        whenever it was seen. One that was killed left no traceback whose time is known, and is seen when its agent looks:
+        it comes before the earliest of the others.
+        """
+        failure = self.failure
+        code = failure.exit_code
+        return code not in FATAL, code in RETRYABLE_ELSEWHERE, failure.signal != KILLED, self.time
 
 
 class Entry(Record):
@@ -138,19 +157,9 @@ def _plan(wanted: Plan, entries: Sequence[Entry]) -> Plan | None:
 
 
 def _culprit(entries: Sequence[Entry]) -> Culprit | None:
-    """The earliest failure: the later ones are its victims, whose peer had gone.
-
-    A process that was killed left no traceback whose time is known, and is seen when its agent looks: it comes first.
-    One that says that a peer could not be reached is a victim, whenever it was seen, if anything else failed.
-    """
-    failed = [
-        (found.failure.exit_code in RETRYABLE_ELSEWHERE, found.failure.signal != KILLED, found.time, rank)
-        for rank, entry in enumerate(entries)
-        if (found := entry.failure)
-    ]
+    """The failure that comes before the others; see `LocalFailure.precedence`."""
+    failed = [(rank, entry.failure) for rank, entry in enumerate(entries) if entry.failure]
     if not failed:
         return None
-    rank = min(failed)[-1]
-    failure = entries[rank].failure
-    assert failure is not None  # noqa: S101 - narrows for the type checker
-    return Culprit(node_rank=rank, pod=entries[rank].pod, failure=failure.failure, peer_lost=failure.peer_lost)
+    rank, first = min(failed, key=lambda one: (one[1].precedence, one[0]))
+    return Culprit(node_rank=rank, pod=entries[rank].pod, failure=first.failure, peer_lost=first.peer_lost)

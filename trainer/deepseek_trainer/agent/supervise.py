@@ -43,7 +43,6 @@ from deepseek_trainer.agent.rounds import FATAL, RETRYABLE_ELSEWHERE, LocalFailu
 from deepseek_trainer.agent.settings import Settings
 from deepseek_trainer.agent.status import Status
 from deepseek_trainer.contract import Env, ExitCode, Failure
-from deepseek_trainer.errors import PeerLostError
 
 MONITOR_INTERVAL_S = 0.1
 KILL_TIMEOUT_S = 10
@@ -144,8 +143,7 @@ class Supervisor(LocalElasticAgent):
     def _has_failed(self) -> bool:
         """Whether a process of this pod has failed: its peers may have ended the round before it was looked at."""
         self._settle(self._hangs.are_ending)
-        codes = self.exit_codes()
-        return any(code not in (None, 0) for code in codes.values()) and not self._saving(codes)
+        return self._show_failure(self.exit_codes())
 
     def _await_end(self, seconds: float) -> None:
         """Waits for the end of a process, so long at most."""
@@ -251,7 +249,7 @@ class Supervisor(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Looks at each process; at the first failure the others are killed at once."""
         codes = self.exit_codes()
-        if any(code not in (None, 0) for code in codes.values()) and not self._saving(codes):
+        if self._show_failure(codes):
             return self._failed(worker_group)
         if all(code == 0 for code in codes.values()):
             self._output.drain()
@@ -265,6 +263,10 @@ class Supervisor(LocalElasticAgent):
             return RunResult(WorkerState.FAILED)
         return RunResult(WorkerState.HEALTHY)
 
+    def _show_failure(self, codes: dict[int, int | None]) -> bool:
+        """Whether these exit statuses have one that is no success, nor of processes that save and end in good order."""
+        return any(code not in (None, 0) for code in codes.values()) and not self._saving(codes)
+
     def _saving(self, codes: dict[int, int | None]) -> bool:
         """Whether the processes end in good order, because some pod was told to stop, and not all of them have yet."""
         if None not in codes.values() or any(code not in (None, *IN_ORDER) for code in codes.values()):
@@ -276,26 +278,25 @@ class Supervisor(LocalElasticAgent):
         """Finds the process that failed first; the ones that fail with it lost their peer."""
         seen_at = time.time()
         self._settle(self._are_ending)
-        codes = {local_rank: code for local_rank, code in self.exit_codes().items() if code not in (None, 0)}
+        codes = {local_rank: code for local_rank, code in self.exit_codes().items() if code}
         self._shutdown(signal.SIGKILL, KILL_TIMEOUT_S)
-        failed_at = {local_rank: self._output.traceback_at(local_rank) or seen_at for local_rank in codes}
-        first = min(
-            codes,
-            key=lambda local_rank: (
-                codes[local_rank] not in FATAL,
-                codes[local_rank] in RETRYABLE_ELSEWHERE,
-                codes[local_rank] != -signal.SIGKILL,
-                failed_at[local_rank],
-                local_rank,
-            ),
-        )
-        rank, code = worker_group.workers[first].global_rank, codes[first] or 0
-        evidence = failure(rank, code, self._output.error_text(first), self._output.stderr_tail(first))
+        failures = {
+            local_rank: LocalFailure.of(
+                failure(
+                    worker_group.workers[local_rank].global_rank,
+                    code,
+                    self._output.error_text(local_rank),
+                    self._output.stderr_tail(local_rank),
+                ),
+                self._output.traceback_at(local_rank) or seen_at,
+            )
+            for local_rank, code in codes.items()
+        }
+        first = min(failures, key=lambda local_rank: (failures[local_rank].precedence, local_rank))
+        evidence, code = failures[first].failure, codes[first]
+        rank = worker_group.workers[first].global_rank
         self.first_failure = evidence
-        peer_lost = evidence.exit_code == PeerLostError.exit_code and evidence.message.startswith(
-            PeerLostError.__name__
-        )
-        self._handler.local_failure = LocalFailure(time=failed_at[first], failure=evidence, peer_lost=peer_lost)
+        self._handler.local_failure = failures[first]
         last_line = evidence.message.splitlines()[-1] if evidence.message else ""
         self._log.warning(
             "training process failed", rank=rank, exit_code=evidence.exit_code, signal=evidence.signal, reason=last_line
